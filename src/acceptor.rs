@@ -1,0 +1,443 @@
+//! The accept loop: waiting, accepting, and going on when accepting fails.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::hooks::Outermost;
+use crate::job::{Job, process};
+use crate::lifecycle::{State, Ticket, Wakeup};
+use crate::server::Core;
+use crate::transport::Transport;
+
+/// Waits for the listener and for wake-ups, in two nested sets (epoll(7)), so that waiting without the
+/// listener needs no change to a set that others use.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// Stop and wake.
+    quiet: Epoll,
+    /// The listener and `quiet`.
+    all: Epoll,
+}
+
+/// The tokens of what is waited for.
+const LISTENER: u64 = 0;
+const STOP: u64 = 1;
+const WAKE: u64 = 2;
+const QUIET: u64 = 3;
+
+/// What a wait came back with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Request,
+    /// Something else than a request: look at everything again.
+    Other,
+    TimedOut,
+}
+
+impl Waiter {
+    pub(crate) fn new(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Self> {
+        let input = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
+        let quiet = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        quiet.add(wakeup.stop_fd(), input(STOP))?;
+        quiet.add(wakeup.wake_fd(), input(WAKE))?;
+        let all = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        all.add(listener, input(LISTENER))?;
+        all.add(&quiet.0, input(QUIET))?;
+        Ok(Waiter { quiet, all })
+    }
+
+    /// Waits for a request, a wake-up, or the end of `timeout`.
+    fn wait(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
+        match wait_one(&self.all, timeout)? {
+            None => Ok(Event::TimedOut),
+            Some(LISTENER) => Ok(Event::Request),
+            Some(_) => self.wait_quiet(wakeup, Some(Duration::ZERO)),
+        }
+    }
+
+    /// Waits for a wake-up or the end of `timeout`, whatever requests there are.
+    fn wait_quiet(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
+        match wait_one(&self.quiet, timeout)? {
+            None => return Ok(Event::TimedOut),
+            Some(STOP) => wakeup.stop_seen(),
+            Some(_) => wakeup.clear(),
+        }
+        Ok(Event::Other)
+    }
+}
+
+/// The token of one event, or `None` when the time was over or a signal came.
+fn wait_one(set: &Epoll, timeout: Option<Duration>) -> io::Result<Option<u64>> {
+    let mut events = [EpollEvent::empty()];
+    match set.wait(&mut events, epoll_timeout(timeout)) {
+        Ok(0) | Err(Errno::EINTR) => Ok(None),
+        Ok(_) => Ok(Some(events[0].data())),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
+fn epoll_timeout(timeout: Option<Duration>) -> EpollTimeout {
+    let Some(timeout) = timeout else {
+        return EpollTimeout::NONE;
+    };
+    let millis = timeout.as_micros().div_ceil(1000);
+    i32::try_from(millis)
+        .ok()
+        .and_then(|millis| millis.try_into().ok())
+        .unwrap_or(EpollTimeout::MAX)
+}
+
+/// What to do about an error of accept(2) or recvmsg(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remedy {
+    /// There was nothing after all.
+    Wait,
+    /// It was one connection's trouble; the next may be fine.
+    Retry,
+    /// Descriptors or memory have run out, or an error unknown to us: try again later.
+    BackOff,
+    /// The socket itself is broken.
+    GiveUp,
+}
+
+/// The table of accept(2)'s errors. Linux hands a connection's pending network errors to accept as its
+/// own ("Error handling" in accept(2)); they say nothing about the listener.
+fn remedy(error: &io::Error) -> Remedy {
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+        return if error.kind() == io::ErrorKind::WouldBlock {
+            Remedy::Wait
+        } else {
+            Remedy::BackOff
+        };
+    };
+    match errno {
+        Errno::EAGAIN => Remedy::Wait,
+        Errno::EINTR
+        | Errno::ECONNABORTED
+        | Errno::ECONNRESET
+        | Errno::ECONNREFUSED
+        | Errno::ENETDOWN
+        | Errno::EPROTO
+        | Errno::ENOPROTOOPT
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::EHOSTUNREACH
+        | Errno::EOPNOTSUPP
+        | Errno::ENETUNREACH
+        | Errno::ETIMEDOUT
+        | Errno::EPERM => Remedy::Retry,
+        Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK => Remedy::GiveUp,
+        _ => Remedy::BackOff,
+    }
+}
+
+/// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
+#[derive(Debug)]
+struct Backoff {
+    what: &'static str,
+    delay: Option<Duration>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    fn new(what: &'static str) -> Self {
+        Backoff { what, delay: None }
+    }
+
+    /// The next delay; only the first of an episode is logged.
+    fn next(&mut self, why: &dyn fmt::Display) -> Duration {
+        let delay = match self.delay {
+            None => {
+                log::warn!("{}: {why}; trying again until it works", self.what);
+                Self::FIRST
+            }
+            Some(delay) => (delay * 2).min(Self::LONGEST),
+        };
+        self.delay = Some(delay);
+        delay
+    }
+
+    fn over(&mut self) {
+        if self.delay.take().is_some() {
+            log::info!("{}: over", self.what);
+        }
+    }
+}
+
+/// What came of one turn of the loop.
+enum Turn<T: Transport> {
+    Job(Job<T>),
+    /// `verify_request` said no.
+    Refused,
+    /// Nothing yet: another turn.
+    Again,
+    /// The time given was over.
+    TimedOut,
+    /// Told to stop, and what had arrived before is accepted.
+    Stopped,
+}
+
+/// What became of one [`handle_request`](crate::BaseServer::handle_request).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Handled {
+    /// A request was given to `process_request`.
+    Processed,
+    /// A request came and `verify_request` refused it.
+    Refused,
+    /// None came within [`timeout`](crate::Config::timeout); `handle_timeout` ran.
+    TimedOut,
+    /// The server was told to stop.
+    Stopped,
+}
+
+/// Accepts requests for a server: waits, accepts, verifies, keeps to the limit, and ends when the
+/// server was told to stop and what the kernel had queued by then is accepted.
+///
+/// What a strategy's [`serve`](crate::BaseServer::serve) works with. It can be cloned and sent to
+/// another thread, so several may accept.
+pub struct Acceptor<T: Transport> {
+    server: Outermost<T>,
+    /// The place of the next request, kept while waiting for one.
+    ticket: Option<Ticket>,
+    accepting: Backoff,
+    processing: Backoff,
+    /// How many more requests are taken from the kernel's queue; set when the server was told to stop.
+    queued: Option<u32>,
+}
+
+impl<T: Transport> Clone for Acceptor<T> {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.server))
+    }
+}
+
+impl<T: Transport> fmt::Debug for Acceptor<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor")
+            .field("stopping", &self.queued.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport> Acceptor<T> {
+    pub(crate) fn new(server: Outermost<T>) -> Self {
+        Acceptor {
+            server,
+            ticket: None,
+            accepting: Backoff::new("cannot accept"),
+            processing: Backoff::new("cannot start a request"),
+            queued: None,
+        }
+    }
+
+    /// The next request, as long as the server accepts; `None` when it has stopped.
+    ///
+    /// # Errors
+    ///
+    /// The listening socket is broken. No other error of accepting ends the loop.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would hide that an error ends it"
+    )]
+    pub fn next(&mut self) -> io::Result<Option<Job<T>>> {
+        let interval = self.server.core().config().poll_interval;
+        loop {
+            match self.turn(interval)? {
+                Turn::Job(job) => return Ok(Some(job)),
+                Turn::Stopped => return Ok(None),
+                Turn::Refused | Turn::Again | Turn::TimedOut => {}
+            }
+        }
+    }
+
+    /// Gives a job to the outermost [`process_request`](crate::BaseServer::process_request), and pauses
+    /// if that could not start it for want of resources.
+    ///
+    /// # Errors
+    ///
+    /// Waiting itself failed.
+    pub fn process(&mut self, job: Job<T>) -> io::Result<()> {
+        process(&self.server, job);
+        if self.server.core().shared().take_congested() {
+            let delay = self
+                .processing
+                .next(&"the system has no room for another thread or process");
+            self.pause(delay)
+        } else {
+            self.processing.over();
+            Ok(())
+        }
+    }
+
+    /// One request at most, within `timeout`: what `handle_request` does.
+    pub(crate) fn one(&mut self, timeout: Option<Duration>) -> io::Result<Handled> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match self.turn(left)? {
+                Turn::Job(job) => {
+                    self.process(job)?;
+                    return Ok(Handled::Processed);
+                }
+                Turn::Refused => return Ok(Handled::Refused),
+                Turn::Stopped => return Ok(Handled::Stopped),
+                Turn::TimedOut if left.is_some_and(|left| left.is_zero()) => return Ok(Handled::TimedOut),
+                Turn::TimedOut | Turn::Again => {}
+            }
+        }
+    }
+
+    /// One turn: service actions, a wait of at most `timeout`, at most one request.
+    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn<T>> {
+        let server = Arc::clone(&self.server);
+        let core = server.core();
+        let wakeup = core.shared().wakeup()?;
+
+        // In this order: a child that ends after the service actions writes the wake-up.
+        wakeup.about_to_wait();
+        server.service_actions();
+        let turn = if wakeup.is_stopping() {
+            self.turn_stopping(core, wakeup)
+        } else if self.has_place() {
+            self.turn_serving(core, wakeup, timeout)
+        } else {
+            core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
+        };
+        wakeup.awake();
+        turn
+    }
+
+    fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
+        match core.waiter()?.wait(wakeup, timeout)? {
+            Event::Request => {
+                wakeup.awake();
+                self.accept()
+            }
+            event => Ok(Turn::nothing(event)),
+        }
+    }
+
+    /// The server was told to stop: what the kernel has queued is still accepted, as many as fit into
+    /// its queue, so that a flood of new ones cannot put the end off.
+    fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
+        core.shared().advance(State::Draining);
+        let queued = self.queued.get_or_insert_with(|| core.config().request_queue_size);
+        let Some(left) = queued.checked_sub(1) else {
+            return Ok(Turn::Stopped);
+        };
+        let patience = core.drain_time_left();
+        if wakeup.is_forced() || patience.is_zero() {
+            return Ok(Turn::Stopped);
+        }
+        if !self.has_place() {
+            wakeup.wait(patience)?;
+            return Ok(Turn::Again);
+        }
+        self.queued = Some(left);
+        self.accept()
+    }
+
+    /// Whether the limit leaves a place for another request; if not, a wake-up comes when it does.
+    fn has_place(&mut self) -> bool {
+        if self.ticket.is_none() {
+            self.ticket = Ticket::take(self.server.core().shared(), self.server.capacity());
+        }
+        self.ticket.is_some()
+    }
+
+    fn accept(&mut self) -> io::Result<Turn<T>> {
+        match self.server.get_request() {
+            Ok(request) => {
+                self.accepting.over();
+                let Some(ticket) = self.ticket.take() else {
+                    return Ok(Turn::Again);
+                };
+                let job = Job::new(Arc::clone(&self.server), request, ticket);
+                Ok(job.verify().map_or(Turn::Refused, Turn::Job))
+            }
+            Err(error) => self.after_error(&error),
+        }
+    }
+
+    fn after_error(&mut self, error: &io::Error) -> io::Result<Turn<T>> {
+        match remedy(error) {
+            Remedy::Wait if self.queued.is_some() => return Ok(Turn::Stopped),
+            Remedy::Wait => {}
+            Remedy::Retry => log::debug!("accept: {error}"),
+            Remedy::BackOff => {
+                let delay = self.accepting.next(error);
+                self.pause(delay)?;
+            }
+            Remedy::GiveUp => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("the listening socket is broken: {error}"),
+                ));
+            }
+        }
+        Ok(Turn::Again)
+    }
+
+    /// Waits, at most `delay`: a wake-up, or being told to stop, ends it early.
+    fn pause(&mut self, delay: Duration) -> io::Result<()> {
+        let core = self.server.core();
+        let wakeup = core.shared().wakeup()?;
+        if wakeup.is_stopping() {
+            return wakeup.wait(delay);
+        }
+        core.waiter()?.wait_quiet(wakeup, Some(delay)).map(drop)
+    }
+}
+
+impl<T: Transport> Turn<T> {
+    fn nothing(event: Event) -> Self {
+        if event == Event::TimedOut {
+            Turn::TimedOut
+        } else {
+            Turn::Again
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_broken_listener_ends_the_loop() {
+        for (errno, expected) in [
+            (Errno::EAGAIN, Remedy::Wait),
+            (Errno::ECONNABORTED, Remedy::Retry),
+            (Errno::EPROTO, Remedy::Retry),
+            (Errno::EMFILE, Remedy::BackOff),
+            (Errno::ENFILE, Remedy::BackOff),
+            (Errno::ENOBUFS, Remedy::BackOff),
+            (Errno::ENOMEM, Remedy::BackOff),
+            (Errno::EBADF, Remedy::GiveUp),
+            (Errno::EINVAL, Remedy::GiveUp),
+            (Errno::ENOTSOCK, Remedy::GiveUp),
+        ] {
+            assert_eq!(remedy(&errno.into()), expected, "{errno}");
+        }
+        assert_eq!(remedy(&io::Error::other("a transport's own")), Remedy::BackOff);
+    }
+
+    #[test]
+    fn a_back_off_doubles_to_a_second_and_starts_again() {
+        let mut backoff = Backoff::new("test");
+        let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
+        assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        backoff.over();
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+}

@@ -1,0 +1,345 @@
+//! Addresses: what a server is given, what it is bound to, who its clients are.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net as unix;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The address of a server or of a client, of any family.
+///
+/// One type for all families, because a client's address can be of another family than its
+/// connection: a proxy on a Unix socket speaks for clients on the Internet.
+///
+/// A server takes anything that converts into it. What the text of an address means is the
+/// transport's matter, so text stays text ([`Address::Name`]) until the server is bound:
+///
+/// | Given | TCP, UDP | Unix sockets |
+/// |---|---|---|
+/// | `"127.0.0.1:80"`, `"[::1]:80"`, a [`SocketAddr`] | that address | an error |
+/// | `"localhost:80"`, `("localhost", 80)` | resolved when bound; each address is tried in turn | an error |
+/// | `":80"`, `("", 80)` | `0.0.0.0:80`, as in Python | a path |
+/// | `"/run/x.sock"`, a [`Path`] | an error | that path |
+/// | `"\0name"` | an error | the abstract name `name` (unix(7)), as in Python |
+///
+/// ```
+/// use socketserver::Address;
+///
+/// let address = Address::from(("::1", 80));
+/// assert_eq!(address.to_string(), "[::1]:80");
+/// assert_eq!(address.port(), Some(80));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IPv4 or IPv6 address and port.
+    Inet(SocketAddr),
+    /// A Unix socket in the file system.
+    Path(Arc<Path>),
+    /// A Unix socket in Linux's abstract namespace, without its leading NUL (unix(7)).
+    Abstract(Arc<[u8]>),
+    /// A Unix socket without a name: most clients of Unix sockets are.
+    Unnamed,
+    /// Text: an address that is not resolved yet, or one of a user's own transport.
+    Name(Arc<str>),
+}
+
+/// The family of an address: Python's `address_family`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AddressFamily {
+    /// IPv4: `AF_INET`.
+    Inet,
+    /// IPv6: `AF_INET6`.
+    Inet6,
+    /// Unix sockets: `AF_UNIX`.
+    Unix,
+}
+
+impl Address {
+    /// An abstract Unix socket name (unix(7)), given without its leading NUL byte.
+    pub fn abstract_name(name: impl AsRef<[u8]>) -> Self {
+        Address::Abstract(name.as_ref().into())
+    }
+
+    /// The family, as soon as it is known: text has none before it is resolved.
+    pub fn family(&self) -> Option<AddressFamily> {
+        match self {
+            Address::Inet(SocketAddr::V4(_)) => Some(AddressFamily::Inet),
+            Address::Inet(SocketAddr::V6(_)) => Some(AddressFamily::Inet6),
+            Address::Path(_) | Address::Abstract(_) | Address::Unnamed => Some(AddressFamily::Unix),
+            Address::Name(_) => None,
+        }
+    }
+
+    /// The Internet address and port, if it is one.
+    pub fn as_inet(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Inet(address) => Some(*address),
+            _ => None,
+        }
+    }
+
+    /// The IP address, if it has one. An IPv4 client of an IPv6 server is told as IPv4, not as
+    /// `::ffff:a.b.c.d`.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.as_inet().map(|address| address.ip().to_canonical())
+    }
+
+    /// The port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        self.as_inet().map(|address| address.port())
+    }
+
+    /// The path in the file system, if it has one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Address::Path(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Internet addresses to try in turn.
+    pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Address::Inet(address) => Ok(vec![*address]),
+            Address::Name(name) => resolve_name(name),
+            _ => Err(invalid(format!(
+                "`{self}` is a Unix socket address; TCP and UDP take HOST:PORT"
+            ))),
+        }
+    }
+
+    /// The Unix socket address that this means.
+    pub(crate) fn to_unix(&self) -> io::Result<unix::SocketAddr> {
+        let made = match self {
+            Address::Path(path) => unix::SocketAddr::from_pathname(path),
+            Address::Abstract(name) => unix::SocketAddr::from_abstract_name(name),
+            Address::Name(name) => match name.strip_prefix('\0') {
+                Some(name) => unix::SocketAddr::from_abstract_name(name),
+                None => unix::SocketAddr::from_pathname(&**name),
+            },
+            Address::Unnamed => {
+                return Err(invalid(
+                    "the peer has no address: a Unix datagram client must bind a path to get a reply".into(),
+                ));
+            }
+            Address::Inet(address) => {
+                return Err(invalid(format!(
+                    "`{address}` is an Internet address; a Unix socket takes a path"
+                )));
+            }
+        };
+        made.map_err(|_| self.unix_name_error())
+    }
+
+    /// Why the system does not take this as a Unix address. std says less than a user needs.
+    fn unix_name_error(&self) -> io::Error {
+        let length = match self {
+            Address::Path(path) => path.as_os_str().as_bytes().len(),
+            Address::Abstract(name) => name.len(),
+            _ => self.to_string().len(),
+        };
+        invalid(format!(
+            "`{self}` cannot be a socket address: it has {length} bytes, and a Unix socket takes 1 to 107 \
+             without a NUL byte (sun_path, unix(7)); use a shorter path"
+        ))
+    }
+}
+
+fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let Some((host, port)) = name.rsplit_once(':') else {
+        return Err(invalid(format!(
+            "`{name}` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one"
+        )));
+    };
+    if port.parse::<u16>().is_err() {
+        return Err(invalid(format!(
+            "`{name}` has no valid port: `{port}` is not a number from 0 to 65535"
+        )));
+    }
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(invalid(format!(
+            "`{name}` is ambiguous: write an IPv6 address in brackets, such as [::1]:80"
+        )));
+    }
+    let full = if host.is_empty() {
+        format!("0.0.0.0:{port}")
+    } else {
+        name.to_owned()
+    };
+    let found: Vec<_> = full
+        .to_socket_addrs()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve `{host}`: {error}")))?
+        .collect();
+    if found.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("`{host}` has no address"),
+        ));
+    }
+    Ok(found)
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// As it would be written: `127.0.0.1:80`, `/run/x.sock`, `@name` for an abstract name, `(unnamed)`.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => address.fmt(f),
+            Address::Path(path) => path.display().fmt(f),
+            Address::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Address::Unnamed => f.write_str("(unnamed)"),
+            Address::Name(name) => match name.strip_prefix('\0') {
+                Some(name) => write!(f, "@{name}"),
+                None => name.fmt(f),
+            },
+        }
+    }
+}
+
+impl From<&str> for Address {
+    fn from(text: &str) -> Self {
+        match text.parse() {
+            Ok(address) => Address::Inet(address),
+            Err(_) => Address::Name(text.into()),
+        }
+    }
+}
+
+impl From<String> for Address {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<&String> for Address {
+    fn from(text: &String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Inet(address)
+    }
+}
+
+impl From<SocketAddrV4> for Address {
+    fn from(address: SocketAddrV4) -> Self {
+        Address::Inet(address.into())
+    }
+}
+
+impl From<SocketAddrV6> for Address {
+    fn from(address: SocketAddrV6) -> Self {
+        Address::Inet(address.into())
+    }
+}
+
+/// A host and a port, as Python writes it: `("localhost", 8080)`; an empty host is `0.0.0.0`.
+impl From<(&str, u16)> for Address {
+    fn from((host, port): (&str, u16)) -> Self {
+        if host.is_empty() {
+            return (Ipv4Addr::UNSPECIFIED, port).into();
+        }
+        match host.parse::<IpAddr>() {
+            Ok(ip) => (ip, port).into(),
+            Err(_) => Address::Name(format!("{host}:{port}").into()),
+        }
+    }
+}
+
+impl From<(String, u16)> for Address {
+    fn from((host, port): (String, u16)) -> Self {
+        (host.as_str(), port).into()
+    }
+}
+
+impl<I: Into<IpAddr>> From<(I, u16)> for Address
+where
+    I: sealed::Ip,
+{
+    fn from((ip, port): (I, u16)) -> Self {
+        Address::Inet(SocketAddr::new(ip.into(), port))
+    }
+}
+
+mod sealed {
+    /// Keeps the conversion from an IP address apart from the one from a host name.
+    pub trait Ip {}
+    impl Ip for std::net::IpAddr {}
+    impl Ip for std::net::Ipv4Addr {}
+    impl Ip for std::net::Ipv6Addr {}
+}
+
+impl From<&Path> for Address {
+    fn from(path: &Path) -> Self {
+        Address::Path(path.into())
+    }
+}
+
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Self {
+        Address::Path(path.into())
+    }
+}
+
+impl From<&PathBuf> for Address {
+    fn from(path: &PathBuf) -> Self {
+        path.as_path().into()
+    }
+}
+
+impl From<unix::SocketAddr> for Address {
+    fn from(address: unix::SocketAddr) -> Self {
+        if let Some(path) = address.as_pathname() {
+            path.into()
+        } else if let Some(name) = address.as_abstract_name() {
+            Address::abstract_name(name)
+        } else {
+            Address::Unnamed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_host_is_every_ipv4_address() {
+        assert_eq!(Address::from(("", 80)).to_string(), "0.0.0.0:80");
+        let found = Address::from(":80").resolve().unwrap();
+        assert_eq!(found, ["0.0.0.0:80".parse().unwrap()]);
+    }
+
+    #[test]
+    fn text_without_a_port_says_what_to_write() {
+        let error = Address::from("localhost").resolve().unwrap_err();
+        assert!(error.to_string().contains("write HOST:PORT"), "{error}");
+        let error = Address::from("localhost:http").resolve().unwrap_err();
+        assert!(error.to_string().contains("`http` is not a number"), "{error}");
+        let error = Address::from("::1:80:90").resolve().unwrap_err();
+        assert!(error.to_string().contains("in brackets"), "{error}");
+    }
+
+    #[test]
+    fn a_leading_nul_is_an_abstract_name() {
+        let address = Address::from("\0a-name").to_unix().unwrap();
+        assert_eq!(Address::from(address), Address::abstract_name("a-name"));
+        assert_eq!(Address::abstract_name("a-name").to_string(), "@a-name");
+    }
+
+    #[test]
+    fn a_mapped_address_is_told_as_ipv4() {
+        let address = Address::from("[::ffff:10.0.0.1]:80");
+        assert_eq!(address.ip(), Some("10.0.0.1".parse().unwrap()));
+    }
+}

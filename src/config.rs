@@ -1,0 +1,187 @@
+//! The attributes of a server that can be set before it is bound.
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::server::BaseServer;
+
+/// The attributes of a server: Python's class attributes and a few of our own.
+///
+/// Read with [`BaseServer::config`], set with the methods of [`Configure`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// How long [`handle_request`](BaseServer::handle_request) waits for a request; `None` (the
+    /// default): for ever. `serve_forever` has no use for it, as in Python.
+    pub timeout: Option<Duration>,
+    /// How often at least `service_actions` runs while nothing happens; `None` (the default): only
+    /// when something happens, so an idle server sleeps. Python: 0.5 s.
+    pub poll_interval: Option<Duration>,
+    /// Connections that the kernel queues until they are accepted: listen(2)'s backlog. Default 4096,
+    /// which the kernel cuts to `net.core.somaxconn`. Python: 5.
+    pub request_queue_size: u32,
+    /// `SO_REUSEADDR` (socket(7)): a TCP server can be bound again at once although connections of
+    /// its predecessor linger in TIME-WAIT. Default true for TCP. UDP and Unix sockets ignore it: on
+    /// UDP it would let two servers share a port unnoticed. Python: false.
+    pub allow_reuse_address: bool,
+    /// `SO_REUSEPORT` (socket(7)): several sockets on one port, each of which gets a share.
+    pub allow_reuse_port: bool,
+    /// `IPV6_V6ONLY` (ipv6(7)): whether an IPv6 server refuses IPv4 clients. `None` (the default):
+    /// as the system has it.
+    pub only_v6: Option<bool>,
+    /// The longest datagram that is received whole, in bytes; a longer one is cut and says so
+    /// ([`DatagramRequest::is_truncated`](crate::DatagramRequest::is_truncated)). Default 65,535, which
+    /// no UDP datagram exceeds. Python: 8,192, cut silently.
+    pub max_packet_size: usize,
+    /// How long a server that was told to stop waits for the requests in progress before it shuts their
+    /// sockets down. Default 30 s; zero: at once; `None`: for ever, as Python's `block_on_close`.
+    pub drain_timeout: Option<Duration>,
+    pub(crate) shutdown_signals: Vec<i32>,
+    pub(crate) before_bind: Option<SocketHook>,
+}
+
+/// Sets options on a socket that is not bound yet.
+pub(crate) type SocketHook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            timeout: None,
+            poll_interval: None,
+            request_queue_size: 4096,
+            allow_reuse_address: true,
+            allow_reuse_port: false,
+            only_v6: None,
+            max_packet_size: 65_535,
+            drain_timeout: Some(Duration::from_secs(30)),
+            shutdown_signals: Vec::new(),
+            before_bind: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("timeout", &self.timeout)
+            .field("poll_interval", &self.poll_interval)
+            .field("request_queue_size", &self.request_queue_size)
+            .field("allow_reuse_address", &self.allow_reuse_address)
+            .field("allow_reuse_port", &self.allow_reuse_port)
+            .field("only_v6", &self.only_v6)
+            .field("max_packet_size", &self.max_packet_size)
+            .field("drain_timeout", &self.drain_timeout)
+            .field("shutdown_signals", &self.shutdown_signals)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Setters for the attributes of any server, whatever is stacked on it, by value and before it is bound.
+///
+/// Each is described at the field of [`Config`] that it sets.
+///
+/// ```
+/// use std::time::Duration;
+/// use socketserver::prelude::*;
+///
+/// let server = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})
+///     .request_queue_size(128)
+///     .drain_timeout(Duration::from_secs(5))
+///     .shutdown_on_signals([signal::SIGINT, signal::SIGTERM])
+///     .bind()?;
+/// assert_eq!(server.config().request_queue_size, 128);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub trait Configure: BaseServer {
+    /// Sets how long `handle_request` waits ([`Config::timeout`]).
+    #[must_use]
+    fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeout = timeout.into());
+        self
+    }
+
+    /// Sets how often at least `service_actions` runs ([`Config::poll_interval`]).
+    #[must_use]
+    fn poll_interval(self, interval: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.poll_interval = interval.into());
+        self
+    }
+
+    /// Sets listen(2)'s backlog, in connections ([`Config::request_queue_size`]).
+    #[must_use]
+    fn request_queue_size(self, connections: u32) -> Self {
+        self.core().configure(|config| config.request_queue_size = connections);
+        self
+    }
+
+    /// Sets `SO_REUSEADDR` ([`Config::allow_reuse_address`]).
+    #[must_use]
+    fn allow_reuse_address(self, allow: bool) -> Self {
+        self.core().configure(|config| config.allow_reuse_address = allow);
+        self
+    }
+
+    /// Sets `SO_REUSEPORT` ([`Config::allow_reuse_port`]).
+    #[must_use]
+    fn allow_reuse_port(self, allow: bool) -> Self {
+        self.core().configure(|config| config.allow_reuse_port = allow);
+        self
+    }
+
+    /// Sets `IPV6_V6ONLY` ([`Config::only_v6`]).
+    #[must_use]
+    fn only_v6(self, only: bool) -> Self {
+        self.core().configure(|config| config.only_v6 = Some(only));
+        self
+    }
+
+    /// Sets the longest datagram that is received whole, in bytes ([`Config::max_packet_size`]).
+    #[must_use]
+    fn max_packet_size(self, bytes: usize) -> Self {
+        self.core().configure(|config| config.max_packet_size = bytes);
+        self
+    }
+
+    /// Sets how long a stopping server waits for requests in progress ([`Config::drain_timeout`]).
+    #[must_use]
+    fn drain_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.drain_timeout = timeout.into());
+        self
+    }
+
+    /// Stops the server at any of these signals, numbered as in signal(7): `[signal::SIGINT,
+    /// signal::SIGTERM]`.
+    ///
+    /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
+    /// one stops at once. They are listened to from `bind` on, without a helper thread, beside whatever
+    /// else in the program listens to them, until the server is gone.
+    #[must_use]
+    fn shutdown_on_signals(self, signals: impl IntoIterator<Item = i32>) -> Self {
+        self.core().configure(|config| config.shutdown_signals.extend(signals));
+        self
+    }
+
+    /// Runs `set` on the socket after it was made and before it is bound: the place for options that
+    /// have no setter here. It replaces what Python users write into `server_bind` before `super()`.
+    ///
+    /// ```
+    /// use std::os::fd::BorrowedFd;
+    /// use nix::sys::socket::{setsockopt, sockopt};
+    /// use socketserver::prelude::*;
+    ///
+    /// let server = UdpServer::new("127.0.0.1:0", |_: &mut DatagramRequest| {})
+    ///     .before_bind(|socket: BorrowedFd<'_>| Ok(setsockopt(&socket, sockopt::RcvBuf, &(1 << 20))?))
+    ///     .bind()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    fn before_bind(self, set: impl Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        self.core().configure(|config| config.before_bind = Some(Arc::new(set)));
+        self
+    }
+}
+
+impl<S: BaseServer> Configure for S {}

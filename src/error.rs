@@ -1,0 +1,257 @@
+//! What goes wrong: with one request, and with binding.
+
+use std::any::Any;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+
+use crate::address::Address;
+
+/// What a handler may fail with: any error, boxed. `?` makes one of any error type, `.into()` of text.
+pub type HandlerError = Box<dyn Error + Send + Sync>;
+
+/// What each step of a handler returns.
+pub type HandlerResult = Result<(), HandlerError>;
+
+/// How far a request had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// [`verify_request`](crate::BaseServer::verify_request) was deciding.
+    Verify,
+    /// [`process_request`](crate::BaseServer::process_request) was handing it to a thread or process.
+    Process,
+    /// The handler's [`setup`](crate::BaseRequestHandler::setup).
+    Setup,
+    /// The handler's [`handle`](crate::BaseRequestHandler::handle).
+    Handle,
+    /// The handler's [`finish`](crate::BaseRequestHandler::finish), or the flush that follows it.
+    Finish,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Verify => "verify_request",
+            Phase::Process => "process_request",
+            Phase::Setup => "setup",
+            Phase::Handle => "handle",
+            Phase::Finish => "finish",
+        })
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A step returned an error.
+    Error(HandlerError),
+    /// A step panicked; the payload as [`std::panic::catch_unwind`] gives it.
+    Panic(Box<dyn Any + Send>),
+    /// The request's process ended by a signal or with a status of its own. An error or a panic in the
+    /// child is reported there, in the child.
+    Exit(ExitStatus),
+}
+
+/// A request that failed, as [`handle_error`](crate::BaseServer::handle_error) gets it.
+///
+/// Its text is one line: `handle failed for 127.0.0.1:40312: broken pipe`.
+#[derive(Debug)]
+pub struct RequestError {
+    phase: Phase,
+    client_address: Address,
+    cause: Cause,
+}
+
+impl RequestError {
+    pub(crate) fn new(phase: Phase, client_address: Address, cause: Cause) -> Self {
+        RequestError {
+            phase,
+            client_address,
+            cause,
+        }
+    }
+
+    /// How far the request had come.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whose request it was.
+    pub fn client_address(&self) -> &Address {
+        &self.client_address
+    }
+
+    /// Why it failed.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// The I/O error behind it, if there is one anywhere in its chain of sources.
+    pub fn io_error(&self) -> Option<&io::Error> {
+        let Cause::Error(error) = &self.cause else { return None };
+        let mut error: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+        while let Some(current) = error {
+            if let Some(found) = current.downcast_ref() {
+                return Some(found);
+            }
+            error = current.source();
+        }
+        None
+    }
+
+    /// Whether the client's leaving explains it: a reset, a broken pipe, an end in the middle of a
+    /// message, a timeout. Such errors are the network's daily life and are logged lower than faults.
+    pub fn is_disconnect(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof};
+        self.io_error().is_some_and(|error| {
+            matches!(
+                error.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof
+            )
+        })
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RequestError {
+            phase,
+            client_address,
+            cause,
+        } = self;
+        match cause {
+            Cause::Error(error) => write!(f, "{phase} failed for {client_address}: {error}"),
+            Cause::Panic(payload) => {
+                write!(
+                    f,
+                    "{phase} panicked for {client_address}: {}",
+                    panic_message(payload.as_ref())
+                )
+            }
+            Cause::Exit(status) => write!(f, "the process serving {client_address} ended: {status}"),
+        }
+    }
+}
+
+impl Error for RequestError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.cause {
+            Cause::Error(error) => Some(error.as_ref()),
+            Cause::Panic(_) | Cause::Exit(_) => None,
+        }
+    }
+}
+
+/// The text of a panic, if it had one.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text
+    } else {
+        "(no message)"
+    }
+}
+
+/// Binding or listening failed: what the system said, at which address, and what to do.
+#[derive(Debug)]
+struct BindError {
+    address: Address,
+    source: io::Error,
+}
+
+impl BindError {
+    /// The system's words, without Rust's `(os error N)`.
+    fn description(&self) -> String {
+        match self.source.raw_os_error() {
+            Some(errno) => Errno::from_raw(errno).desc().to_owned(),
+            None => self.source.to_string(),
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self.source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRINUSE) => {
+                "another socket is bound there; stop that program, choose another address, or port 0 for any free port"
+            }
+            Some(Errno::EADDRNOTAVAIL) => "no interface of this machine has that address",
+            Some(Errno::EACCES | Errno::EPERM) => {
+                "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write permission on its directory"
+            }
+            Some(Errno::ENOENT) => "its directory does not exist; create it first",
+            Some(Errno::ENOTDIR) => "a part of the path before its last is not a directory",
+            Some(Errno::EROFS) => "the file system is read-only",
+            Some(Errno::EAFNOSUPPORT) => "this machine has no support for that address family",
+            Some(Errno::EMFILE) => "this process has no free file descriptor; raise its limit (ulimit -n)",
+            Some(Errno::ENFILE) => "the system has no free file descriptor",
+            _ => "the server cannot listen there",
+        }
+    }
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.description(), self.address, self.advice())
+    }
+}
+
+impl Error for BindError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Adds the address and some advice to an error of socket, bind or listen; its kind stays.
+pub(crate) fn bind_error(address: &Address, source: impl Into<io::Error>) -> io::Error {
+    let source = source.into();
+    io::Error::new(
+        source.kind(),
+        BindError {
+            address: address.clone(),
+            source,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(cause: Cause) -> RequestError {
+        RequestError::new(Phase::Handle, "127.0.0.1:1".into(), cause)
+    }
+
+    #[test]
+    fn an_io_error_is_found_behind_other_errors() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let wrapped = io::Error::new(io::ErrorKind::InvalidData, reset);
+        assert!(!failed(Cause::Error("text".into())).is_disconnect());
+        assert_eq!(
+            failed(Cause::Error(wrapped.into())).io_error().unwrap().kind(),
+            io::ErrorKind::InvalidData
+        );
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(failed(Cause::Error(reset.into())).is_disconnect());
+    }
+
+    #[test]
+    fn a_bind_error_keeps_its_kind_and_names_the_address() {
+        let error = bind_error(&"127.0.0.1:80".into(), Errno::EADDRINUSE);
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(
+            error.to_string().starts_with("Address already in use (127.0.0.1:80): "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_failure_is_told_in_one_line() {
+        let error = failed(Cause::Panic(Box::new("out of cheese")));
+        assert_eq!(error.to_string(), "handle panicked for 127.0.0.1:1: out of cheese");
+    }
+}

@@ -1,0 +1,169 @@
+//! What a request does: setup, handle, finish.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use crate::error::{HandlerError, HandlerResult, Phase};
+use crate::request::Request;
+
+/// Handles requests of the type `R`: Python's `BaseRequestHandler`, `StreamRequestHandler` and
+/// `DatagramRequestHandler` in one, because what those add is in the request here.
+///
+/// The value given to `new` is what the class is in Python (`RequestHandlerClass`): each request works
+/// on its own clone of it. What [`setup`](Self::setup) stores in `self` is there in
+/// [`handle`](Self::handle) and [`finish`](Self::finish) and gone with the request; what all requests
+/// share is an `Arc` in a field.
+///
+/// 1. [`setup`](Self::setup), then, if it succeeded, [`handle`](Self::handle), then, whatever that did,
+///    [`finish`](Self::finish). All three run on the thread or in the process that the strategy chose,
+///    while the connection is open.
+/// 2. What was written is flushed (a datagram reply is sent), then the connection is closed.
+/// 3. An error or a panic of a step reaches [`handle_error`](crate::BaseServer::handle_error), once.
+///
+/// ```
+/// use std::io::{BufRead, Write};
+/// use socketserver::prelude::*;
+///
+/// /// Answers each line with its length. Written for any stream, so it serves TCP and Unix sockets and
+/// /// can be tested in memory.
+/// #[derive(Clone)]
+/// struct Lengths;
+///
+/// impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Lengths {
+///     fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+///         let mut line = String::new();
+///         while request.read_line(&mut line)? > 0 {
+///             writeln!(request, "{}", line.trim_end().len())?;
+///             line.clear();
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let server = ThreadingTcpServer::new("127.0.0.1:0", Lengths);
+///
+/// let mut request = StreamRequest::new(MemoryStream::new("four\nseven77\n"), "a client");
+/// socketserver::run_handler(&Lengths, &mut request)?;
+/// assert_eq!(request.get_ref().written(), b"4\n7\n");
+/// # Ok::<(), HandlerError>(())
+/// ```
+///
+/// A closure is a handler too; its argument's type says for which requests:
+///
+/// ```
+/// use std::io::Write;
+/// use socketserver::prelude::*;
+///
+/// let server = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| request.write_all(b"hello\n"));
+/// ```
+pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
+    /// Prepares; does nothing unless overridden. After an error here neither `handle` nor `finish` runs.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes serving this request pointless.
+    fn setup(&mut self, request: &mut R) -> HandlerResult {
+        let _ = request;
+        Ok(())
+    }
+
+    /// Serves the request.
+    ///
+    /// # Errors
+    ///
+    /// Whatever goes wrong; the connection is closed and the server goes on.
+    fn handle(&mut self, request: &mut R) -> HandlerResult;
+
+    /// Cleans up; does nothing unless overridden. Runs when `handle` failed or panicked, too.
+    ///
+    /// # Errors
+    ///
+    /// Whatever goes wrong; after a failed `handle` that one's error is reported, not this one's.
+    fn finish(&mut self, request: &mut R) -> HandlerResult {
+        let _ = request;
+        Ok(())
+    }
+}
+
+impl<R, F, O> BaseRequestHandler<R> for F
+where
+    F: FnMut(&mut R) -> O + Clone + Send + Sync + 'static,
+    O: IntoHandlerResult,
+{
+    fn handle(&mut self, request: &mut R) -> HandlerResult {
+        self(request).into_handler_result()
+    }
+}
+
+/// What a closure that is a handler may return: nothing, or a `Result` with any error type.
+pub trait IntoHandlerResult {
+    /// As a handler's result.
+    ///
+    /// # Errors
+    ///
+    /// The error that `self` is, boxed.
+    fn into_handler_result(self) -> HandlerResult;
+}
+
+impl IntoHandlerResult for () {
+    fn into_handler_result(self) -> HandlerResult {
+        Ok(())
+    }
+}
+
+impl<E: Into<HandlerError>> IntoHandlerResult for Result<(), E> {
+    fn into_handler_result(self) -> HandlerResult {
+        self.map_err(Into::into)
+    }
+}
+
+/// Runs a clone of `handler` on `request` as a server does: setup, handle, finish, flush. For unit tests
+/// of handlers, with a request in memory.
+///
+/// # Errors
+///
+/// That of the step that failed first.
+///
+/// # Panics
+///
+/// If the handler does.
+pub fn run_handler<R: Request, H: BaseRequestHandler<R>>(handler: &H, request: &mut R) -> HandlerResult {
+    run(handler, request, &mut Phase::Setup)
+}
+
+/// As [`run_handler`]; `phase` is left at the step that failed or panicked.
+pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
+    prototype: &H,
+    request: &mut R,
+    phase: &mut Phase,
+) -> HandlerResult {
+    let mut handler = prototype.clone();
+    *phase = Phase::Setup;
+    handler.setup(request)?;
+    *phase = Phase::Handle;
+    match catch_unwind(AssertUnwindSafe(|| handler.handle(request))) {
+        Ok(Ok(())) => {
+            *phase = Phase::Finish;
+            handler.finish(request)?;
+            Ok(request.flush()?)
+        }
+        Ok(Err(error)) => {
+            finish_quietly(&mut handler, request);
+            Err(error)
+        }
+        Err(panic) => {
+            finish_quietly(&mut handler, request);
+            resume_unwind(panic)
+        }
+    }
+}
+
+/// Cleans up after a failed `handle`, whose error is the one to report.
+fn finish_quietly<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R) {
+    let finished = catch_unwind(AssertUnwindSafe(|| {
+        let finished = handler.finish(request);
+        finished.and_then(|()| Ok(request.flush()?))
+    }));
+    if let Ok(Err(error)) = finished {
+        log::debug!("finish after a failed handle: {error}");
+    }
+}

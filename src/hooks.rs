@@ -1,0 +1,96 @@
+//! The hooks of a server whose type is erased.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::error::{HandlerResult, RequestError, panic_message};
+use crate::job::{Active, Force, Job};
+use crate::server::{BaseServer, Concurrency, Core};
+use crate::transport::Transport;
+
+/// The outermost layer of a stack.
+pub(crate) type Outermost<T> = Arc<dyn Hooks<T>>;
+
+/// The hooks of the outermost server, with its type erased: what a [`Job`] and an
+/// [`Acceptor`](crate::Acceptor) call, so that a mix-in's override takes effect whichever side of the
+/// strategy it stands on.
+pub(crate) trait Hooks<T: Transport>: Send + Sync {
+    fn core(&self) -> &Core<T>;
+    /// Whether requests run in processes of their own.
+    fn forks(&self) -> bool;
+    fn capacity(&self) -> usize;
+    fn service_actions(&self);
+    fn get_request(&self) -> io::Result<T::Request>;
+    fn verify_request(&self, request: &T::Request, client_address: &Address) -> bool;
+    fn process_request(&self, job: Job<T>);
+    fn finish_request(&self, active: &mut Active<T>) -> HandlerResult;
+    fn shutdown_request(&self, request: &mut T::Request);
+    fn close_request(&self, request: T::Request);
+    fn handle_error(&self, error: &RequestError);
+    fn terminate_requests(&self, force: Force);
+    fn server_close(&self);
+}
+
+impl<S: BaseServer> Hooks<S::Transport> for S {
+    fn core(&self) -> &Core<S::Transport> {
+        BaseServer::core(self)
+    }
+
+    fn forks(&self) -> bool {
+        S::CONCURRENCY == Concurrency::Processes
+    }
+
+    fn capacity(&self) -> usize {
+        BaseServer::capacity(self)
+    }
+
+    fn service_actions(&self) {
+        guarded("service_actions", (), || BaseServer::service_actions(self));
+    }
+
+    fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
+        BaseServer::get_request(self)
+    }
+
+    fn verify_request(&self, request: &<S::Transport as Transport>::Request, client_address: &Address) -> bool {
+        BaseServer::verify_request(self, request, client_address)
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        BaseServer::process_request(self, job);
+    }
+
+    fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
+        BaseServer::finish_request(self, active)
+    }
+
+    fn shutdown_request(&self, request: &mut <S::Transport as Transport>::Request) {
+        guarded("shutdown_request", (), || BaseServer::shutdown_request(self, request));
+    }
+
+    fn close_request(&self, request: <S::Transport as Transport>::Request) {
+        guarded("close_request", (), || BaseServer::close_request(self, request));
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        guarded("handle_error", (), || BaseServer::handle_error(self, error));
+    }
+
+    fn terminate_requests(&self, force: Force) {
+        guarded("terminate_requests", (), || BaseServer::terminate_requests(self, force));
+    }
+
+    fn server_close(&self) {
+        guarded("server_close", (), || BaseServer::server_close(self));
+    }
+}
+
+/// Runs a hook; a hook that panics is logged and never ends the loop.
+pub(crate) fn guarded<R>(hook: &str, otherwise: R, run: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        log::error!("{hook} panicked: {}", panic_message(payload.as_ref()));
+        otherwise
+    })
+}

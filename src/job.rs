@@ -1,0 +1,270 @@
+//! One request on its way through the hooks.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::error::{Cause, HandlerError, Phase, RequestError};
+use crate::hooks::Outermost;
+use crate::lifecycle::Ticket;
+use crate::request::{Request, ServerContext};
+#[cfg(doc)]
+use crate::server::BaseServer;
+use crate::transport::Transport;
+
+/// How requests that do not end by themselves are made to;
+/// see [`terminate_requests`](BaseServer::terminate_requests).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Force {
+    /// Sockets are shut down both ways; children get SIGTERM.
+    Terminate,
+    /// Children get SIGKILL. A thread cannot be killed.
+    Kill,
+}
+
+/// The active part of a request: what [`finish_request`](BaseServer::finish_request) works on.
+pub struct Active<T: Transport> {
+    pub(crate) request: T::Request,
+    pub(crate) phase: Phase,
+}
+
+impl<T: Transport> Active<T> {
+    /// The request.
+    pub fn request(&self) -> &T::Request {
+        &self.request
+    }
+
+    /// The request, to read or write.
+    pub fn request_mut(&mut self) -> &mut T::Request {
+        &mut self.request
+    }
+
+    /// Whose request it is.
+    pub fn client_address(&self) -> &Address {
+        self.request.client_address()
+    }
+}
+
+impl<T: Transport> fmt::Debug for Active<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Active")
+            .field("client_address", self.client_address())
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One request that has been accepted and verified, to be run wherever and whenever a strategy decides.
+///
+/// A job owns its connection and its place in the count of requests. Whatever becomes of it (it runs,
+/// panics, is dropped in a queue), the connection is closed and it is counted, exactly once.
+///
+/// A strategy of one's own is a [`process_request`](BaseServer::process_request) that calls
+/// [`run`](Self::run) elsewhere:
+///
+/// ```
+/// use socketserver::prelude::*;
+///
+/// struct Detached<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for Detached<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     const CONCURRENCY: Concurrency = Concurrency::Threads;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///     fn process_request(&self, job: Job<S::Transport>) {
+///         std::thread::spawn(move || job.run());
+///     }
+/// }
+/// let server = Detached(TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}));
+/// ```
+pub struct Job<T: Transport> {
+    server: Outermost<T>,
+    /// Present until the job has run or was left to another process.
+    parts: Option<(Active<T>, Ticket)>,
+}
+
+impl<T: Transport> Job<T> {
+    /// Admits a request: gives it its number and context.
+    pub(crate) fn new(server: Outermost<T>, mut request: T::Request, mut ticket: Ticket) -> Self {
+        let number = ticket.assign(request.socket());
+        request.attach(ServerContext::new(Arc::clone(ticket.shared()), number));
+        let active = Active {
+            request,
+            phase: Phase::Verify,
+        };
+        Job {
+            server,
+            parts: Some((active, ticket)),
+        }
+    }
+
+    /// Whose request it is.
+    pub fn client_address(&self) -> &Address {
+        self.active().client_address()
+    }
+
+    /// The request.
+    pub fn request(&self) -> &T::Request {
+        &self.active().request
+    }
+
+    fn active(&self) -> &Active<T> {
+        let Some((active, _)) = &self.parts else {
+            unreachable!("a job has its request until it is consumed")
+        };
+        active
+    }
+
+    /// Runs the request to its end on this thread: `finish_request`, `handle_error` if that fails,
+    /// `shutdown_request`, `close_request`, each through the outermost server. True if it succeeded.
+    pub fn run(mut self) -> bool {
+        let Some((mut active, ticket)) = self.parts.take() else {
+            return false;
+        };
+        let _busy = ticket.shared().enter();
+        let served = self.finish(&mut active);
+        self.close(active, ticket, served);
+        served
+    }
+
+    fn finish(&self, active: &mut Active<T>) -> bool {
+        match catch_unwind(AssertUnwindSafe(|| self.server.finish_request(active))) {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => self.report(active, Cause::Error(error)),
+            Err(payload) => self.report(active, Cause::Panic(payload)),
+        }
+        false
+    }
+
+    fn report(&self, active: &Active<T>, cause: Cause) {
+        let error = RequestError::new(active.phase, active.client_address().clone(), cause);
+        self.server.handle_error(&error);
+    }
+
+    fn close(&self, active: Active<T>, ticket: Ticket, served: bool) {
+        let mut request = active.request;
+        self.server.shutdown_request(&mut request);
+        ticket.forget_socket();
+        self.server.close_request(request);
+        if served {
+            ticket.served();
+        }
+    }
+
+    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed, and does not
+    /// count; `None`.
+    pub(crate) fn verify(mut self) -> Option<Self> {
+        let (active, _) = self.parts.as_mut()?;
+        let verdict = catch_unwind(AssertUnwindSafe(|| {
+            self.server
+                .verify_request(&active.request, active.request.client_address())
+        }));
+        match verdict {
+            Ok(true) => {
+                active.phase = Phase::Process;
+                return Some(self);
+            }
+            Ok(false) => {
+                if let Some((active, ticket)) = self.parts.take() {
+                    self.refuse(active, ticket);
+                }
+            }
+            Err(payload) => self.fail(Cause::Panic(payload)),
+        }
+        None
+    }
+
+    fn refuse(&self, active: Active<T>, ticket: Ticket) {
+        let mut request = active.request;
+        self.server.shutdown_request(&mut request);
+        ticket.forget_socket();
+        self.server.close_request(request);
+        ticket.refused();
+    }
+
+    /// Ends the request without running it: the error is reported, the connection closed.
+    pub(crate) fn fail_with(self, error: impl Into<HandlerError>) {
+        self.fail(Cause::Error(error.into()));
+    }
+
+    fn fail(mut self, cause: Cause) {
+        if let Some((active, ticket)) = self.parts.take() {
+            self.report(&active, cause);
+            self.close(active, ticket, false);
+        }
+    }
+
+    /// This process has nothing more to do with the connection: a child serves it. Closes it here and
+    /// keeps what is needed to count it when the child has ended.
+    pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
+        let (active, ticket) = self.parts.take()?;
+        ticket.forget_socket();
+        let client_address = active.client_address().clone();
+        self.server.close_request(active.request);
+        Some(Remote {
+            server: Arc::clone(&self.server),
+            client_address,
+            ticket,
+        })
+    }
+}
+
+/// Dropped without having run, a job closes its connection and counts as failed.
+impl<T: Transport> Drop for Job<T> {
+    fn drop(&mut self) {
+        if let Some((active, ticket)) = self.parts.take() {
+            self.close(active, ticket, false);
+        }
+    }
+}
+
+impl<T: Transport> fmt::Debug for Job<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("active", &self.parts.as_ref().map(|(active, _)| active))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request that another process serves.
+pub(crate) struct Remote<T: Transport> {
+    server: Outermost<T>,
+    client_address: Address,
+    ticket: Ticket,
+}
+
+impl<T: Transport> Remote<T> {
+    /// Its process has ended. What the child's handler did wrong was reported in the child (status 1);
+    /// any other end is reported here.
+    pub(crate) fn ended(self, status: ExitStatus) {
+        match status.code() {
+            Some(0) => self.ticket.served(),
+            Some(1) => {}
+            _ => {
+                let error = RequestError::new(Phase::Handle, self.client_address, Cause::Exit(status));
+                self.server.handle_error(&error);
+            }
+        }
+    }
+}
+
+/// Runs the outermost `process_request`, which may panic without ending the loop: the job it owned is
+/// closed by its own drop.
+pub(crate) fn process<T: Transport>(server: &Outermost<T>, job: Job<T>) {
+    let client_address = job.client_address().clone();
+    let outcome: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| server.process_request(job)));
+    if let Err(payload) = outcome {
+        server.handle_error(&RequestError::new(
+            Phase::Process,
+            client_address,
+            Cause::Panic(payload),
+        ));
+    }
+}

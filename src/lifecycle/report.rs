@@ -1,0 +1,42 @@
+//! What a server did, told when it has ended.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What [`serve_forever`](crate::BaseServer::serve_forever) returns: exact counts of requests.
+///
+/// A request is a connection or a datagram. Each one that was accepted and not refused by
+/// `verify_request` is in `served`, in `failed` or, if it still runs, in `leaked`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Requests whose handler ended without an error.
+    pub served: u64,
+    /// Requests whose handler failed or panicked, or whose process was killed.
+    pub failed: u64,
+    /// Requests that were in progress when the draining began and ended before the deadline.
+    pub drained: u64,
+    /// Requests still in progress at the deadline, whose sockets were shut down or processes told to end.
+    pub forced: u64,
+    /// Requests that did not even end then: their threads still run.
+    pub leaked: u64,
+    /// From the request to stop until the end.
+    pub elapsed: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report {
+            served,
+            failed,
+            drained,
+            forced,
+            leaked,
+            ..
+        } = self;
+        write!(
+            f,
+            "served={served} failed={failed} drained={drained} forced={forced} leaked={leaked}"
+        )
+    }
+}

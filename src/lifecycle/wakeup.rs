@@ -1,0 +1,165 @@
+//! What another thread, a signal handler or a forked child says to the accept loop.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// Two event descriptors (eventfd(2)) and the flags that go with them.
+///
+/// `stop` is written once and never read: it stays readable, so every thread and process that waits on
+/// it sees it, and none can eat another's wake-up. `wake` only says "look again" and is read by whoever
+/// it wakes. Everything here but [`Wakeup::wait`] is async-signal-safe: atomics and write(2).
+#[derive(Debug)]
+pub(crate) struct Wakeup {
+    stop: EventFd,
+    wake: EventFd,
+    stopping: AtomicBool,
+    forced: AtomicBool,
+    shutdown_signals: AtomicU32,
+    child_exited: AtomicBool,
+    /// The loop is about to wait: only then does a child's end need a write(2).
+    waiting: AtomicBool,
+    /// This is the memory of a forked child: signals of the terminal are the parent's matter.
+    in_child: AtomicBool,
+}
+
+impl Wakeup {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Wakeup {
+            stop: EventFd::from_flags(flags)?,
+            wake: EventFd::from_flags(flags)?,
+            stopping: AtomicBool::new(false),
+            forced: AtomicBool::new(false),
+            shutdown_signals: AtomicU32::new(0),
+            child_exited: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            in_child: AtomicBool::new(false),
+        })
+    }
+
+    /// Asks the server to stop. Again is the same as once.
+    pub(crate) fn shutdown(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        // It fails only when it is already readable (EAGAIN).
+        let _ = self.stop.write(1);
+    }
+
+    /// A shutdown signal arrived: the first drains, a second stops at once.
+    pub(crate) fn shutdown_signal(&self) {
+        if self.in_child.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.shutdown_signals.fetch_add(1, Ordering::SeqCst) > 0 {
+            self.force();
+        }
+        self.shutdown();
+    }
+
+    /// Ends the patience of a drain.
+    pub(crate) fn force(&self) {
+        self.forced.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// SIGCHLD arrived.
+    pub(crate) fn child_signal(&self) {
+        self.child_exited.store(true, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Makes the loop look again.
+    pub(crate) fn wake(&self) {
+        let _ = self.wake.write(1);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        if self.stopping.load(Ordering::SeqCst) {
+            return true;
+        }
+        // A child has the flags as they were at its fork, but shares the descriptor.
+        let stopping = self.in_child.load(Ordering::Relaxed) && readable(self.stop.as_fd());
+        if stopping {
+            self.stopping.store(true, Ordering::SeqCst);
+        }
+        stopping
+    }
+
+    /// The loop saw `stop` readable: perhaps a child asked, whose flags are not ours.
+    pub(crate) fn stop_seen(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_forced(&self) -> bool {
+        self.forced.load(Ordering::SeqCst)
+    }
+
+    /// Whether a child has ended since the last call.
+    pub(crate) fn take_child_exited(&self) -> bool {
+        self.child_exited.swap(false, Ordering::SeqCst)
+    }
+
+    /// From now on until [`Wakeup::awake`], a child's end writes `wake`.
+    pub(crate) fn about_to_wait(&self) {
+        self.waiting.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn awake(&self) {
+        self.waiting.store(false, Ordering::SeqCst);
+    }
+
+    /// This process is a forked child.
+    pub(crate) fn enter_child(&self) {
+        self.in_child.store(true, Ordering::Relaxed);
+        self.awake();
+    }
+
+    /// Takes the wake-up, so that the next wait waits.
+    pub(crate) fn clear(&self) {
+        let _ = self.wake.read();
+    }
+
+    /// Waits for a wake-up, stopping or not, at most `timeout`; takes it.
+    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, poll_timeout(timeout)) {
+            Ok(0) | Err(Errno::EINTR) => Ok(()),
+            Ok(_) => {
+                self.clear();
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    pub(crate) fn stop_fd(&self) -> BorrowedFd<'_> {
+        self.stop.as_fd()
+    }
+
+    pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    matches!(
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
+        Ok(1..)
+    )
+}
+
+/// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
+fn poll_timeout(timeout: Duration) -> PollTimeout {
+    let millis = timeout.as_micros().div_ceil(1000);
+    i32::try_from(millis)
+        .ok()
+        .and_then(|millis| millis.try_into().ok())
+        .unwrap_or(PollTimeout::MAX)
+}

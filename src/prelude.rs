@@ -1,0 +1,9 @@
+//! What most programs use: `use socketserver::prelude::*;`.
+
+pub use crate::{
+    Address, BaseRequestHandler, BaseServer, Concurrency, Configure, DatagramRequest, HandlerError, HandlerResult, Job,
+    MemoryStream, Report, RequestError, RequestOf, ShutdownHandle, Strategies, Stream, StreamRequest, TcpRequest,
+    UnixStreamRequest, signal,
+};
+
+pub use crate::aliases::servers::*;

@@ -1,0 +1,130 @@
+//! The buffers behind a stream request, made on first use.
+
+use std::io::{self, ErrorKind, Read, Write};
+
+/// Bytes a buffered read asks for unless told otherwise: as Python's `io.DEFAULT_BUFFER_SIZE`.
+const DEFAULT_SIZE: usize = 8192;
+
+/// What was read and not yet taken.
+#[derive(Debug)]
+pub(crate) struct ReadBuffer {
+    bytes: Vec<u8>,
+    start: usize,
+    size: usize,
+}
+
+impl ReadBuffer {
+    pub(crate) fn new() -> Self {
+        ReadBuffer {
+            bytes: Vec::new(),
+            start: 0,
+            size: DEFAULT_SIZE,
+        }
+    }
+
+    /// From the next fill on, reads ask for `size` bytes.
+    pub(crate) fn set_size(&mut self, size: usize) {
+        self.size = size.max(1);
+    }
+
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.bytes.len());
+    }
+
+    /// Reads more if everything was taken; returns what is there, empty at the end of the stream.
+    pub(crate) fn fill(&mut self, source: &mut impl Read) -> io::Result<&[u8]> {
+        if self.start == self.bytes.len() {
+            self.start = 0;
+            self.bytes.resize(self.size, 0);
+            let read = receive(source, &mut self.bytes);
+            self.bytes.truncate(*read.as_ref().unwrap_or(&0));
+            read?;
+        }
+        Ok(self.unread())
+    }
+
+    /// Takes from the buffer; past it, a large read goes straight to the caller's memory.
+    pub(crate) fn read(&mut self, source: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
+        if self.unread().is_empty() && (out.len() >= self.size || self.bytes.capacity() == 0) {
+            return receive(source, out);
+        }
+        let available = self.fill(source)?;
+        let count = available.len().min(out.len());
+        out[..count].copy_from_slice(&available[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// What was written and not yet sent.
+#[derive(Debug, Default)]
+pub(crate) struct WriteBuffer {
+    bytes: Vec<u8>,
+    size: usize,
+}
+
+impl WriteBuffer {
+    /// Writes are gathered up to `size` bytes; 0, the default, sends each at once.
+    pub(crate) fn set_size(&mut self, size: usize) {
+        self.size = size;
+    }
+
+    /// Writes all of `data` or fails: like Python's `wfile`, there are no short writes.
+    pub(crate) fn write(&mut self, sink: &mut impl Write, data: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + data.len() > self.size {
+            self.flush(sink)?;
+        }
+        if data.len() >= self.size {
+            send_all(sink, data)?;
+        } else {
+            self.bytes.extend_from_slice(data);
+        }
+        Ok(data.len())
+    }
+
+    /// Sends what is gathered. After an error the bytes that did not go out are gone: the stream is
+    /// broken or timed out in the middle, and sending them again later would not mend it.
+    pub(crate) fn flush(&mut self, sink: &mut impl Write) -> io::Result<()> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let sent = send_all(sink, &self.bytes);
+        self.bytes.clear();
+        sent
+    }
+}
+
+/// One read, tried again when a signal interrupts it.
+fn receive(source: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match source.read(out) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(timed_out(
+                    error,
+                    "the peer sent nothing for the time set by set_timeout",
+                ));
+            }
+            read => return read,
+        }
+    }
+}
+
+fn send_all(sink: &mut impl Write, data: &[u8]) -> io::Result<()> {
+    sink.write_all(data)
+        .map_err(|error| timed_out(error, "the peer took nothing for the time set by set_timeout"))
+}
+
+/// A socket whose `SO_RCVTIMEO` or `SO_SNDTIMEO` has run out says EAGAIN (socket(7)), which reads as
+/// "would block" although it did block.
+fn timed_out(error: io::Error, what: &'static str) -> io::Error {
+    if error.kind() == ErrorKind::WouldBlock {
+        io::Error::new(ErrorKind::TimedOut, what)
+    } else {
+        error
+    }
+}

@@ -1,0 +1,70 @@
+//! The server, as a request sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::lifecycle::{Shared, ShutdownHandle};
+
+/// The server, as a request sees it: Python's `self.server`, reduced to what a handler may safely use.
+///
+/// A request that was made by hand (a unit test) has a context too; it belongs to no server, is never
+/// draining, and has number 0.
+#[derive(Clone)]
+pub struct ServerContext {
+    shared: Option<Arc<Shared>>,
+    number: u64,
+}
+
+impl ServerContext {
+    pub(crate) fn new(shared: Arc<Shared>, number: u64) -> Self {
+        ServerContext {
+            shared: Some(shared),
+            number,
+        }
+    }
+
+    pub(crate) fn detached() -> Self {
+        ServerContext {
+            shared: None,
+            number: 0,
+        }
+    }
+
+    /// The number of this request, counted from 1 by its server.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether the server was told to stop. A handler with a long conversation ends it at the next
+    /// good place; the server waits for it, until [`drain_timeout`](crate::Config::drain_timeout).
+    pub fn is_draining(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_stopping())
+    }
+
+    /// Asks the server to stop; never blocks. In a forked child it stops the parent's loop.
+    pub fn shutdown(&self) {
+        if let Some(shared) = &self.shared {
+            shared.shutdown();
+        }
+    }
+
+    /// A handle that stops the server, to keep or to give away; `None` without a server.
+    pub fn shutdown_handle(&self) -> Option<ShutdownHandle> {
+        self.shared.clone().map(ShutdownHandle::new)
+    }
+
+    /// The address that the server is bound to; `None` without a server.
+    pub fn server_address(&self) -> Option<&Address> {
+        self.shared.as_ref().and_then(|shared| shared.address())
+    }
+}
+
+impl fmt::Debug for ServerContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerContext")
+            .field("number", &self.number)
+            .field("is_draining", &self.is_draining())
+            .finish_non_exhaustive()
+    }
+}

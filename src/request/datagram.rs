@@ -1,0 +1,201 @@
+//! A request that is a datagram.
+
+use std::fmt;
+use std::io::{self, BufRead, Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+
+use super::{Request, ServerContext};
+use crate::address::Address;
+
+/// A socket that datagrams are answered through.
+pub trait DatagramSocket: Send + Sync + 'static {
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendto(2); and an address to which nothing can be sent, such as that of a Unix client
+    /// that has none.
+    fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()>;
+}
+
+impl DatagramSocket for UdpSocket {
+    fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        let to = to.as_inet().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("`{to}` is not an Internet address"),
+            )
+        })?;
+        self.send_to(packet, to).map(drop)
+    }
+}
+
+impl DatagramSocket for UnixDatagram {
+    fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        self.send_to_addr(packet, &to.to_unix()?).map(drop)
+    }
+}
+
+/// A datagram to serve, with the means to answer it.
+///
+/// Most handlers look at [`packet`](Self::packet) and call [`reply`](Self::reply). Those that come from
+/// Python's `DatagramRequestHandler` read the packet as a file ([`Read`], [`BufRead`]: its `rfile`) and
+/// write the answer as one ([`wfile`](Self::wfile)): what was written by the end goes back as one
+/// datagram, an empty one if nothing was.
+///
+/// | Python | Here |
+/// |---|---|
+/// | `self.request[0]`, `self.packet` | [`packet`](Self::packet) |
+/// | `self.request[1]`, `self.socket` with `sendto` | [`reply`](Self::reply), [`send_to`](Self::send_to) |
+/// | `self.rfile` | the value itself |
+/// | `self.wfile` | [`wfile`](Self::wfile); `DatagramRequestHandler` always replies, here only a handler that called it |
+///
+/// ```
+/// use socketserver::prelude::*;
+///
+/// let server = UdpServer::new("127.0.0.1:0", |request: &mut DatagramRequest| {
+///     let upper = request.packet().to_ascii_uppercase();
+///     request.reply(&upper)
+/// });
+/// ```
+pub struct DatagramRequest {
+    packet: Vec<u8>,
+    position: usize,
+    sent_length: usize,
+    client_address: Address,
+    socket: Arc<dyn DatagramSocket>,
+    context: ServerContext,
+    answer: Option<Vec<u8>>,
+}
+
+impl DatagramRequest {
+    /// A request for `packet`: for transports, and for unit tests of handlers (with
+    /// [`MemoryDatagrams`](crate::MemoryDatagrams) as the socket).
+    ///
+    /// `sent_length` is the length in bytes that the datagram had when it was sent; more than
+    /// `packet.len()` if it was cut.
+    pub fn new(
+        packet: Vec<u8>,
+        sent_length: usize,
+        client_address: impl Into<Address>,
+        socket: Arc<dyn DatagramSocket>,
+    ) -> Self {
+        DatagramRequest {
+            packet,
+            position: 0,
+            sent_length,
+            client_address: client_address.into(),
+            socket,
+            context: ServerContext::detached(),
+            answer: None,
+        }
+    }
+
+    /// The datagram's bytes; it may be empty.
+    pub fn packet(&self) -> &[u8] {
+        &self.packet
+    }
+
+    /// Takes the datagram's bytes, leaving none.
+    pub fn take_packet(&mut self) -> Vec<u8> {
+        self.position = 0;
+        std::mem::take(&mut self.packet)
+    }
+
+    /// Whether the datagram was longer than [`max_packet_size`](crate::Config::max_packet_size) and the
+    /// rest of it is lost.
+    pub fn is_truncated(&self) -> bool {
+        self.sent_length > self.packet.len()
+    }
+
+    /// How many bytes the datagram had when it was sent.
+    pub fn sent_length(&self) -> usize {
+        self.sent_length
+    }
+
+    /// Whose datagram it is. A Unix client that has bound no path is
+    /// [`Unnamed`](Address::Unnamed) and cannot be answered.
+    pub fn client_address(&self) -> &Address {
+        &self.client_address
+    }
+
+    /// The server, as far as a handler may use it.
+    pub fn server(&self) -> &ServerContext {
+        &self.context
+    }
+
+    /// Sends one datagram back, at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendto(2): over UDP more than 65,507 bytes are too many (`EMSGSIZE`). A Unix client
+    /// without a path cannot be answered.
+    pub fn reply(&self, packet: &[u8]) -> io::Result<()> {
+        self.send_to(packet, &self.client_address)
+    }
+
+    /// Sends one datagram to anybody, from the server's socket.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply).
+    pub fn send_to(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        self.socket.send_datagram(packet, to)
+    }
+
+    /// A writer whose content goes back as one datagram when the handler has ended, even if it is
+    /// empty: Python's `wfile`.
+    pub fn wfile(&mut self) -> &mut impl Write {
+        self.answer.get_or_insert_default()
+    }
+}
+
+/// Reads the packet, as Python's `rfile`.
+impl Read for DatagramRequest {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.packet[self.position..]).read(out)?;
+        self.position += count;
+        Ok(count)
+    }
+}
+
+impl BufRead for DatagramRequest {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(&self.packet[self.position..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.position = (self.position + count).min(self.packet.len());
+    }
+}
+
+impl Request for DatagramRequest {
+    fn client_address(&self) -> &Address {
+        &self.client_address
+    }
+
+    fn attach(&mut self, context: ServerContext) {
+        self.context = context;
+    }
+
+    /// Sends what was written to [`wfile`](DatagramRequest::wfile).
+    fn flush(&mut self) -> io::Result<()> {
+        match self.answer.take() {
+            Some(answer) => self.reply(&answer),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for DatagramRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramRequest")
+            .field("client_address", &self.client_address)
+            .field("length", &self.packet.len())
+            .field("sent_length", &self.sent_length)
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}

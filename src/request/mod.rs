@@ -1,0 +1,44 @@
+//! Requests: a connection, or a datagram, with what a handler needs to serve it.
+
+mod buffer;
+mod context;
+mod datagram;
+mod memory;
+mod stream;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::address::Address;
+
+pub use context::ServerContext;
+pub use datagram::{DatagramRequest, DatagramSocket};
+pub use memory::{MemoryDatagrams, MemoryStream};
+pub use stream::{RFile, Stream, StreamRequest, WFile};
+
+/// What the framework itself needs of a request. Handlers use the methods of the concrete type,
+/// [`StreamRequest`] or [`DatagramRequest`]; only a transport with requests of its own implements this.
+pub trait Request: Send + 'static {
+    /// Whose request it is.
+    fn client_address(&self) -> &Address;
+
+    /// Takes the context in which it is served; called once, before any hook sees the request.
+    fn attach(&mut self, context: ServerContext);
+
+    /// Sends what is buffered; called after the handler's `finish`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the write.
+    fn flush(&mut self) -> io::Result<()>;
+
+    /// Tells the peer that nothing more comes (shutdown(2), `SHUT_WR`); called before the request is
+    /// dropped. Closing says the same, so it need only do something where another handle to the same
+    /// connection may be open.
+    fn shutdown(&mut self) {}
+
+    /// The socket that belongs to this request alone, through which a drain can end it.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

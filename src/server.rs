@@ -1,0 +1,648 @@
+//! `BaseServer`: every hook, and the life cycle that calls them.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+
+use crate::acceptor::{Acceptor, Handled, Waiter};
+use crate::address::{Address, AddressFamily};
+use crate::config::Config;
+use crate::error::{HandlerResult, RequestError};
+use crate::handler::{self, BaseRequestHandler};
+use crate::hooks::{Outermost, guarded};
+use crate::job::{Active, Force, Job};
+use crate::lifecycle::{Report, Running, Shared, ShutdownHandle, State, drain};
+use crate::request::Request;
+use crate::sys::{self, SignalAction, SignalGuard};
+use crate::transport::{SocketType, Transport};
+
+/// The request type of a server.
+pub type RequestOf<S> = <<S as BaseServer>::Transport as Transport>::Request;
+
+/// How a server runs its requests beside each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Concurrency {
+    /// One at a time, on the accept loop: the bare servers.
+    None,
+    /// In threads.
+    Threads,
+    /// In forked processes.
+    Processes,
+}
+
+/// A server, or a wrapper around one: Python's `BaseServer` with all its hooks.
+///
+/// A server is a stack: a bare server ([`TcpServer`](crate::TcpServer), …) wrapped in a strategy
+/// ([`Threading`](crate::Threading), …) and in mix-ins of your own, in any order. Every hook forwards
+/// to the wrapped server unless it is overridden, as `super()` does in Python, and the framework calls
+/// hooks on the outermost layer, so an override takes effect on either side of the strategy.
+///
+/// A mix-in is three lines and the hook that it changes:
+///
+/// ```
+/// use socketserver::prelude::*;
+///
+/// /// Serves clients of this machine only.
+/// struct LoopbackOnly<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for LoopbackOnly<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///
+///     fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+///         client_address.ip().is_none_or(|ip| ip.is_loopback())
+///             && self.inner().verify_request(request, client_address)
+///     }
+/// }
+///
+/// let handler = |_: &mut TcpRequest| {};
+/// let inside = LoopbackOnly(TcpServer::new("127.0.0.1:0", handler)).threading();
+/// let outside = LoopbackOnly(ThreadingTcpServer::new("127.0.0.1:0", handler));
+/// ```
+///
+/// # Which methods are for whom
+///
+/// * **To call:** [`serve_forever`](Self::serve_forever), [`spawn`](Self::spawn),
+///   [`bind`](Self::bind), [`handle_request`](Self::handle_request),
+///   [`shutdown_handle`](Self::shutdown_handle), [`shutdown`](Self::shutdown),
+///   [`server_address`](Self::server_address), [`fileno`](Self::fileno), [`socket`](Self::socket),
+///   [`config`](Self::config), the setters of [`Configure`](crate::Configure).
+/// * **To override:** [`verify_request`](Self::verify_request),
+///   [`process_request`](Self::process_request), [`finish_request`](Self::finish_request),
+///   [`handle_error`](Self::handle_error), [`handle_timeout`](Self::handle_timeout),
+///   [`service_actions`](Self::service_actions), [`get_request`](Self::get_request),
+///   [`shutdown_request`](Self::shutdown_request), [`close_request`](Self::close_request),
+///   [`server_bind`](Self::server_bind), [`server_activate`](Self::server_activate),
+///   [`server_close`](Self::server_close).
+/// * **For strategies, to override too:** [`serve`](Self::serve), [`capacity`](Self::capacity),
+///   [`terminate_requests`](Self::terminate_requests), [`CONCURRENCY`](Self::CONCURRENCY).
+pub trait BaseServer: Send + Sync + Sized + 'static {
+    /// What is listened on.
+    type Transport: Transport;
+
+    /// The wrapped server.
+    type Inner: BaseServer<Transport = Self::Transport>;
+
+    /// How requests run beside each other. Only strategies set it; two of them in one stack do not build.
+    const CONCURRENCY: Concurrency = <Self::Inner as BaseServer>::CONCURRENCY;
+
+    /// The wrapped server.
+    fn inner(&self) -> &Self::Inner;
+
+    /// What the bare server at the bottom of the stack keeps for all layers.
+    #[doc(hidden)]
+    fn core(&self) -> &Core<Self::Transport> {
+        self.inner().core()
+    }
+
+    // ----- Life cycle: for the caller ------------------------------------------------------------
+
+    /// Binds and listens: `server_bind`, `server_activate`. `serve_forever` and `spawn` do it
+    /// themselves; call it to learn the address before serving. Again is nothing.
+    ///
+    /// # Errors
+    ///
+    /// What prevents it, with the address and what to do: it does not resolve, is in use, not of this
+    /// machine, not permitted; a path that is too long or taken by something else.
+    fn bind(self) -> io::Result<Self> {
+        if self.core().state() != State::New {
+            return Ok(self);
+        }
+        self.core().listen_to_signals()?;
+        self.server_bind()?;
+        self.core().bound()?;
+        if let Err(error) = self.server_activate().and_then(|()| self.core().activated()) {
+            self.server_close();
+            return Err(error);
+        }
+        Ok(self)
+    }
+
+    /// Serves requests until the server is told to stop, then drains: what the kernel had queued is
+    /// accepted, the listener closed, the requests in progress waited for until
+    /// [`drain_timeout`](Config::drain_timeout). Binds first if that has not been done.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Self::bind), and a listening socket that is broken. What goes wrong with one
+    /// request goes to [`handle_error`](Self::handle_error).
+    fn serve_forever(self) -> io::Result<Report> {
+        serve_bound(&Arc::new(self.bind()?))
+    }
+
+    /// Binds, then serves on a new thread; the returned guard stops the server.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Self::bind), and of starting a thread.
+    fn spawn(self) -> io::Result<Running> {
+        let server = self.bind()?;
+        let shared = Arc::clone(server.core().shared());
+        let (address, patience) = (server.server_address(), server.config().drain_timeout);
+        let serve = move || serve_bound(&Arc::new(server));
+        let thread = thread::Builder::new().name("socketserver".into()).spawn(serve)?;
+        Ok(Running::new(shared, address, patience, thread))
+    }
+
+    /// Handles one request: waits for it at most [`timeout`](Config::timeout), then gives it to
+    /// `process_request`. For programs with a loop of their own; bind first.
+    ///
+    /// # Errors
+    ///
+    /// The server is not bound, is closed, or its listening socket is broken.
+    fn handle_request(self: &Arc<Self>) -> io::Result<Handled> {
+        match self.core().state() {
+            State::New => {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "the server is not bound: call bind() first",
+                ));
+            }
+            State::Closed => return Err(io::Error::new(io::ErrorKind::NotConnected, "the server is closed")),
+            _ => {}
+        }
+        let _busy = self.core().shared().enter();
+        let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
+        let handled = Acceptor::new(hooks).one(self.config().timeout)?;
+        if handled == Handled::TimedOut {
+            guarded("handle_timeout", (), || self.handle_timeout());
+        }
+        Ok(handled)
+    }
+
+    /// Drains and closes a server whose requests were handled one by one: what `serve_forever` does at
+    /// its end. Python: `server_close()` with `block_on_close`.
+    ///
+    /// # Errors
+    ///
+    /// Waiting itself failed.
+    fn close(self: &Arc<Self>) -> io::Result<Report> {
+        let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
+        drain(&*hooks)
+    }
+
+    /// A handle that stops the server from anywhere.
+    fn shutdown_handle(&self) -> ShutdownHandle {
+        ShutdownHandle::new(Arc::clone(self.core().shared()))
+    }
+
+    /// Asks the server to stop; never blocks. See [`ShutdownHandle::shutdown`].
+    fn shutdown(&self) {
+        self.core().shared().shutdown();
+    }
+
+    /// The address that the server is bound to, as the system tells it (the real port); before it is
+    /// bound, the address asked for.
+    fn server_address(&self) -> Address {
+        self.core().server_address()
+    }
+
+    /// The family of the address, as soon as it is known.
+    fn address_family(&self) -> Option<AddressFamily> {
+        self.server_address().family()
+    }
+
+    /// Whether connections or datagrams are served.
+    fn socket_type(&self) -> SocketType {
+        Self::Transport::SOCKET_TYPE
+    }
+
+    /// The listening socket, once the server is bound.
+    fn socket(&self) -> Option<&<Self::Transport as Transport>::Socket> {
+        self.core().transport().map(Transport::socket)
+    }
+
+    /// The descriptor of the listening socket, once the server is bound: to wait for requests in a
+    /// loop of one's own before `handle_request`.
+    fn fileno(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.socket().map(std::os::fd::AsFd::as_fd)
+    }
+
+    /// The server's attributes as they are set now.
+    fn config(&self) -> Config {
+        self.core().config()
+    }
+
+    // ----- Hooks: to override --------------------------------------------------------------------
+
+    /// Makes the socket and binds it. Called once, by [`bind`](Self::bind). To set options on the
+    /// socket before it is bound: [`before_bind`](crate::Configure::before_bind).
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be bound; `bind` fails with it.
+    fn server_bind(&self) -> io::Result<()> {
+        self.inner().server_bind()
+    }
+
+    /// Starts listening. Called once, after [`server_bind`](Self::server_bind); the socket is bound.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot listen; `bind` closes it and fails with it.
+    fn server_activate(&self) -> io::Result<()> {
+        self.inner().server_activate()
+    }
+
+    /// Cleans up. Called once the requests are done (or given up): the listening socket is closed.
+    fn server_close(&self) {
+        self.inner().server_close();
+    }
+
+    /// Accepts one request without waiting. Called on the accept loop.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none; others as
+    /// [`Transport::accept`](crate::Transport::accept) says.
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
+        self.inner().get_request()
+    }
+
+    /// Decides whether a request is served. Called on the accept loop, once a connection or datagram,
+    /// before anything was read from it: never wait here. Refused, it is shut down and closed.
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.inner().verify_request(request, client_address)
+    }
+
+    /// Decides where and when a request runs: the hook of strategies. Called on the accept loop, which
+    /// waits until it returns.
+    fn process_request(&self, job: Job<Self::Transport>) {
+        self.inner().process_request(job);
+    }
+
+    /// Runs the handler on the request. Called where the strategy decided, while the connection is open.
+    ///
+    /// # Errors
+    ///
+    /// That of the handler; it goes to [`handle_error`](Self::handle_error).
+    fn finish_request(&self, active: &mut Active<Self::Transport>) -> HandlerResult {
+        self.inner().finish_request(active)
+    }
+
+    /// Ends the sending side of a request that is done. Called where it ran; the connection is open.
+    fn shutdown_request(&self, request: &mut RequestOf<Self>) {
+        self.inner().shutdown_request(request);
+    }
+
+    /// Closes a request, by dropping it. Called after [`shutdown_request`](Self::shutdown_request).
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.inner().close_request(request);
+    }
+
+    /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
+    /// connection is open. By default the error is logged: what the client's leaving explains at
+    /// `info`, the rest at `error`.
+    fn handle_error(&self, error: &RequestError) {
+        self.inner().handle_error(error);
+    }
+
+    /// No request came within [`timeout`](Config::timeout). Called by `handle_request`.
+    fn handle_timeout(&self) {
+        self.inner().handle_timeout();
+    }
+
+    /// Does what is to be done at each turn of the accept loop, and while the server drains. A turn
+    /// comes with each request and wake-up; for one at least every so often, set
+    /// [`poll_interval`](crate::Configure::poll_interval).
+    fn service_actions(&self) {
+        self.inner().service_actions();
+    }
+
+    // ----- For strategies ------------------------------------------------------------------------
+
+    /// Accepts until the server has stopped. A strategy in which several threads or processes accept
+    /// overrides it and still gives each job to [`Acceptor::process`].
+    ///
+    /// # Errors
+    ///
+    /// The listening socket is broken.
+    fn serve(&self, acceptor: Acceptor<Self::Transport>) -> io::Result<()> {
+        self.inner().serve(acceptor)
+    }
+
+    /// How many requests may be in progress at once. At that number the server stops accepting, and the
+    /// kernel's queue holds what comes, until one has ended.
+    fn capacity(&self) -> usize {
+        self.inner().capacity()
+    }
+
+    /// Makes the requests in progress end. Called when they have not by the drain deadline.
+    fn terminate_requests(&self, force: Force) {
+        self.inner().terminate_requests(force);
+    }
+}
+
+/// Serves a bound server to its end.
+fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
+    let shared = Arc::clone(server.core().shared());
+    let _closing = shared.closing();
+    let _busy = shared.enter();
+    if S::CONCURRENCY == Concurrency::Processes {
+        warn_of_threads();
+    }
+    shared.advance(State::Serving);
+    let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
+    let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
+    let report = drain(&*hooks)?;
+    ended.map(|()| report)
+}
+
+/// A forked child has only the thread that forked; a lock that another thread held is held for ever.
+fn warn_of_threads() {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    if threads > 1 {
+        log::warn!(
+            "a forking server in a process with {threads} threads: a child can deadlock on a lock that another \
+             thread holds at the moment of the fork; serve from the main thread before starting others"
+        );
+    }
+}
+
+/// What the bottom of a stack keeps for all its layers.
+pub struct Core<T: Transport> {
+    shared: Arc<Shared>,
+    address: Address,
+    config: Mutex<Config>,
+    transport: OnceLock<T>,
+    /// The transport was made elsewhere: binding and listening are done.
+    ready_made: bool,
+    waiter: OnceLock<Waiter>,
+    signals: Mutex<Vec<SignalGuard>>,
+}
+
+impl<T: Transport> Core<T> {
+    fn new(address: Address) -> Self {
+        Core {
+            shared: Arc::new(Shared::new()),
+            address,
+            config: Mutex::default(),
+            transport: OnceLock::new(),
+            ready_made: false,
+            waiter: OnceLock::new(),
+            signals: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn configure(&self, set: impl FnOnce(&mut Config)) {
+        set(&mut self.config.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn transport(&self) -> Option<&T> {
+        self.transport.get()
+    }
+
+    pub(crate) fn server_address(&self) -> Address {
+        self.shared.address().unwrap_or(&self.address).clone()
+    }
+
+    pub(crate) fn waiter(&self) -> io::Result<&Waiter> {
+        self.waiter.get().ok_or_else(not_bound)
+    }
+
+    fn listen_to_signals(&self) -> io::Result<()> {
+        let wakeup = self.shared.wakeup()?;
+        let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        for signal in self.config().shutdown_signals {
+            guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
+        }
+        Ok(())
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        if !self.ready_made {
+            let transport = T::bind(&self.address, &self.config())?;
+            // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
+            let _ = self.transport.set(transport);
+        }
+        Ok(())
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        if self.ready_made {
+            Ok(())
+        } else {
+            self.transport().ok_or_else(not_bound)?.listen(&self.config())
+        }
+    }
+
+    /// After `server_bind`: what the system says about the socket.
+    fn bound(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.shared.set_address(transport.local_address()?);
+        Ok(())
+    }
+
+    /// After `server_activate`: ready to wait for requests.
+    fn activated(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        let _ = self.waiter.set(Waiter::new(transport.socket(), self.shared.wakeup()?)?);
+        self.shared.advance(State::Bound);
+        Ok(())
+    }
+
+    pub(crate) fn stop_listening(&self, in_child: bool) {
+        if let (Some(transport), Ok(wakeup)) = (self.transport(), self.shared.wakeup()) {
+            transport.stop_listening(wakeup.stop_fd(), in_child);
+        }
+    }
+
+    /// In a forked child: gives up what is the parent's.
+    pub(crate) fn enter_child(&self) {
+        if let Ok(wakeup) = self.shared.wakeup() {
+            wakeup.enter_child();
+        }
+        // SIGINT comes from the terminal to the whole group: the parent decides what becomes of it.
+        for guard in self.signals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if guard.signal != signal_hook::consts::SIGINT {
+                sys::default_action(guard.signal);
+            }
+        }
+        self.stop_listening(true);
+    }
+}
+
+fn not_bound() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "the server is not bound: a server_bind hook must call inner().server_bind()",
+    )
+}
+
+impl<T: Transport> fmt::Debug for Core<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("address", &self.server_address())
+            .field("state", &self.state())
+            .field("running", &self.shared.registry.running())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A bare server: sockets of the transport `T`, requests handled by `H`, one at a time.
+///
+/// Its aliases are [`TcpServer`](crate::TcpServer), [`UdpServer`](crate::UdpServer),
+/// [`UnixStreamServer`](crate::UnixStreamServer) and [`UnixDatagramServer`](crate::UnixDatagramServer);
+/// with a transport of your own, it serves that.
+pub struct SocketServer<T: Transport, H> {
+    core: Core<T>,
+    handler: H,
+}
+
+impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
+    /// A server for `address`. Never fails: what is wrong with the address, [`bind`](BaseServer::bind)
+    /// and [`serve_forever`](BaseServer::serve_forever) say.
+    pub fn new(address: impl Into<Address>, handler: H) -> Self {
+        SocketServer {
+            core: Core::new(address.into()),
+            handler,
+        }
+    }
+
+    /// A server for a transport that is bound and listening already: a socket that was inherited or
+    /// made with options of its own. `server_bind` and `server_activate` leave it as it is.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use socketserver::prelude::*;
+    /// use socketserver::Tcp;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let server = TcpServer::with_transport(Tcp::try_from(listener)?, |_: &mut TcpRequest| {});
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn with_transport(transport: T, handler: H) -> Self {
+        let address = transport.local_address().unwrap_or(Address::Unnamed);
+        let mut core = Core::new(address);
+        core.transport = OnceLock::from(transport);
+        core.ready_made = true;
+        SocketServer { core, handler }
+    }
+}
+
+impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServer<T, H> {
+    type Transport = T;
+    type Inner = Self;
+
+    const CONCURRENCY: Concurrency = Concurrency::None;
+
+    fn inner(&self) -> &Self {
+        self
+    }
+
+    fn core(&self) -> &Core<T> {
+        &self.core
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        self.core.server_bind()
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        self.core.server_activate()
+    }
+
+    fn server_close(&self) {
+        self.core.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn get_request(&self) -> io::Result<T::Request> {
+        self.core.transport().ok_or_else(not_bound)?.accept()
+    }
+
+    fn verify_request(&self, _request: &T::Request, _client_address: &Address) -> bool {
+        true
+    }
+
+    fn process_request(&self, job: Job<T>) {
+        job.run();
+    }
+
+    fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
+        handler::run(&self.handler, &mut active.request, &mut active.phase)
+    }
+
+    fn shutdown_request(&self, request: &mut T::Request) {
+        request.shutdown();
+    }
+
+    fn close_request(&self, request: T::Request) {
+        drop(request);
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        if error.is_disconnect() {
+            log::info!("{error}");
+        } else {
+            log::error!("{error}");
+        }
+    }
+
+    fn handle_timeout(&self) {}
+
+    fn service_actions(&self) {}
+
+    fn serve(&self, mut acceptor: Acceptor<T>) -> io::Result<()> {
+        while let Some(job) = acceptor.next()? {
+            acceptor.process(job)?;
+        }
+        Ok(())
+    }
+
+    fn capacity(&self) -> usize {
+        usize::MAX
+    }
+
+    fn terminate_requests(&self, _force: Force) {
+        self.core.shared.registry.shutdown_sockets();
+    }
+}
+
+impl<T: Transport, H> fmt::Debug for SocketServer<T, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocketServer")
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server that is made from an address and a handler: what lets `Threading::new(addr, handler)` make
+/// the server that it wraps, whatever that is.
+pub trait Construct: BaseServer {
+    /// The handler's type.
+    type Handler: BaseRequestHandler<RequestOf<Self>>;
+
+    /// As the type's `new`.
+    fn construct(address: Address, handler: Self::Handler) -> Self;
+
+    /// The prototype that each request works on a clone of: Python's `RequestHandlerClass`.
+    fn request_handler_class(&self) -> &Self::Handler;
+}
+
+impl<T: Transport, H: BaseRequestHandler<T::Request>> Construct for SocketServer<T, H> {
+    type Handler = H;
+
+    fn construct(address: Address, handler: H) -> Self {
+        Self::new(address, handler)
+    }
+
+    fn request_handler_class(&self) -> &H {
+        &self.handler
+    }
+}

@@ -1,0 +1,243 @@
+//! A process for each request.
+
+use std::fmt;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use signal_hook::consts::SIGCHLD;
+
+use super::one_strategy;
+use crate::address::Address;
+use crate::job::{Force, Job, Remote};
+use crate::server::{BaseServer, Concurrency, Construct};
+use crate::sys::{self, Fork, SignalAction, SignalGuard};
+use crate::transport::Transport;
+
+/// Runs each request in a process of its own: Python's `ForkingMixIn`.
+///
+/// * The child runs the handler and ends with status 0, or 1 if it failed (the error goes to
+///   `handle_error` in the child). It never returns into your code: destructors and exit handlers of the
+///   parent do not run. It has closed the listening socket, and its signals do the default, except
+///   SIGINT, which a terminal sends to the whole group: the parent decides.
+/// * The parent reaps children as they end, and only its own: other children of the program are left to
+///   whoever started them. A child that was killed, or ended with another status, goes to
+///   `handle_error` as [`Cause::Exit`](crate::Cause::Exit), in the parent.
+/// * At [`max_children`](Self::max_children) the server stops accepting until one has ended.
+/// * A child has a copy of the memory: what a handler changes there, the parent does not see.
+///
+/// # Threads
+///
+/// A child has only the thread that forked, and a lock that another thread held at that moment stays
+/// locked in it for ever (fork(2), `pthread_atfork(3)`). Serve from the main thread of a program that has
+/// started no others; the server warns if there are any.
+///
+/// ```no_run
+/// use std::io::Write;
+/// use socketserver::prelude::*;
+///
+/// # fn main() -> std::io::Result<()> {
+/// ForkingTcpServer::new("127.0.0.1:8080", |request: &mut TcpRequest| {
+///     writeln!(request, "process {}", std::process::id())
+/// })
+/// .max_children(100)
+/// .serve_forever()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Forking<S: BaseServer> {
+    inner: S,
+    max_children: usize,
+    children: Mutex<Vec<Child<S::Transport>>>,
+    /// Listens to SIGCHLD from binding to closing.
+    signal: Mutex<Option<SignalGuard>>,
+}
+
+/// A process that serves a request.
+struct Child<T: Transport> {
+    pid: Pid,
+    request: Remote<T>,
+}
+
+impl<S: BaseServer> Forking<S> {
+    /// Gives `server` this strategy. It must not have one already, which the compiler checks.
+    pub fn over(server: S) -> Self {
+        const { one_strategy::<S>() };
+        Forking {
+            inner: server,
+            max_children: 40,
+            children: Mutex::default(),
+            signal: Mutex::default(),
+        }
+    }
+
+    /// Sets how many children there may be at once: 40 unless set, as in Python; with 0 the server does
+    /// not bind.
+    #[must_use]
+    pub fn max_children(mut self, processes: usize) -> Self {
+        self.max_children = processes;
+        self
+    }
+
+    /// How many children there are now: Python's `active_children`, whose content is nobody else's matter.
+    pub fn active_children(&self) -> usize {
+        self.children().len()
+    }
+
+    fn children(&self) -> MutexGuard<'_, Vec<Child<S::Transport>>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reaps the children that have ended: Python's `collect_children`. Never waits, never asks for a
+    /// process that is not ours. Nothing is asked at all unless some child of the program has ended.
+    fn collect_children(&self) {
+        let child_exited = self
+            .core()
+            .shared()
+            .wakeup()
+            .is_ok_and(|wakeup| wakeup.take_child_exited());
+        if child_exited {
+            self.reap();
+        }
+    }
+
+    fn reap(&self) {
+        let mut ended = Vec::new();
+        let mut children = self.children();
+        let mut next = 0;
+        while next < children.len() {
+            match exit_status(children[next].pid) {
+                None => next += 1,
+                Some(status) => ended.push((children.swap_remove(next), status)),
+            }
+        }
+        drop(children);
+        for (child, status) in ended {
+            child.request.ended(status);
+        }
+    }
+
+    /// In the child: runs the request and ends the process.
+    fn run_child(&self, job: Job<S::Transport>) -> ! {
+        self.core().enter_child();
+        sys::default_action(SIGCHLD);
+        let served = job.run();
+        sys::exit_now(i32::from(!served))
+    }
+}
+
+/// How a child of ours ended; `None` while it runs.
+fn exit_status(pid: Pid) -> Option<ExitStatus> {
+    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
+        Err(Errno::ECHILD) => {
+            log::warn!("child {pid} was reaped by another part of this program; its request counts as failed");
+            Some(ExitStatus::from_raw(1 << 8))
+        }
+        _ => None,
+    }
+}
+
+impl<S: Construct> Forking<S> {
+    /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
+    pub fn new(address: impl Into<Address>, handler: S::Handler) -> Self {
+        Self::construct(address.into(), handler)
+    }
+}
+
+impl<S: Construct> Construct for Forking<S> {
+    type Handler = S::Handler;
+
+    fn construct(address: Address, handler: S::Handler) -> Self {
+        Self::over(S::construct(address, handler))
+    }
+
+    fn request_handler_class(&self) -> &S::Handler {
+        self.inner.request_handler_class()
+    }
+}
+
+impl<S: BaseServer> BaseServer for Forking<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    const CONCURRENCY: Concurrency = Concurrency::Processes;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        if self.max_children == 0 {
+            let text = "a forking server of 0 children would never serve anybody: set max_children to 1 or more";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.inner.server_bind()
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        self.inner.server_activate()?;
+        let wakeup = Arc::clone(self.core().shared().wakeup()?);
+        let guard = sys::on_signal(SIGCHLD, wakeup, SignalAction::ChildExited)?;
+        *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        Ok(())
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        match sys::fork() {
+            Ok(Fork::Child) => self.run_child(job),
+            Ok(Fork::Parent(pid)) => {
+                if let Some(request) = job.leave_to_child() {
+                    self.children().push(Child { pid, request });
+                }
+            }
+            Err(error) => {
+                self.core().shared().congested();
+                job.fail_with(error);
+            }
+        }
+    }
+
+    fn service_actions(&self) {
+        self.inner.service_actions();
+        self.collect_children();
+    }
+
+    fn capacity(&self) -> usize {
+        self.max_children.min(self.inner.capacity())
+    }
+
+    fn terminate_requests(&self, force: Force) {
+        let signal = match force {
+            Force::Terminate => Signal::SIGTERM,
+            Force::Kill => Signal::SIGKILL,
+        };
+        // Children are reaped under the same lock: none of these pids can be another process by now.
+        for child in self.children().iter() {
+            let _ = kill(child.pid, signal);
+        }
+        self.inner.terminate_requests(force);
+    }
+
+    fn server_close(&self) {
+        self.reap();
+        *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.inner.server_close();
+    }
+}
+
+impl<S: BaseServer + fmt::Debug> fmt::Debug for Forking<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forking")
+            .field("inner", &self.inner)
+            .field("max_children", &self.max_children)
+            .field("active_children", &self.active_children())
+            .finish_non_exhaustive()
+    }
+}

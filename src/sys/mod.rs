@@ -1,0 +1,115 @@
+//! The only unsafe code of the crate: the four system calls that no safe wrapper can offer, because
+//! what makes them sound is a promise of the caller. Each function says which promise it makes.
+
+#![allow(
+    unsafe_code,
+    reason = "fork, signal handlers and descriptor replacement have no safe form; they live here only"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::{ForkResult, Pid};
+use signal_hook::SigId;
+
+use crate::lifecycle::Wakeup;
+
+/// The two sides of a fork.
+pub(crate) enum Fork {
+    /// In the new process. It must leave by [`exit_now`].
+    Child,
+    /// In the process that called, with the new process's id.
+    Parent(Pid),
+}
+
+/// fork(2).
+///
+/// The child may do all that a single-threaded process may. Whether the parent was single-threaded is
+/// looked at when serving starts (a warning names the risk): CPython treats `os.fork` the same way.
+pub(crate) fn fork() -> io::Result<Fork> {
+    // SAFETY: the child goes on only in `Forking::process_request`, which runs the handler and leaves
+    // by `_exit`; it never returns into code that holds the parent's locks. With other threads alive
+    // the handler could meet a lock held at the moment of the fork: the allocator's are reset by libc
+    // (pthread_atfork), the others are what the warning is about. Memory stays sound: a deadlock at worst.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => Ok(Fork::Child),
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+    }
+}
+
+/// _exit(2): ends the process without running destructors or exit handlers, which are the parent's.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no precondition.
+    unsafe { libc::_exit(code) }
+}
+
+/// Puts the default action of `signal` back. For a child after fork, which has no use for the
+/// parent's handlers.
+pub(crate) fn default_action(number: i32) {
+    if let Ok(name) = Signal::try_from(number) {
+        // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler.
+        let _ = unsafe { signal(name, SigHandler::SigDfl) };
+    }
+}
+
+/// A registered signal action; dropped, it is taken back.
+#[derive(Debug)]
+pub(crate) struct SignalGuard {
+    id: SigId,
+    /// Which signal it listens to.
+    pub(crate) signal: i32,
+}
+
+impl Drop for SignalGuard {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.id);
+    }
+}
+
+/// What a signal does. Both are methods of [`Wakeup`], which is made of atomics and write(2).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SignalAction {
+    /// [`Wakeup::shutdown_signal`].
+    Shutdown,
+    /// [`Wakeup::child_signal`].
+    ChildExited,
+}
+
+/// Runs `action` at each `signal`, beside whatever else in this program listens to it.
+pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) -> io::Result<SignalGuard> {
+    if signal_hook::consts::FORBIDDEN.contains(&signal) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"),
+        ));
+    }
+    let handler = move || {
+        let errno = Errno::last_raw();
+        match action {
+            SignalAction::Shutdown => wakeup.shutdown_signal(),
+            SignalAction::ChildExited => wakeup.child_signal(),
+        }
+        Errno::set_raw(errno);
+    };
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): both methods are atomics and at most
+    // one write(2), without a lock, an allocation or a panic, and errno is as the interrupted code left it.
+    let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
+    Ok(SignalGuard { id, signal })
+}
+
+/// Makes the number of `fd` refer to what `with` refers to (dup3(2)), which closes what it referred to.
+///
+/// That closes a listener without giving its number away: a thread that is just entering accept(2)
+/// finds the other object, never a descriptor that somebody else has opened since.
+pub(crate) fn replace(fd: BorrowedFd<'_>, with: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both descriptors are open (they are borrowed), and the number of `fd` stays open and
+    // owned by whoever owns it. Its owner is a socket type of this crate's transports, for which a
+    // call on the other object is an error (ENOTSOCK), not undefined behaviour.
+    let outcome = unsafe { libc::dup3(with.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) };
+    Errno::result(outcome)?;
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! What a server listens on.
+
+mod inet;
+mod tcp;
+mod udp;
+mod unix_datagram;
+mod unix_path;
+mod unix_stream;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::address::Address;
+use crate::config::Config;
+use crate::request::Request;
+
+pub use tcp::Tcp;
+pub use udp::Udp;
+pub use unix_datagram::UnixDgram;
+pub use unix_stream::UnixStreams;
+
+/// The type of a socket: Python's `socket_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SocketType {
+    /// Connections: `SOCK_STREAM`.
+    Stream,
+    /// Datagrams: `SOCK_DGRAM`.
+    Datagram,
+}
+
+/// What a server listens on: binding, accepting or receiving, and nothing else.
+///
+/// The crate has [`Tcp`], [`Udp`], [`UnixStreams`] and [`UnixDgram`]. Implement it for other sockets
+/// (vsock, a socket inherited from another process, one that a test controls) and serve it with
+/// [`SocketServer<YourTransport, H>`](crate::SocketServer) under every strategy.
+///
+/// All its methods run on the thread (or threads) of the accept loop. Its value stays until the server
+/// is dropped; [`stop_listening`](Self::stop_listening) comes before.
+pub trait Transport: Sized + Send + Sync + 'static {
+    /// The listening socket. It must be non-blocking ([`accept`](Self::accept) never waits).
+    type Socket: AsFd + Send + Sync;
+
+    /// What is accepted: [`StreamRequest<S>`](crate::StreamRequest) or
+    /// [`DatagramRequest`](crate::DatagramRequest), usually.
+    type Request: Request;
+
+    /// Whether it accepts connections or receives datagrams.
+    const SOCKET_TYPE: SocketType;
+
+    /// Makes a socket, sets its options, binds it: Python's `server_bind`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever prevents it; say which address and what to do about it.
+    fn bind(address: &Address, config: &Config) -> io::Result<Self>;
+
+    /// Starts listening: Python's `server_activate`. Datagram sockets need not.
+    ///
+    /// # Errors
+    ///
+    /// Those of listen(2).
+    fn listen(&self, config: &Config) -> io::Result<()> {
+        let _ = config;
+        Ok(())
+    }
+
+    /// The listening socket.
+    fn socket(&self) -> &Self::Socket;
+
+    /// The address that it is bound to: what getsockname(2) says, not what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockname(2).
+    fn local_address(&self) -> io::Result<Address>;
+
+    /// Accepts a connection or receives a datagram, without ever waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none. The loop tries again after what
+    /// accept(2) lists as passing, backs off when descriptors or memory have run out, and ends only
+    /// when the socket itself is broken (`EBADF`, `EINVAL`, `ENOTSOCK`).
+    fn accept(&self) -> io::Result<Self::Request>;
+
+    /// Gives the listening socket up; requests in progress must be able to go on. Called once in the
+    /// server's process, when its queue has been served, and once in each forked child, where only
+    /// this process's hold on the socket may be given up (`in_child`: leave paths alone).
+    ///
+    /// By default nothing happens until the transport is dropped.
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
+        let _ = (placeholder, in_child);
+    }
+}

@@ -1,0 +1,85 @@
+//! TCP over IPv4 and IPv6.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::socket::SockType;
+
+use super::inet::bound_socket;
+use super::{SocketType, Transport};
+use crate::address::Address;
+use crate::config::Config;
+use crate::error::bind_error;
+use crate::request::StreamRequest;
+use crate::sys;
+
+/// Listens for TCP connections (tcp(7)), over IPv4 or IPv6 by the address given.
+#[derive(Debug)]
+pub struct Tcp {
+    listener: TcpListener,
+}
+
+impl Transport for Tcp {
+    type Socket = TcpListener;
+    type Request = StreamRequest<TcpStream>;
+
+    const SOCKET_TYPE: SocketType = SocketType::Stream;
+
+    fn bind(address: &Address, config: &Config) -> io::Result<Self> {
+        let socket = bound_socket(address, config, SockType::Stream)?;
+        Ok(Tcp {
+            listener: socket.into(),
+        })
+    }
+
+    fn listen(&self, config: &Config) -> io::Result<()> {
+        listen(&self.listener, config).or_else(|error| Err(bind_error(&self.local_address()?, error)))
+    }
+
+    fn socket(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.listener.local_addr()?.into())
+    }
+
+    fn accept(&self) -> io::Result<Self::Request> {
+        let (stream, peer) = self.listener.accept()?;
+        Ok(StreamRequest::new(stream, peer))
+    }
+
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, _in_child: bool) {
+        close_listener(self.listener.as_fd(), placeholder);
+    }
+}
+
+/// A listening socket made elsewhere (inherited, or with options of its own) can be served as it is:
+/// see [`SocketServer::with_transport`](crate::SocketServer::with_transport).
+impl TryFrom<TcpListener> for Tcp {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The listener could not be made non-blocking.
+    fn try_from(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Tcp { listener })
+    }
+}
+
+/// listen(2) with the configured backlog.
+pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {
+    let connections = i32::try_from(config.request_queue_size).unwrap_or(i32::MAX);
+    // What the kernel has no room for it cuts to net.core.somaxconn, but nix refuses it first.
+    let backlog = nix::sys::socket::Backlog::new(connections).unwrap_or(nix::sys::socket::Backlog::MAXCONN);
+    Ok(nix::sys::socket::listen(socket, backlog)?)
+}
+
+/// Closes a listening socket and keeps its number owned; see [`sys::replace`].
+pub(super) fn close_listener(listener: BorrowedFd<'_>, placeholder: BorrowedFd<'_>) {
+    if let Err(error) = sys::replace(listener, placeholder) {
+        log::warn!("the listening socket stays open until the server is dropped: {error}");
+    }
+}

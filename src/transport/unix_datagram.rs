@@ -1,0 +1,79 @@
+//! Unix datagram sockets.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+
+use nix::sys::socket::{SockType, UnixAddr};
+
+use super::udp::Inbox;
+use super::unix_path::{SocketFile, bound_socket};
+use super::{SocketType, Transport};
+use crate::address::Address;
+use crate::config::Config;
+use crate::request::DatagramRequest;
+
+/// Receives datagrams on a Unix socket (unix(7)): a path or an abstract name.
+///
+/// Paths are treated as for [`UnixStreams`](super::UnixStreams). A client that wants an answer must
+/// bind an address of its own; one that did not is [`Unnamed`](Address::Unnamed).
+#[derive(Debug)]
+pub struct UnixDgram {
+    socket: Arc<UnixDatagram>,
+    inbox: Inbox,
+    file: Option<SocketFile>,
+}
+
+impl Transport for UnixDgram {
+    type Socket = UnixDatagram;
+    type Request = DatagramRequest;
+
+    const SOCKET_TYPE: SocketType = SocketType::Datagram;
+
+    fn bind(address: &Address, config: &Config) -> io::Result<Self> {
+        let (socket, file) = bound_socket(address, config, SockType::Datagram)?;
+        let socket = UnixDatagram::from(socket);
+        // As for UDP: replies may wait, receiving does not.
+        socket.set_nonblocking(false)?;
+        Ok(UnixDgram {
+            socket: Arc::new(socket),
+            inbox: Inbox::new(config),
+            file,
+        })
+    }
+
+    fn socket(&self) -> &UnixDatagram {
+        &self.socket
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.socket.local_addr()?.into())
+    }
+
+    fn accept(&self) -> io::Result<Self::Request> {
+        let (packet, sent_length, from) = self.inbox.receive::<UnixAddr>(self.socket.as_raw_fd())?;
+        Ok(DatagramRequest::new(
+            packet,
+            sent_length,
+            unix_address(from.as_ref()),
+            self.socket.clone(),
+        ))
+    }
+
+    /// Removes the path, so that nobody sends any more; the socket stays for the replies.
+    fn stop_listening(&self, _placeholder: BorrowedFd<'_>, in_child: bool) {
+        if let (Some(file), false) = (&self.file, in_child) {
+            file.remove();
+        }
+    }
+}
+
+fn unix_address(from: Option<&UnixAddr>) -> Address {
+    let Some(from) = from else { return Address::Unnamed };
+    match (from.path(), from.as_abstract()) {
+        (Some(path), _) => path.into(),
+        (None, Some(name)) => Address::abstract_name(name),
+        (None, None) => Address::Unnamed,
+    }
+}

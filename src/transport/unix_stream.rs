@@ -1,0 +1,78 @@
+//! Unix stream sockets.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::sys::socket::SockType;
+
+use super::tcp::{close_listener, listen};
+use super::unix_path::{SocketFile, bound_socket};
+use super::{SocketType, Transport};
+use crate::address::Address;
+use crate::config::Config;
+use crate::error::bind_error;
+use crate::request::StreamRequest;
+
+/// Listens for connections on a Unix socket (unix(7)): a path or an abstract name.
+///
+/// A path where a socket was left behind by a server that is gone is replaced; one where somebody
+/// answers, or where there is anything else than a socket, is refused and left alone. The path is
+/// removed when the server ends, if it is still the same socket.
+#[derive(Debug)]
+pub struct UnixStreams {
+    listener: UnixListener,
+    file: Option<SocketFile>,
+}
+
+impl Transport for UnixStreams {
+    type Socket = UnixListener;
+    type Request = StreamRequest<UnixStream>;
+
+    const SOCKET_TYPE: SocketType = SocketType::Stream;
+
+    fn bind(address: &Address, config: &Config) -> io::Result<Self> {
+        let (socket, file) = bound_socket(address, config, SockType::Stream)?;
+        Ok(UnixStreams {
+            listener: socket.into(),
+            file,
+        })
+    }
+
+    fn listen(&self, config: &Config) -> io::Result<()> {
+        listen(&self.listener, config).or_else(|error| Err(bind_error(&self.local_address()?, error)))
+    }
+
+    fn socket(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.listener.local_addr()?.into())
+    }
+
+    fn accept(&self) -> io::Result<Self::Request> {
+        let (stream, peer) = self.listener.accept()?;
+        Ok(StreamRequest::new(stream, peer))
+    }
+
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
+        if let (Some(file), false) = (&self.file, in_child) {
+            file.remove();
+        }
+        close_listener(self.listener.as_fd(), placeholder);
+    }
+}
+
+/// A listening socket made elsewhere can be served as it is; its path is not removed at the end.
+impl TryFrom<UnixListener> for UnixStreams {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The listener could not be made non-blocking.
+    fn try_from(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(UnixStreams { listener, file: None })
+    }
+}

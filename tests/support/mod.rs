@@ -1,0 +1,211 @@
+//! What the integration tests share. Each file is a binary without libtest's threads, because children
+//! are forked in some and threads, descriptors and children are counted around each test in all.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use socketserver::prelude::*;
+
+/// No wait of a test is longer: past it, the test has failed.
+pub const CEILING: Duration = Duration::from_secs(10);
+
+/// Makes the `main` of a test binary from its tests.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        fn main() {
+            support::run(vec![$((stringify!($name), $name as fn())),*]);
+        }
+    };
+}
+
+/// Runs the tests one after the other on the main thread; each must leave behind what it found.
+pub fn run(tests: Vec<(&'static str, fn())>) {
+    let _ = log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Trace));
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trials = tests
+        .into_iter()
+        .map(|(name, test)| {
+            Trial::test(name, move || {
+                let before = Holdings::now();
+                LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                test();
+                before.wait_for_same();
+                Ok(())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Waits until `condition` holds; panics with `what` if it does not within [`CEILING`].
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + CEILING;
+    while !condition() {
+        assert!(Instant::now() < end, "waited {CEILING:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a process holds: descriptors, threads, children.
+#[derive(Debug, PartialEq)]
+pub struct Holdings {
+    descriptors: BTreeMap<String, String>,
+    threads: usize,
+    children: Vec<u32>,
+}
+
+impl Holdings {
+    pub fn now() -> Self {
+        let descriptors = fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| {
+                let entry = entry.unwrap();
+                let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
+                // The directory that is being read.
+                (!target.starts_with("/proc/")).then(|| (entry.file_name().to_string_lossy().into_owned(), target))
+            })
+            .collect();
+        Holdings { descriptors, threads: threads(), children: children() }
+    }
+
+    #[track_caller]
+    fn wait_for_same(&self) {
+        let end = Instant::now() + CEILING;
+        loop {
+            let now = Self::now();
+            if now == *self {
+                return;
+            }
+            assert!(Instant::now() < end, "the test left something behind: {now:?}, it found {self:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// How many threads this process has.
+pub fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// The children of this process, zombies included.
+pub fn children() -> Vec<u32> {
+    let me = std::process::id();
+    let mut found: Vec<u32> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| stat_field(*pid, 1).as_deref() == Some(me.to_string().as_str()))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// The state letter of a process (`Z`: zombie), if it exists.
+pub fn process_state(pid: u32) -> Option<String> {
+    stat_field(pid, 0)
+}
+
+/// A field of /proc/PID/stat, counted from the state (proc(5)).
+fn stat_field(pid: u32, index: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.rsplit_once(')')?.1;
+    Some(after_name.split_whitespace().nth(index)?.to_owned())
+}
+
+/// A directory that goes with the value, and a path in it.
+pub struct TempPath {
+    _directory: tempfile::TempDir,
+    pub path: PathBuf,
+}
+
+pub fn temp_path(name: &str) -> TempPath {
+    let directory = tempfile::tempdir().unwrap();
+    TempPath { path: directory.path().join(name), _directory: directory }
+}
+
+/// Reads a line and writes it back, over streams and datagrams: CPython's test handler.
+#[derive(Clone)]
+pub struct EchoLine;
+
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for EchoLine {
+    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+        let mut line = Vec::new();
+        request.read_until(b'\n', &mut line)?;
+        Ok(request.write_all(&line)?)
+    }
+}
+
+impl BaseRequestHandler<DatagramRequest> for EchoLine {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        let mut line = Vec::new();
+        request.read_until(b'\n', &mut line)?;
+        Ok(request.wfile().write_all(&line)?)
+    }
+}
+
+/// The Internet address of a server.
+#[track_caller]
+pub fn inet(address: &Address) -> SocketAddr {
+    address.as_inet().expect("the server has an Internet address")
+}
+
+/// A connection that fails rather than waits for ever.
+#[track_caller]
+pub fn connect(address: &Address) -> TcpStream {
+    let stream = TcpStream::connect(inet(address)).unwrap();
+    stream.set_read_timeout(Some(CEILING)).unwrap();
+    stream.set_write_timeout(Some(CEILING)).unwrap();
+    stream
+}
+
+/// Sends a line and returns the line that comes back.
+#[track_caller]
+pub fn exchange_line(mut stream: impl Read + Write, line: &str) -> String {
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer
+}
+
+/// Everything until the peer closes.
+#[track_caller]
+pub fn read_to_end(mut stream: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+static LOGGER: Lines = Lines { lines: Mutex::new(Vec::new()) };
+
+/// Keeps what is logged.
+struct Lines {
+    lines: Mutex<Vec<String>>,
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {}", record.level(), record.args());
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+/// What was logged since the test began, in lines of `LEVEL text`.
+pub fn logged() -> Vec<String> {
+    LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
