@@ -1,5 +1,8 @@
 //! Network servers without an async runtime: Python's `socketserver` for Rust.
 
+// A library neither prints, nor exits, nor gives up; examples and tests may.
+#![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]
+
 mod acceptor;
 mod address;
 mod aliases;

@@ -1,7 +1,7 @@
 //! What the integration tests share. Each file is a binary without libtest's threads, because children
 //! are forked in some and threads, descriptors and children are counted around each test in all.
 
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -76,7 +76,11 @@ impl Holdings {
                 (!target.starts_with("/proc/")).then(|| (entry.file_name().to_string_lossy().into_owned(), target))
             })
             .collect();
-        Holdings { descriptors, threads: threads(), children: children() }
+        Holdings {
+            descriptors,
+            threads: threads(),
+            children: children(),
+        }
     }
 
     #[track_caller]
@@ -87,7 +91,10 @@ impl Holdings {
             if now == *self {
                 return;
             }
-            assert!(Instant::now() < end, "the test left something behind: {now:?}, it found {self:?}");
+            assert!(
+                Instant::now() < end,
+                "the test left something behind: {now:?}, it found {self:?}"
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -130,7 +137,10 @@ pub struct TempPath {
 
 pub fn temp_path(name: &str) -> TempPath {
     let directory = tempfile::tempdir().unwrap();
-    TempPath { path: directory.path().join(name), _directory: directory }
+    TempPath {
+        path: directory.path().join(name),
+        _directory: directory,
+    }
 }
 
 /// Reads a line and writes it back, over streams and datagrams: CPython's test handler.
@@ -185,7 +195,9 @@ pub fn read_to_end(mut stream: impl Read) -> Vec<u8> {
     bytes
 }
 
-static LOGGER: Lines = Lines { lines: Mutex::new(Vec::new()) };
+static LOGGER: Lines = Lines {
+    lines: Mutex::new(Vec::new()),
+};
 
 /// Keeps what is logged.
 struct Lines {

@@ -1,0 +1,148 @@
+//! Echoes what it gets, over any transport and under any strategy.
+//!
+//! A stream is echoed until its end, a datagram once. When ready it prints `listening on ADDRESS`; stopped
+//! by SIGTERM or SIGINT it drains and prints `stopped: served=N failed=N …`.
+//!
+//! ```text
+//! cargo run --example echo -- --transport tcp --strategy threading --address 127.0.0.1:7777
+//! nc 127.0.0.1 7777
+//! ```
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use socketserver::prelude::*;
+
+/// Echoes bytes until the end of a stream, or each datagram, until SIGTERM or SIGINT stops it.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  echo --address 127.0.0.1:7777                       then: nc 127.0.0.1 7777
+  echo --transport udp --address 127.0.0.1:7777       then: nc -u 127.0.0.1 7777
+  echo --transport unix --address /tmp/echo.sock      then: nc -U /tmp/echo.sock
+  echo --transport unix --address @echo               then: socat - ABSTRACT-CONNECT:echo
+
+Logs go to standard error; RUST_LOG=debug shows more of them.")]
+struct Options {
+    /// What to listen on.
+    #[arg(long, value_enum, default_value_t = TransportName::Tcp)]
+    transport: TransportName,
+
+    /// Where and when requests run.
+    #[arg(long, value_enum, default_value_t = StrategyName::Threading)]
+    strategy: StrategyName,
+
+    /// HOST:PORT for tcp and udp (port 0: any free one); a path, or @NAME for an abstract name, for unix
+    /// and unixgram.
+    #[arg(long, value_name = "ADDR|PATH", default_value = "127.0.0.1:0")]
+    address: String,
+
+    /// Threads of a pool [default: the processors and four more, at most 32].
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TransportName {
+    Tcp,
+    Udp,
+    Unix,
+    Unixgram,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StrategyName {
+    /// One request at a time.
+    Sync,
+    /// A thread for each request.
+    Threading,
+    /// A process for each request.
+    Forking,
+    /// A fixed number of threads.
+    Pool,
+}
+
+/// Sends everything back.
+#[derive(Clone)]
+struct Echo;
+
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Echo {
+    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let count = request.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            request.write_all(&buffer[..count])?;
+        }
+    }
+}
+
+impl BaseRequestHandler<DatagramRequest> for Echo {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        Ok(request.reply(request.packet())?)
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let options = Options::parse();
+    match run(&options) {
+        Ok(report) => {
+            println!("stopped: {report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("echo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> std::io::Result<Report> {
+    if options.workers.is_some() && options.strategy != StrategyName::Pool {
+        eprintln!("echo: --workers has no effect without --strategy pool");
+    }
+    let address = options.address();
+    match options.transport {
+        TransportName::Tcp => with_strategy(TcpServer::new(address, Echo), options),
+        TransportName::Udp => with_strategy(UdpServer::new(address, Echo), options),
+        TransportName::Unix => with_strategy(UnixStreamServer::new(address, Echo), options),
+        TransportName::Unixgram => with_strategy(UnixDatagramServer::new(address, Echo), options),
+    }
+}
+
+fn with_strategy(server: impl BaseServer, options: &Options) -> std::io::Result<Report> {
+    match options.strategy {
+        StrategyName::Sync => serve(server),
+        StrategyName::Threading => serve(server.threading()),
+        StrategyName::Forking => serve(server.forking()),
+        StrategyName::Pool => {
+            let pool = server.thread_pool();
+            serve(match options.workers {
+                Some(workers) => pool.workers(workers),
+                None => pool,
+            })
+        }
+    }
+}
+
+fn serve(server: impl BaseServer) -> std::io::Result<Report> {
+    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGINT]).bind()?;
+    println!("listening on {}", server.server_address());
+    std::io::stdout().flush()?;
+    server.serve_forever()
+}
+
+impl Options {
+    /// `@name` is how socat, systemd and ss write an abstract name.
+    fn address(&self) -> Address {
+        let unix = matches!(self.transport, TransportName::Unix | TransportName::Unixgram);
+        match self.address.strip_prefix('@') {
+            Some(name) if unix => Address::abstract_name(name),
+            _ => Address::from(&self.address),
+        }
+    }
+}
