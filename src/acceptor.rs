@@ -250,7 +250,7 @@ impl<T: Transport> Acceptor<T> {
         reason = "an iterator would hide that an error ends it"
     )]
     pub fn next(&mut self) -> io::Result<Option<Job<T>>> {
-        let interval = self.server.core().config().poll_interval;
+        let interval = self.server.core().attribute(|config| config.poll_interval);
         loop {
             match self.turn(interval)? {
                 Turn::Job(job) => return Ok(Some(job)),
@@ -331,7 +331,9 @@ impl<T: Transport> Acceptor<T> {
     /// its queue, so that a flood of new ones cannot put the end off.
     fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
         core.shared().advance(State::Draining);
-        let queued = self.queued.get_or_insert_with(|| core.config().request_queue_size);
+        let queued = self
+            .queued
+            .get_or_insert_with(|| core.attribute(|config| config.request_queue_size));
         let Some(left) = queued.checked_sub(1) else {
             return Ok(Turn::Stopped);
         };

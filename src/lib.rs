@@ -1,4 +1,123 @@
-//! Network servers without an async runtime: Python's `socketserver` for Rust.
+//! Network servers without an async runtime: Python's
+//! [`socketserver`](https://docs.python.org/3/library/socketserver.html) for Rust.
+//!
+//! Write a handler, choose a server and a strategy by type, run it:
+//!
+//! ```no_run
+//! use std::io::{BufRead, Write};
+//! use socketserver::prelude::*;
+//!
+//! #[derive(Clone)]
+//! struct H;
+//!
+//! impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for H {
+//!     fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+//!         let mut line = String::new();
+//!         while request.read_line(&mut line)? > 0 {
+//!             request.write_all(line.as_bytes())?;
+//!             line.clear();
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> std::io::Result<()> {
+//! # let addr = "127.0.0.1:8080";
+//! ThreadingTcpServer::new(addr, H).serve_forever()
+//! # ?; Ok(())
+//! # }
+//! ```
+//!
+//! # Choose a server
+//!
+//! | | TCP | UDP | Unix streams | Unix datagrams |
+//! |---|---|---|---|---|
+//! | one at a time | [`TcpServer`] | [`UdpServer`] | [`UnixStreamServer`] | [`UnixDatagramServer`] |
+//! | a thread each | [`ThreadingTcpServer`] | [`ThreadingUdpServer`] | [`ThreadingUnixStreamServer`] | [`ThreadingUnixDatagramServer`] |
+//! | a process each | [`ForkingTcpServer`] | [`ForkingUdpServer`] | [`ForkingUnixStreamServer`] | [`ForkingUnixDatagramServer`] |
+//! | a pool of threads | [`ThreadPoolTcpServer`] | [`ThreadPoolUdpServer`] | [`ThreadPoolUnixStreamServer`] | [`ThreadPoolUnixDatagramServer`] |
+//!
+//! * **One at a time** suits datagrams and requests that are answered at once. A client that keeps its
+//!   connection open keeps all others waiting.
+//! * **[`Threading`]** suits conversations: a silent client costs a thread and nobody's time.
+//! * **[`ThreadPool`]** suits many short requests, and bounds how many run at once.
+//! * **[`Forking`]** suits requests that must not harm each other: what crashes is one request.
+//!
+//! Addresses are whatever converts into [`Address`]: `"127.0.0.1:80"`, `("localhost", 80)`, a path, an
+//! abstract name. IPv4 or IPv6 follows from the address.
+//!
+//! # Choose a handler
+//!
+//! A type that implements [`BaseRequestHandler`], or a closure. Connections are served as
+//! [`StreamRequest`], datagrams as [`DatagramRequest`]. Both can be made in memory, so a handler can be
+//! tested without a socket: [`run_handler`].
+//!
+//! # Stop
+//!
+//! [`shutdown_on_signals`](Configure::shutdown_on_signals), or a [`ShutdownHandle`] from anywhere: another
+//! thread, a signal handler, a request handler. The server then accepts what the kernel had queued,
+//! closes the listener, waits for the requests in progress up to
+//! [`drain_timeout`](Configure::drain_timeout), and returns a [`Report`]. [`BaseServer::spawn`] serves on a
+//! thread of its own and returns a guard that stops it.
+//!
+//! ```no_run
+//! use socketserver::prelude::*;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let server = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})
+//!     .shutdown_on_signals([signal::SIGINT, signal::SIGTERM])
+//!     .bind()?;
+//! println!("listening on {}", server.server_address());
+//! println!("stopped: {}", server.serve_forever()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Change a hook
+//!
+//! A server is a stack of wrappers, each of which may override hooks of [`BaseServer`]: its page shows a
+//! mix-in in full. What a strategy is, [`Job`] shows.
+//!
+//! # Coming from Python
+//!
+//! | Python | Here | What differs |
+//! |---|---|---|
+//! | `BaseServer` | [`BaseServer`] | a trait; mix-ins wrap instead of inheriting |
+//! | `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer` | [`TcpServer`], [`UdpServer`], [`UnixStreamServer`], [`UnixDatagramServer`] | Unix paths: a stale one is replaced, ours is removed at the end |
+//! | `ThreadingMixIn`, `ForkingMixIn` | [`Threading`], [`Forking`] | wrappers; [`ThreadPool`] is new |
+//! | `Server(address, Handler)` | [`new(address, handler)`](SocketServer::new) | does not bind and never fails; the handler is a value that is cloned |
+//! | `bind_and_activate=True` | [`bind`](BaseServer::bind) | a step of its own, which `serve_forever` takes if need be |
+//! | `serve_forever(poll_interval=0.5)` | [`serve_forever`](BaseServer::serve_forever), [`poll_interval`](Configure::poll_interval) | consumes the server and returns a [`Report`]; to serve again, make another. No interval unless set: idle costs nothing |
+//! | `shutdown()` | [`shutdown`](BaseServer::shutdown), [`ShutdownHandle`] | asks and never blocks; waiting is [`ShutdownHandle::wait`] |
+//! | `handle_request()` | [`handle_request`](BaseServer::handle_request) | on an `Arc`; says what became of it |
+//! | `fileno()` | [`fileno`](BaseServer::fileno) | `None` before binding |
+//! | `socket`, `server_address`, `address_family`, `socket_type` | [`socket`](BaseServer::socket), [`server_address`](BaseServer::server_address), [`address_family`](BaseServer::address_family), [`socket_type`](BaseServer::socket_type) | the family follows from the address |
+//! | `RequestHandlerClass` | [`request_handler_class`](Construct::request_handler_class) | the prototype that is cloned |
+//! | `server_bind`, `server_activate`, `server_close` | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |
+//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `process_request` gets a [`Job`], `finish_request` its [`Active`] part. `shutdown_request` does not call `close_request`: both are called |
+//! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`]; panics, too; the default logs |
+//! | `handle_timeout`, `service_actions` | [the same](BaseServer#which-methods-are-for-whom) | |
+//! | `timeout` | [`timeout`](Configure::timeout) | |
+//! | `request_queue_size = 5` | [`request_queue_size`](Configure::request_queue_size) | 4096: with 5, clients that come at once wait a second for a second SYN |
+//! | `allow_reuse_address = False` | [`allow_reuse_address`](Configure::allow_reuse_address) | true, for TCP only: a server can be restarted at once |
+//! | `allow_reuse_port = False` | [`allow_reuse_port`](Configure::allow_reuse_port) | |
+//! | `max_packet_size = 8192` | [`max_packet_size`](Configure::max_packet_size) | 65,535; what is cut says so |
+//! | `daemon_threads`, `block_on_close` | [`drain_timeout`](Configure::drain_timeout) | one attribute for every strategy: 30 s unless set; `None` waits for ever |
+//! | `max_children = 40` | [`max_children`](Forking::max_children) | at the limit accepting pauses; the server still hears a shutdown |
+//! | `active_children`, `collect_children` | [`active_children`](Forking::active_children) | the number; children are reaped as they end |
+//! | `with server:` | the value's scope, [`Running`] | |
+//! | `BaseRequestHandler`: `setup`, `handle`, `finish` | [`BaseRequestHandler`] | errors are returned |
+//! | `self.request`, `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it |
+//! | `StreamRequestHandler`: `rfile`, `wfile`, `timeout`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
+//! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |
+//! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all sixteen |
+//!
+//! # Limitations
+//!
+//! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("socketserver uses epoll(7), eventfd(2) and abstract sockets: it builds for Linux only");
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]
@@ -34,3 +153,8 @@ pub use request::{
 pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServer};
 pub use strategy::{Forking, Strategies, ThreadPool, Threading};
 pub use transport::{SocketType, Tcp, Transport, Udp, UnixDgram, UnixStreams};
+
+/// The README's program is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

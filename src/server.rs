@@ -142,7 +142,10 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     fn spawn(self) -> io::Result<Running> {
         let server = self.bind()?;
         let shared = Arc::clone(server.core().shared());
-        let (address, patience) = (server.server_address(), server.config().drain_timeout);
+        let (address, patience) = (
+            server.server_address(),
+            server.core().attribute(|config| config.drain_timeout),
+        );
         let serve = move || serve_bound(&Arc::new(server));
         let thread = thread::Builder::new().name("socketserver".into()).spawn(serve)?;
         Ok(Running::new(shared, address, patience, thread))
@@ -167,7 +170,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         }
         let _busy = self.core().shared().enter();
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
-        let handled = Acceptor::new(hooks).one(self.config().timeout)?;
+        let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
             guarded("handle_timeout", (), || self.handle_timeout());
         }
@@ -397,7 +400,12 @@ impl<T: Transport> Core<T> {
     }
 
     pub(crate) fn config(&self) -> Config {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.attribute(Config::clone)
+    }
+
+    /// One attribute, without copying them all.
+    pub(crate) fn attribute<A>(&self, get: impl FnOnce(&Config) -> A) -> A {
+        get(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn configure(&self, set: impl FnOnce(&mut Config)) {

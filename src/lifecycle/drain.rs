@@ -89,7 +89,7 @@ fn wait_until_idle<T: Transport>(
 impl<T: Transport> Core<T> {
     /// When the patience with requests in progress ends; `None`: never.
     pub(crate) fn drain_deadline(&self) -> Option<Instant> {
-        let timeout = self.config().drain_timeout?;
+        let timeout = self.attribute(|config| config.drain_timeout)?;
         self.shared().stopped_at().checked_add(timeout)
     }
 
