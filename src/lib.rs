@@ -116,11 +116,11 @@
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("socketserver uses epoll(7), eventfd(2) and abstract sockets: it builds for Linux only");
-
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("socketserver uses epoll(7), eventfd(2) and abstract sockets: it builds for Linux only");
 
 mod acceptor;
 mod address;
