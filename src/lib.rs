@@ -21,11 +21,10 @@
 //!     }
 //! }
 //!
-//! # fn main() -> std::io::Result<()> {
-//! # let addr = "127.0.0.1:8080";
-//! ThreadingTcpServer::new(addr, H).serve_forever()
-//! # ?; Ok(())
-//! # }
+//! fn main() -> std::io::Result<Report> {
+//!     let addr = "127.0.0.1:8080";
+//!     ThreadingTcpServer::new(addr, H).serve_forever()
+//! }
 //! ```
 //!
 //! # Choose a server

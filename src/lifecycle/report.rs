@@ -1,6 +1,7 @@
 //! What a server did, told when it has ended.
 
 use std::fmt;
+use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 /// What [`serve_forever`](crate::BaseServer::serve_forever) returns: exact counts of requests.
@@ -22,6 +23,13 @@ pub struct Report {
     pub leaked: u64,
     /// From the request to stop until the end.
     pub elapsed: Duration,
+}
+
+/// So that `main` can return what `serve_forever` does: success, unless a request had to be left behind.
+impl Termination for Report {
+    fn report(self) -> ExitCode {
+        if self.leaked == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
 impl fmt::Display for Report {
