@@ -38,6 +38,10 @@ pub struct Config {
     pub max_packet_size: usize,
     /// How long a server that was told to stop waits for the requests in progress before it shuts their
     /// sockets down. Default 30 s; zero: at once; `None`: for ever, as Python's `block_on_close`.
+    ///
+    /// A bare server that is busy in a handler when it is told to stop cannot keep this deadline by
+    /// itself: a second shutdown signal ends the handler's reads and writes, and so does
+    /// [`Running::stop`](crate::Running::stop) at the deadline.
     pub drain_timeout: Option<Duration>,
     pub(crate) shutdown_signals: Vec<i32>,
     pub(crate) before_bind: Option<SocketHook>,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -579,6 +580,9 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn process_request(&self, job: Job<T>) {
+        if let (Some(socket), Ok(wakeup)) = (job.request().socket(), self.core.shared.wakeup()) {
+            wakeup.serve_inline(socket.as_raw_fd());
+        }
         job.run();
     }
 

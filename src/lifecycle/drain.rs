@@ -56,7 +56,7 @@ pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
         served: shared.registry.served(),
         failed: shared.registry.failed(),
         drained: (in_progress - forced.min(in_progress)) as u64,
-        forced: forced as u64,
+        forced: forced as u64 + u64::from(wakeup.inline_forced()),
         leaked: leaked as u64,
         elapsed: started.elapsed(),
     })

@@ -89,6 +89,13 @@ impl Shared {
         }
     }
 
+    /// Ends the patience with requests in progress.
+    fn force(&self) {
+        if let Ok(wakeup) = &self.wakeup {
+            wakeup.force();
+        }
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_stopping())
     }

@@ -105,7 +105,10 @@ impl Ticket {
 
     /// The socket is about to be closed, or has become another process's matter.
     pub(crate) fn forget_socket(&self) {
-        self.shared.registry.lock().sockets.remove(&self.number());
+        let socket = self.shared.registry.lock().sockets.remove(&self.number());
+        if let (Some(socket), Ok(wakeup)) = (socket, self.shared.wakeup()) {
+            wakeup.forget_inline(socket);
+        }
     }
 
     /// The request was refused before it began: it is in no count.

@@ -28,7 +28,11 @@ pub struct Report {
 /// So that `main` can return what `serve_forever` does: success, unless a request had to be left behind.
 impl Termination for Report {
     fn report(self) -> ExitCode {
-        if self.leaked == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.leaked == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 

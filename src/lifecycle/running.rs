@@ -109,7 +109,7 @@ impl Running {
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         if !self.shared.wait_closed(deadline) {
             // A server that serves on its own loop is busy in the handler; the others do this themselves.
-            self.shared.registry.shutdown_sockets();
+            self.shared.force();
             if !self.shared.wait_closed(Some(Instant::now() + Self::MARGIN)) && !thread.is_finished() {
                 let text =
                     "a request did not end although its socket was shut down; the server's thread is left behind";

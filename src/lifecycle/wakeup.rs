@@ -1,19 +1,23 @@
 //! What another thread, a signal handler or a forked child says to the accept loop.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{Shutdown, shutdown};
 
 /// Two event descriptors (eventfd(2)) and the flags that go with them.
 ///
 /// `stop` is written once and never read: it stays readable, so every thread and process that waits on
 /// it sees it, and none can eat another's wake-up. `wake` only says "look again" and is read by whoever
-/// it wakes. Everything here but [`Wakeup::wait`] is async-signal-safe: atomics and write(2).
+/// it wakes.
+///
+/// What [`Wakeup::shutdown_signal`] and [`Wakeup::child_signal`] do is async-signal-safe: atomics,
+/// write(2) and shutdown(2).
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     stop: EventFd,
@@ -26,7 +30,16 @@ pub(crate) struct Wakeup {
     waiting: AtomicBool,
     /// This is the memory of a forked child: signals of the terminal are the parent's matter.
     in_child: AtomicBool,
+    /// The socket of the request that the accept loop itself is serving, [`NONE`] or [`IN_USE`].
+    inline_socket: AtomicI32,
+    /// Inline requests whose socket was shut down.
+    inline_forced: AtomicU32,
 }
+
+/// No request is served by the accept loop.
+const NONE: RawFd = -1;
+/// A signal handler is about to shut the inline socket down: its number must not be closed.
+const IN_USE: RawFd = -2;
 
 impl Wakeup {
     pub(crate) fn new() -> Result<Self, Errno> {
@@ -40,6 +53,8 @@ impl Wakeup {
             child_exited: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             in_child: AtomicBool::new(false),
+            inline_socket: AtomicI32::new(NONE),
+            inline_forced: AtomicU32::new(0),
         })
     }
 
@@ -61,10 +76,51 @@ impl Wakeup {
         self.shutdown();
     }
 
-    /// Ends the patience of a drain.
+    /// Ends the patience of a drain. A loop that is busy in a handler cannot hear of it: its socket is
+    /// shut down from here, so that the handler's reads and writes end.
     pub(crate) fn force(&self) {
         self.forced.store(true, Ordering::SeqCst);
+        let socket = self.inline_socket.load(Ordering::SeqCst);
+        if socket >= 0 && self.swap_inline(socket, IN_USE) {
+            let _ = shutdown(socket, Shutdown::Both);
+            self.inline_forced.fetch_add(1, Ordering::SeqCst);
+            self.inline_socket.store(socket, Ordering::SeqCst);
+        }
         self.wake();
+    }
+
+    fn swap_inline(&self, from: RawFd, to: RawFd) -> bool {
+        self.inline_socket
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// The accept loop serves a request itself, on this socket.
+    pub(crate) fn serve_inline(&self, socket: RawFd) {
+        self.inline_socket.store(socket, Ordering::SeqCst);
+        if self.is_forced() {
+            // Whoever forced may have looked before the store.
+            self.force();
+        }
+    }
+
+    /// `socket` is about to be closed; waits out a signal handler that is just using its number.
+    pub(crate) fn forget_inline(&self, socket: RawFd) {
+        loop {
+            match self.inline_socket.load(Ordering::SeqCst) {
+                IN_USE => std::hint::spin_loop(),
+                current if current == socket => {
+                    if self.swap_inline(socket, NONE) {
+                        return;
+                    }
+                }
+                _ => return,
+            }
+        }
+    }
+
+    pub(crate) fn inline_forced(&self) -> u32 {
+        self.inline_forced.load(Ordering::SeqCst)
     }
 
     /// SIGCHLD arrived.

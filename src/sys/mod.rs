@@ -70,7 +70,8 @@ impl Drop for SignalGuard {
     }
 }
 
-/// What a signal does. Both are methods of [`Wakeup`], which is made of atomics and write(2).
+/// What a signal does. Both are methods of [`Wakeup`], which is made of atomics, write(2) and
+/// shutdown(2).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SignalAction {
     /// [`Wakeup::shutdown_signal`].
@@ -95,8 +96,8 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) 
         }
         Errno::set_raw(errno);
     };
-    // SAFETY: the handler is async-signal-safe (signal-safety(7)): both methods are atomics and at most
-    // one write(2), without a lock, an allocation or a panic, and errno is as the interrupted code left it.
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): both methods are atomics, write(2) and
+    // shutdown(2), without a lock, an allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
     Ok(SignalGuard { id, signal })
 }
