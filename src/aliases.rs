@@ -21,7 +21,7 @@ pub mod signal {
 pub(crate) mod servers {
     use crate::server::SocketServer;
     use crate::strategy::{Forking, ThreadPool, Threading};
-    use crate::transport::{Tcp, Udp, UnixDgram, UnixStreams};
+    use crate::transport::{Tcp, Udp, UnixDatagrams, UnixStreams};
 
     /// Serves TCP connections, one at a time: Python's `TCPServer`.
     ///
@@ -32,7 +32,7 @@ pub(crate) mod servers {
     /// Serves connections to a Unix socket, one at a time: Python's `UnixStreamServer`.
     pub type UnixStreamServer<H> = SocketServer<UnixStreams, H>;
     /// Serves datagrams to a Unix socket, one at a time: Python's `UnixDatagramServer`.
-    pub type UnixDatagramServer<H> = SocketServer<UnixDgram, H>;
+    pub type UnixDatagramServer<H> = SocketServer<UnixDatagrams, H>;
 
     /// Serves each TCP connection in a thread: Python's `ThreadingTCPServer`.
     pub type ThreadingTcpServer<H> = Threading<TcpServer<H>>;

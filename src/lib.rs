@@ -151,7 +151,7 @@ pub use request::{
 };
 pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServer};
 pub use strategy::{Forking, Strategies, ThreadPool, Threading};
-pub use transport::{SocketType, Tcp, Transport, Udp, UnixDgram, UnixStreams};
+pub use transport::{SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
 
 /// The README's program is compiled with the doc tests.
 #[cfg(doctest)]

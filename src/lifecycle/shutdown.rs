@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 use super::{Shared, State};
 
 /// Stops a server from anywhere.
@@ -38,7 +40,10 @@ impl ShutdownHandle {
     /// request handler (in a forked child too: it stops the parent), from a signal handler
     /// (signal-safety(7)), before serving starts, and again.
     pub fn shutdown(&self) {
+        // A signal handler must leave errno as it found it.
+        let errno = Errno::last_raw();
         self.shared.shutdown();
+        Errno::set_raw(errno);
     }
 
     /// Where the server is in its life.

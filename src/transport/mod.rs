@@ -16,7 +16,7 @@ use crate::request::Request;
 
 pub use tcp::Tcp;
 pub use udp::Udp;
-pub use unix_datagram::UnixDgram;
+pub use unix_datagram::UnixDatagrams;
 pub use unix_stream::UnixStreams;
 
 /// The type of a socket: Python's `socket_type`.
@@ -31,7 +31,7 @@ pub enum SocketType {
 
 /// What a server listens on: binding, accepting or receiving, and nothing else.
 ///
-/// The crate has [`Tcp`], [`Udp`], [`UnixStreams`] and [`UnixDgram`]. Implement it for other sockets
+/// The crate has [`Tcp`], [`Udp`], [`UnixStreams`] and [`UnixDatagrams`]. Implement it for other sockets
 /// (vsock, a socket inherited from another process, one that a test controls) and serve it with
 /// [`SocketServer<YourTransport, H>`](crate::SocketServer) under every strategy.
 ///

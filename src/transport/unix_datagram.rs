@@ -19,13 +19,13 @@ use crate::request::DatagramRequest;
 /// Paths are treated as for [`UnixStreams`](super::UnixStreams). A client that wants an answer must
 /// bind an address of its own; one that did not is [`Unnamed`](Address::Unnamed).
 #[derive(Debug)]
-pub struct UnixDgram {
+pub struct UnixDatagrams {
     socket: Arc<UnixDatagram>,
     inbox: Inbox,
     file: Option<SocketFile>,
 }
 
-impl Transport for UnixDgram {
+impl Transport for UnixDatagrams {
     type Socket = UnixDatagram;
     type Request = DatagramRequest;
 
@@ -36,7 +36,7 @@ impl Transport for UnixDgram {
         let socket = UnixDatagram::from(socket);
         // As for UDP: replies may wait, receiving does not.
         socket.set_nonblocking(false)?;
-        Ok(UnixDgram {
+        Ok(UnixDatagrams {
             socket: Arc::new(socket),
             inbox: Inbox::new(config),
             file,
