@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
-use nix::sys::socket::{SockType, UnixAddr};
+use nix::sys::socket::{SockType, SockaddrLike, UnixAddr};
 
 use super::udp::Inbox;
 use super::unix_path::{SocketFile, bound_socket};
@@ -70,7 +70,10 @@ impl Transport for UnixDatagrams {
 }
 
 fn unix_address(from: Option<&UnixAddr>) -> Address {
-    let Some(from) = from else { return Address::Unnamed };
+    // A sender that is not bound comes with a length of 0 (recvmsg(2)), which nix's accessors panic at.
+    let Some(from) = from.filter(|from| from.len() > 0) else {
+        return Address::Unnamed;
+    };
     match (from.path(), from.as_abstract()) {
         (Some(path), _) => path.into(),
         (None, Some(name)) => Address::abstract_name(name),
