@@ -1,6 +1,8 @@
 //! Where and when requests run: Python's mix-ins.
 
 mod forking;
+#[cfg(doctest)]
+mod stacked;
 mod thread_pool;
 mod threading;
 
