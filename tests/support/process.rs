@@ -1,0 +1,136 @@
+//! Servers in processes of their own: the `echo` example, and this test binary in another role.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socketserver::prelude::*;
+
+use super::wait_until;
+
+/// The transports and strategies of the example, as its options name them.
+pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
+pub const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
+
+/// Names the role that a process of this binary plays instead of running its tests.
+const ROLE: &str = "SOCKETSERVER_TEST_ROLE";
+
+/// The `echo` example, which `cargo test` builds beside the test binaries.
+pub fn echo_path() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let target = this.parent().and_then(Path::parent).unwrap();
+    let path = target.join("examples/echo");
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    path
+}
+
+pub fn echo(transport: &str, strategy: &str, address: &str) -> Command {
+    let mut command = Command::new(echo_path());
+    command.args(["--transport", transport, "--strategy", strategy, "--address", address]);
+    command
+}
+
+/// This binary, to play a role.
+pub fn role(name: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(ROLE, name);
+    command
+}
+
+/// Plays the role that this process was started for, if it is that one. True if it was.
+pub fn play(name: &str, role: fn()) -> bool {
+    let mine = std::env::var_os(ROLE).is_some_and(|asked| asked == name);
+    if mine {
+        role();
+    }
+    mine
+}
+
+/// Serves, telling the address and the counts as the example does.
+pub fn serve_as_role(server: impl BaseServer) {
+    let server = server.shutdown_on_signals([signal::SIGTERM]).bind().unwrap();
+    println!("listening on {}", server.server_address());
+    println!("stopped: {}", server.serve_forever().unwrap());
+}
+
+/// A server process; killed when dropped.
+pub struct Process {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: String,
+}
+
+/// How a process ended, and what it wrote since it was listening.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub output: String,
+    pub errors: String,
+}
+
+impl Process {
+    /// Starts a server and waits until it is listening.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Process {
+            output: BufReader::new(child.stdout.take().unwrap()),
+            child,
+            address: String::new(),
+        };
+        let mut line = String::new();
+        process.output.read_line(&mut line).unwrap();
+        let Some(address) = line.strip_prefix("listening on ") else {
+            panic!("the server did not start: {:?}", process.end());
+        };
+        address.trim_end().clone_into(&mut process.address);
+        process
+    }
+
+    /// The address that the process told.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        kill(pid(self.id()), signal).unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until the process has ended.
+    #[track_caller]
+    pub fn end(mut self) -> Ended {
+        wait_until("the process ends", || !self.is_running());
+        let (mut output, mut errors) = (String::new(), String::new());
+        self.output.read_to_string(&mut output).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        Ended {
+            status: self.child.wait().unwrap(),
+            output,
+            errors,
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both do nothing to a process that has been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process id as nix has it.
+pub fn pid(id: u32) -> Pid {
+    Pid::from_raw(id.try_into().unwrap())
+}
