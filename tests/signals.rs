@@ -1,0 +1,347 @@
+//! Stopping by signals, with the `echo` example as the process that gets them.
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use support::process::{Ended, Process, STRATEGIES, TRANSPORTS, echo};
+use support::{CEILING, TempPath, exchange_line, read_to_end, temp_path, wait_until};
+
+tests![
+    sigterm_ends_every_idle_server,
+    sigint_ends_every_idle_server,
+    a_signal_that_comes_at_once_ends_the_server,
+    what_was_served_is_counted_at_the_end,
+    the_socket_path_is_removed_at_the_end,
+    an_idle_server_never_wakes_up,
+    a_server_that_has_served_never_wakes_up_again,
+    a_request_in_progress_ends_before_the_server_does,
+    a_draining_server_refuses_new_clients,
+    a_second_signal_ends_a_threading_server_at_once,
+    a_second_signal_ends_a_pool_at_once,
+    a_second_signal_ends_a_forking_server_at_once,
+    a_second_signal_ends_a_sync_server_at_once,
+    a_signal_for_the_whole_group_spares_the_children_of_a_forking_server,
+];
+
+/// An echo server that listens on a port or path of its own.
+struct Server {
+    process: Process,
+    place: TempPath,
+    name: String,
+}
+
+fn start(transport: &str, strategy: &str) -> Server {
+    let place = temp_path("socket");
+    let address = match transport {
+        "tcp" | "udp" => "127.0.0.1:0",
+        _ => place.path.to_str().unwrap(),
+    };
+    Server {
+        process: Process::start(&mut echo(transport, strategy, address)),
+        name: format!("{transport} {strategy}"),
+        place,
+    }
+}
+
+fn start_each() -> Vec<Server> {
+    let mut servers = Vec::new();
+    for transport in TRANSPORTS {
+        for strategy in STRATEGIES {
+            servers.push(start(transport, strategy));
+        }
+    }
+    servers
+}
+
+/// The process ended well and told exactly `counts`.
+#[track_caller]
+fn assert_ended(name: &str, ended: &Ended, counts: &str) {
+    assert_eq!(ended.status.code(), Some(0), "{name}: {ended:?}");
+    assert_eq!(ended.output, format!("stopped: {counts}\n"), "{name}: {ended:?}");
+}
+
+const NOTHING: &str = "served=0 failed=0 drained=0 forced=0 leaked=0";
+
+fn assert_ends_every_idle_server(signal: Signal) {
+    let servers = start_each();
+    for server in &servers {
+        server.process.signal(signal);
+    }
+    for Server { process, name, .. } in servers {
+        assert_ended(&name, &process.end(), NOTHING);
+    }
+}
+
+fn sigterm_ends_every_idle_server() {
+    assert_ends_every_idle_server(Signal::SIGTERM);
+}
+
+fn sigint_ends_every_idle_server() {
+    assert_ends_every_idle_server(Signal::SIGINT);
+}
+
+/// Signals are listened to from binding on, not only once the server is idle.
+fn a_signal_that_comes_at_once_ends_the_server() {
+    for strategy in STRATEGIES {
+        for _ in 0..10 {
+            let Server { process, name, .. } = start("tcp", strategy);
+            process.signal(Signal::SIGTERM);
+            assert_ended(&name, &process.end(), NOTHING);
+        }
+    }
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.process.address()).unwrap();
+    stream.set_read_timeout(Some(CEILING)).unwrap();
+    stream
+}
+
+/// One request, answered.
+fn exchange(server: &Server) {
+    let transport = server.name.split_once(' ').unwrap().0;
+    match transport {
+        "tcp" => {
+            let stream = connect(server);
+            assert_eq!(exchange_line(&stream, "hello\n"), "hello\n");
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&stream), b"");
+        }
+        "unix" => {
+            let stream = UnixStream::connect(&server.place.path).unwrap();
+            stream.set_read_timeout(Some(CEILING)).unwrap();
+            assert_eq!(exchange_line(&stream, "hello\n"), "hello\n");
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&stream), b"");
+        }
+        "udp" => {
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(CEILING)).unwrap();
+            client.send_to(b"hello", server.process.address()).unwrap();
+            assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
+        }
+        _ => {
+            let place = temp_path("client");
+            let client = UnixDatagram::bind(&place.path).unwrap();
+            client.set_read_timeout(Some(CEILING)).unwrap();
+            client.send_to(b"hello", &server.place.path).unwrap();
+            assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
+        }
+    }
+}
+
+fn what_was_served_is_counted_at_the_end() {
+    for server in start_each() {
+        for _ in 0..3 {
+            exchange(&server);
+        }
+        server.process.signal(Signal::SIGTERM);
+        let ended = server.process.end();
+        assert_eq!(ended.status.code(), Some(0), "{}: {ended:?}", server.name);
+        assert!(
+            ended.output.starts_with("stopped: served=3 failed=0 drained="),
+            "{}: {ended:?}",
+            server.name
+        );
+        assert!(
+            ended.output.ends_with(" forced=0 leaked=0\n"),
+            "{}: {ended:?}",
+            server.name
+        );
+    }
+}
+
+fn the_socket_path_is_removed_at_the_end() {
+    for transport in ["unix", "unixgram"] {
+        for strategy in STRATEGIES {
+            for signal in [Signal::SIGTERM, Signal::SIGINT] {
+                let server = start(transport, strategy);
+                assert!(server.place.path.exists());
+                exchange(&server);
+                server.process.signal(signal);
+                let ended = server.process.end();
+                assert_eq!(ended.status.code(), Some(0), "{}: {ended:?}", server.name);
+                assert!(!server.place.path.exists(), "{} after {signal}", server.name);
+            }
+        }
+    }
+}
+
+/// How often the threads of a process have been given a processor (proc(5)).
+fn switches(process: &Process) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    threads
+        .map(|thread| {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+            counts
+                .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+                .sum::<u64>()
+        })
+        .sum()
+}
+
+/// Nothing happens for a while in any of them, once they have come to rest.
+#[track_caller]
+fn assert_never_wake_up(servers: &[Server]) {
+    let now = || -> Vec<u64> { servers.iter().map(|server| switches(&server.process)).collect() };
+    let mut before = now();
+    wait_until("the servers rest", || {
+        std::thread::sleep(Duration::from_millis(20));
+        let after = now();
+        std::mem::replace(&mut before, after.clone()) == after
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    for (server, before) in servers.iter().zip(before) {
+        assert_eq!(switches(&server.process), before, "{} woke up", server.name);
+    }
+}
+
+fn an_idle_server_never_wakes_up() {
+    assert_never_wake_up(&start_each());
+}
+
+fn a_server_that_has_served_never_wakes_up_again() {
+    let servers = start_each();
+    servers.iter().for_each(exchange);
+    assert_never_wake_up(&servers);
+}
+
+/// A client whose request is in progress: it has been answered and goes on.
+fn in_progress(server: &Server) -> TcpStream {
+    let stream = connect(server);
+    assert_eq!(exchange_line(&stream, "hello\n"), "hello\n");
+    stream
+}
+
+fn a_request_in_progress_ends_before_the_server_does() {
+    for strategy in STRATEGIES {
+        let mut server = start("tcp", strategy);
+        let mut client = in_progress(&server);
+        server.process.signal(Signal::SIGTERM);
+        let address = server.process.address().to_owned();
+        // The loop of a sync server is busy: it goes on listening.
+        wait_until("the server drains", || strategy == "sync" || !is_listening(&address));
+        client.write_all(b"still here\n").unwrap();
+        assert_eq!(exchange_line(&client, ""), "still here\n", "{strategy}");
+        assert!(server.process.is_running());
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(client), b"", "{strategy}");
+        let ended = server.process.end();
+        // Nothing is left in progress by then where the loop itself serves.
+        let drained = u8::from(strategy != "sync");
+        assert_ended(
+            strategy,
+            &ended,
+            &format!("served=1 failed=0 drained={drained} forced=0 leaked=0"),
+        );
+    }
+}
+
+fn a_draining_server_refuses_new_clients() {
+    for strategy in ["threading", "forking", "pool"] {
+        let server = start("tcp", strategy);
+        let client = in_progress(&server);
+        server.process.signal(Signal::SIGTERM);
+        let address = server.process.address().to_owned();
+        wait_until("the server drains", || !is_listening(&address));
+        let refused = TcpStream::connect(&address).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{strategy}");
+        drop(client);
+        assert_eq!(server.process.end().status.code(), Some(0), "{strategy}");
+    }
+}
+
+/// Whether there is a listener at a loopback address (`/proc/net/tcp`, proc(5)). Asked without a
+/// connection, which would be served.
+fn is_listening(address: &str) -> bool {
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let listener = format!("0100007F:{port:04X} 00000000:0000 0A ");
+    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener)
+}
+
+/// The first signal drains, and the client stays; the second ends its request. Returns how the client's
+/// connection ended and the process did.
+#[track_caller]
+fn end_by_two_signals(strategy: &str) -> (std::io::Result<usize>, Ended) {
+    let mut server = start("tcp", strategy);
+    let mut client = in_progress(&server);
+    server.process.signal(Signal::SIGTERM);
+    if strategy == "sync" {
+        // Its loop is busy: two signals that are pending at once would be one.
+        wait_until("the first signal has been taken", || {
+            !is_pending(&server.process, Signal::SIGTERM)
+        });
+    } else {
+        let address = server.process.address().to_owned();
+        wait_until("the server drains", || !is_listening(&address));
+    }
+    assert_eq!(exchange_line(&client, "still here\n"), "still here\n");
+    assert!(server.process.is_running());
+    server.process.signal(Signal::SIGTERM);
+    let end = client.read(&mut [0]);
+    (end, server.process.end())
+}
+
+/// Whether a signal waits for the process.
+fn is_pending(process: &Process, signal: Signal) -> bool {
+    let status = fs::read_to_string(Path::new("/proc").join(process.id().to_string()).join("status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) != 0
+}
+
+fn a_second_signal_ends_a_threading_server_at_once() {
+    let (end, ended) = end_by_two_signals("threading");
+    assert_eq!(end.unwrap(), 0);
+    assert_ended("threading", &ended, "served=1 failed=0 drained=0 forced=1 leaked=0");
+}
+
+fn a_second_signal_ends_a_pool_at_once() {
+    let (end, ended) = end_by_two_signals("pool");
+    assert_eq!(end.unwrap(), 0);
+    assert_ended("pool", &ended, "served=1 failed=0 drained=0 forced=1 leaked=0");
+}
+
+fn a_second_signal_ends_a_forking_server_at_once() {
+    let (end, ended) = end_by_two_signals("forking");
+    assert_eq!(end.unwrap(), 0);
+    assert_ended("forking", &ended, "served=0 failed=1 drained=0 forced=1 leaked=0");
+    assert!(ended.errors.contains("ended: signal: 15 (SIGTERM)"), "{ended:?}");
+}
+
+fn a_second_signal_ends_a_sync_server_at_once() {
+    let (end, ended) = end_by_two_signals("sync");
+    assert_eq!(end.unwrap(), 0);
+    assert_ended("sync", &ended, "served=1 failed=0 drained=0 forced=1 leaked=0");
+}
+
+/// Ctrl-C reaches the children, too; they are the server's matter.
+fn a_signal_for_the_whole_group_spares_the_children_of_a_forking_server() {
+    let place = temp_path("socket");
+    let mut command = echo("tcp", "forking", "127.0.0.1:0");
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let server = Server {
+        process: Process::start(&mut command),
+        name: "tcp forking".to_owned(),
+        place,
+    };
+    let client = in_progress(&server);
+    nix::sys::signal::killpg(support::process::pid(server.process.id()), Signal::SIGINT).unwrap();
+    let address = server.process.address().to_owned();
+    wait_until("the server drains", || !is_listening(&address));
+    assert_eq!(exchange_line(&client, "still here\n"), "still here\n");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(client), b"");
+    assert_ended(
+        "forking",
+        &server.process.end(),
+        "served=1 failed=0 drained=1 forced=0 leaked=0",
+    );
+}
