@@ -51,7 +51,11 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     }
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
-        BaseServer::get_request(self)
+        // As an error unknown to the accept loop: it goes on after a pause.
+        catch_unwind(AssertUnwindSafe(|| BaseServer::get_request(self))).unwrap_or_else(|payload| {
+            let text = panic_message(payload.as_ref());
+            Err(io::Error::other(format!("get_request panicked: {text}")))
+        })
     }
 
     fn verify_request(&self, request: &<S::Transport as Transport>::Request, client_address: &Address) -> bool {
