@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Report, Shared, ShutdownHandle};
 use crate::address::Address;
+use crate::hooks::guarded;
 
 /// A server that serves on a thread of its own, from [`spawn`](crate::BaseServer::spawn).
 ///
@@ -128,7 +129,9 @@ fn join(thread: JoinHandle<io::Result<Report>>) -> io::Result<Report> {
 impl Drop for Running {
     fn drop(&mut self) {
         self.shared.shutdown();
-        if let Err(error) = self.finish() {
+        // A panic of the server's thread is logged: thrown from here, it could abort the program.
+        let ended = guarded("the server's thread", Ok(Report::default()), || self.finish());
+        if let Err(error) = ended {
             log::error!("{error}");
         }
     }
