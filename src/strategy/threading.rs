@@ -91,6 +91,9 @@ impl<S: BaseServer> BaseServer for Threading<S> {
 
     fn server_close(&self) {
         self.inner.server_close();
+        if self.core().shared().registry.running() == 0 {
+            self.threads.join_running();
+        }
         self.threads.join_ended();
     }
 }
@@ -144,6 +147,15 @@ impl Threads {
         };
         let before = self.ended.lock().unwrap_or_else(PoisonError::into_inner).replace(this);
         join(before);
+    }
+
+    /// Waits for the threads that are on the books. Called when no request is left: all they have still
+    /// to do is to let go of the server, and its socket must not outlive it.
+    fn join_running(&self) {
+        let running: Vec<_> = self.lock().drain().collect();
+        for (_, thread) in running {
+            join(Some(thread));
+        }
     }
 
     /// Waits for the threads that have nothing left to do but to end.
