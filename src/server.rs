@@ -13,7 +13,7 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::{self, BaseRequestHandler};
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Report, Running, Shared, ShutdownHandle, State, drain};
+use crate::lifecycle::{Closing, Report, Running, Shared, ShutdownHandle, State, drain};
 use crate::request::Request;
 use crate::sys::{self, SignalAction, SignalGuard};
 use crate::transport::{SocketType, Transport};
@@ -377,12 +377,17 @@ pub struct Core<T: Transport> {
     ready_made: bool,
     waiter: OnceLock<Waiter>,
     signals: Mutex<Vec<SignalGuard>>,
+    /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
+    /// field: dropped when the socket is closed.
+    _closing: Closing,
 }
 
 impl<T: Transport> Core<T> {
     fn new(address: Address) -> Self {
+        let shared = Arc::new(Shared::new());
         Core {
-            shared: Arc::new(Shared::new()),
+            _closing: shared.closing(),
+            shared,
             address,
             config: Mutex::default(),
             transport: OnceLock::new(),
