@@ -35,18 +35,18 @@ impl Interrupts {
     }
 
     /// How many signals were caught.
-    pub fn caught(&self) -> usize {
+    pub fn caught() -> usize {
         CAUGHT.load(Ordering::SeqCst)
     }
 
     /// Interrupts a thread of this process once, and waits until its handler has run.
     #[track_caller]
     pub fn interrupt(&self, thread: Pid) {
-        let before = self.caught();
+        let before = Self::caught();
         // SAFETY: tgkill(2) has no precondition; a thread that is gone is an error.
         let sent = unsafe { libc::syscall(libc::SYS_tgkill, Pid::this().as_raw(), thread.as_raw(), libc::SIGUSR1) };
         Errno::result(sent).unwrap();
-        wait_until("the signal is caught", || self.caught() > before);
+        wait_until("the signal is caught", || Self::caught() > before);
     }
 }
 

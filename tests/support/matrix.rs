@@ -186,18 +186,18 @@ pub fn cell<S: Construct<Handler = EchoOrFail>>(kind: Kind, foreign: &[u32]) {
     let (journal, pen) = journal();
     let place = temp_path("server");
     let asked = kind.address_to_ask_for(&place.path);
-    let server = Journaled::over(S::construct(asked.clone(), EchoOrFail), &pen);
-    let server = server.bind().unwrap();
+    let stack = Journaled::over(S::construct(asked.clone(), EchoOrFail), &pen).bind();
+    let stack = stack.unwrap();
 
     // M1: the address is the one that the system tells.
-    let address = server.server_address();
-    assert_eq!(address, kind.address_of(&server));
+    let address = stack.server_address();
+    assert_eq!(address, kind.address_of(&stack));
     assert_ne!(address.port(), Some(0));
     assert_eq!(address.path(), asked.path());
 
     // M2: the loop runs in another thread.
-    let handle = server.shutdown_handle();
-    let serving = thread::spawn(move || server.serve_forever());
+    let handle = stack.shutdown_handle();
+    let serving = thread::spawn(move || stack.serve_forever());
 
     // M3: three clients, one after the other.
     for line in ["one\n", "two\n", "three\n"] {
@@ -208,7 +208,7 @@ pub fn cell<S: Construct<Handler = EchoOrFail>>(kind: Kind, foreign: &[u32]) {
     kind.make_fail(&address, &journal);
     assert_eq!(kind.exchange(&address, "after a failure\n"), "after a failure\n");
 
-    // M4: a client without a path costs an error, not the server.
+    // M4: a client without a path costs an error, not the stack.
     let mut failures = 1;
     if kind == Kind::UnixDatagram {
         unnamed_datagram_client(&address).send(b"no path\n").unwrap();
@@ -225,8 +225,8 @@ pub fn cell<S: Construct<Handler = EchoOrFail>>(kind: Kind, foreign: &[u32]) {
     // M5: the loop ends, and its thread can be joined.
     handle.shutdown();
     let report = serving.join().unwrap().unwrap();
-    let served = journal.count("process_request") - failures;
-    assert_eq!((report.served, report.failed), (served as u64, failures as u64));
+    let (served, failed) = (journal.count("process_request") - failures, failures);
+    assert_eq!((report.served, report.failed), (served as u64, failed as u64));
     assert_eq!(journal.count("handle_error"), failures);
 
     // M6, M9: the address is free again, and no path is left.

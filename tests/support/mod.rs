@@ -3,9 +3,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod failures;
+pub mod gate;
 pub mod interrupt;
 pub mod journal;
 pub mod matrix;
+pub mod process;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,9 +24,17 @@ use socketserver::prelude::*;
 /// No wait of a test is longer: past it, the test has failed.
 pub const CEILING: Duration = Duration::from_secs(10);
 
-/// Makes the `main` of a test binary from its tests.
+/// Makes the `main` of a test binary from its tests. `roles` are functions that a process of the same
+/// binary runs instead ([`process::role`]).
 #[macro_export]
 macro_rules! tests {
+    (roles: $($role:ident),+; $($name:ident),* $(,)?) => {
+        fn main() {
+            if $(!support::process::play(stringify!($role), $role))&&+ {
+                support::run(vec![$((stringify!($name), $name as fn())),*]);
+            }
+        }
+    };
     ($($name:ident),* $(,)?) => {
         fn main() {
             support::run(vec![$((stringify!($name), $name as fn())),*]);

@@ -1,0 +1,117 @@
+//! Errors and panics in handlers under the strategies that run in threads: CPython's
+//! `test_{sync,threading}_{handled,not_handled}` and more; the same for forked children is in `forking.rs`.
+
+mod support;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use socketserver::prelude::*;
+use socketserver::{Construct, Handled, Phase};
+use support::failures::{self, Steps};
+use support::journal::{Journaled, journal};
+use support::{connect, inet, logged, read_to_end, wait_until};
+
+/// Each of these behaviours with each of the strategies.
+macro_rules! with_each_strategy {
+    ($($behaviour:ident),* $(,)? ; $($alone:ident),* $(,)?) => {
+        fn main() {
+            support::run(vec![
+                $((concat!("sync::", stringify!($behaviour)), failures::$behaviour::<TcpServer<Steps>>),)*
+                $((concat!("threading::", stringify!($behaviour)), failures::$behaviour::<ThreadingTcpServer<Steps>>),)*
+                $((concat!("pool::", stringify!($behaviour)), failures::$behaviour::<ThreadPoolTcpServer<Steps>>),)*
+                $((stringify!($alone), $alone),)*
+            ]);
+        }
+    };
+}
+
+with_each_strategy![
+    the_steps_run_in_order_and_then_the_request_is_closed,
+    an_error_in_handle_is_reported_once_and_the_server_goes_on,
+    a_panic_in_handle_is_reported_once_and_the_server_goes_on,
+    an_error_in_setup_ends_the_request,
+    a_panic_in_setup_ends_the_request,
+    an_error_in_finish_is_reported_once,
+    a_panic_in_finish_is_reported_once,
+    of_two_failures_that_of_handle_is_reported,
+    the_error_is_reported_where_the_handler_ran,
+    a_panic_in_handle_error_ends_nothing,
+    a_panic_in_shutdown_request_or_close_request_ends_nothing,
+    a_panic_in_service_actions_ends_nothing,
+    a_panic_in_get_request_ends_nothing,
+    a_panic_in_verify_request_costs_one_request,
+    a_panic_in_process_request_costs_one_request;
+    handle_request_returns_as_usual_when_the_handler_fails,
+    handle_request_returns_as_usual_when_the_handler_panics,
+    by_default_a_failure_is_logged_in_one_line,
+    by_default_a_client_that_left_is_logged_below_a_fault,
+];
+
+// test_sync_handled: handle_request returns normally.
+fn handle_request_returns_as_usual_when_the_handler_fails() {
+    one_request_fails("handle error\n", "handle failed for");
+}
+
+// test_sync_not_handled: here a panic does not leave handle_request, and the request is closed as well.
+fn handle_request_returns_as_usual_when_the_handler_panics() {
+    one_request_fails("handle panic\n", "handle panicked for");
+}
+
+#[track_caller]
+fn one_request_fails(orders: &str, report: &str) {
+    let (journal, pen) = journal();
+    let server = Journaled::over(TcpServer::construct("127.0.0.1:0".into(), Steps::new(&pen)), &pen);
+    let server = Arc::new(server.bind().unwrap());
+    let mut client = connect(&server.server_address());
+    client.write_all(orders.as_bytes()).unwrap();
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(journal.of("handle").len(), 2, "handle, handle_error");
+    assert_eq!(journal.count(&format!("handle_error: {report}")), 1);
+    assert_eq!(
+        (journal.count("shutdown_request"), journal.count("close_request")),
+        (1, 1)
+    );
+    assert_eq!(read_to_end(client), b"");
+    assert_eq!(server.close().unwrap().failed, 1);
+}
+
+// gh-99777: one line, in one write, with phase, peer and error.
+fn by_default_a_failure_is_logged_in_one_line() {
+    let running = TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| Err::<(), _>("out of cheese"))
+        .spawn()
+        .unwrap();
+    let client = connect(running.server_address());
+    let address = client.local_addr().unwrap();
+    assert_eq!(read_to_end(client), b"");
+    assert_eq!(running.stop().unwrap().failed, 1);
+    let lines: Vec<_> = logged().into_iter().filter(|line| line.contains("cheese")).collect();
+    assert_eq!(lines, [format!("ERROR handle failed for {address}: out of cheese")]);
+}
+
+// gh-99777: disconnect-class errors at a lower level.
+fn by_default_a_client_that_left_is_logged_below_a_fault() {
+    let running = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| -> HandlerResult {
+        let left = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            request.client_address().ip(),
+            request.server().server_address().and_then(Address::ip)
+        );
+        Err(left.into())
+    })
+    .spawn()
+    .unwrap();
+    let client = connect(running.server_address());
+    assert!(inet(running.server_address()).port() != 0);
+    assert_eq!(read_to_end(client), b"");
+    assert_eq!(running.stop().unwrap().failed, 1);
+    wait_until("the failure is logged", || !logged().is_empty());
+    let lines: Vec<_> = logged()
+        .into_iter()
+        .filter(|line| line.contains(&Phase::Handle.to_string()))
+        .collect();
+    assert!(
+        lines.len() == 1 && lines[0].starts_with("INFO handle failed for 127.0.0.1:"),
+        "{lines:?}"
+    );
+}

@@ -1,0 +1,713 @@
+//! From making a server to its end: CPython's life-cycle tests, and what its users asked for.
+
+mod support;
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socketserver::prelude::*;
+use socketserver::{Acceptor, Handled, Running, State, WaitError};
+use support::gate::Gate;
+use support::interrupt::OnSignal;
+use support::matrix::udp_client;
+use support::{CEILING, EchoLine, Holdings, connect, exchange_line, inet, logged, read_to_end, threads, wait_until};
+
+tests![
+    twenty_servers_shut_down_before_their_loops_may_have_begun_all_end,
+    a_threading_server_that_never_served_can_be_closed,
+    a_thread_pool_that_never_served_can_be_closed,
+    a_thousand_failed_binds_leak_no_descriptor,
+    leaving_the_scope_closes_the_socket,
+    a_dropped_server_is_closed_for_those_who_wait,
+    a_server_that_cannot_be_bound_is_closed_for_those_who_wait,
+    the_states_follow_one_another,
+    bound_twice_is_bound_once,
+    the_attributes_have_their_documented_defaults,
+    an_attribute_reaches_through_the_stack,
+    several_servers_share_a_port_that_allows_reuse,
+    shutdown_before_serving_ends_the_loop_as_it_starts,
+    shutdown_twice_is_shutdown_once,
+    shutdown_from_another_thread_ends_the_loop,
+    shutdown_from_a_request_handler_ends_a_sync_server,
+    shutdown_from_a_raw_signal_handler_ends_the_loop,
+    shutdown_after_the_end_does_nothing,
+    waiting_in_a_sync_handler_is_a_deadlock,
+    waiting_in_a_threading_handler_is_a_deadlock,
+    waiting_in_a_pool_handler_is_a_deadlock,
+    waiting_in_a_hook_of_the_loop_is_a_deadlock,
+    waiting_with_a_timeout_says_when_it_is_over,
+    waiting_from_another_thread_ends_with_the_server,
+    waiting_on_the_serving_thread_after_the_end_returns,
+    what_the_kernel_had_queued_is_served_before_the_end,
+    after_shutdown_nobody_can_connect,
+    a_tcp_address_can_be_served_again_right_after_the_end,
+    a_udp_address_can_be_served_again_right_after_the_end,
+    a_threading_udp_server_is_gone_when_serve_forever_returns,
+    a_thread_pool_udp_server_is_gone_when_serve_forever_returns,
+    requests_in_progress_end_before_a_threading_server_does,
+    requests_in_progress_end_before_a_thread_pool_does,
+    a_handler_sees_that_the_server_drains,
+    the_report_counts_each_request_once,
+    a_request_forced_to_end_is_counted_as_forced,
+    a_drain_timeout_of_zero_forces_at_once,
+    a_request_that_cannot_be_ended_is_left_behind_and_reported,
+    without_a_drain_timeout_the_server_waits,
+    a_sync_server_stuck_with_a_silent_client_can_be_dropped,
+    a_threading_server_stuck_with_a_silent_client_can_be_dropped,
+    a_thread_pool_stuck_with_a_silent_client_can_be_dropped,
+    a_guard_whose_thread_panicked_can_be_dropped,
+    a_guard_can_wait_for_a_server_that_something_else_stops,
+    threads_are_reaped_as_they_end,
+];
+
+type Done = io::Result<()>;
+
+fn do_nothing(_: &mut TcpRequest) {}
+
+/// Starts a server whose handler reads until its client closes, and lets a silent client connect to it.
+fn with_a_silent_client<S: BaseServer>(
+    make: impl FnOnce(fn(&mut TcpRequest, &Gate) -> Done, Gate) -> S,
+) -> (Running, TcpStream) {
+    fn read_all(request: &mut TcpRequest, begun: &Gate) -> Done {
+        begun.open();
+        io::copy(request, &mut io::sink()).map(drop)
+    }
+    let begun = Gate::default();
+    let running = make(read_all, begun.clone()).spawn().unwrap();
+    let client = connect(running.server_address());
+    begun.wait();
+    (running, client)
+}
+
+// test_shutdown, bpo-2302
+fn twenty_servers_shut_down_before_their_loops_may_have_begun_all_end() {
+    let running: Vec<_> = (0..20)
+        .map(|_| {
+            let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+            let handle = server.shutdown_handle();
+            let serving = thread::spawn(move || server.serve_forever());
+            handle.shutdown();
+            serving
+        })
+        .collect();
+    for serving in running {
+        assert_eq!(serving.join().unwrap().unwrap().served, 0);
+    }
+}
+
+// test_close_immediately
+fn a_threading_server_that_never_served_can_be_closed() {
+    let server = Arc::new(ThreadingTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap());
+    assert_eq!(server.close().unwrap().served, 0);
+    assert_eq!(server.shutdown_handle().state(), State::Closed);
+}
+
+fn a_thread_pool_that_never_served_can_be_closed() {
+    let server = Arc::new(ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap());
+    assert_eq!(server.close().unwrap().served, 0);
+    assert_eq!(server.shutdown_handle().state(), State::Closed);
+}
+
+// test_tcpserver_bind_leak, bpo-22435: a port is a u16 here, so an address in use takes the place of port -1.
+fn a_thousand_failed_binds_leak_no_descriptor() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let before = Holdings::now();
+    for _ in 0..1024 {
+        let error = TcpServer::new(taken.local_addr().unwrap(), EchoLine)
+            .bind()
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+    assert_eq!(Holdings::now(), before);
+}
+
+// test_context_manager
+fn leaving_the_scope_closes_the_socket() {
+    let before = Holdings::now();
+    let address = {
+        let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+        assert_ne!(Holdings::now(), before);
+        inet(&server.server_address())
+    };
+    assert_eq!(Holdings::now(), before);
+    assert_eq!(
+        TcpStream::connect(address).unwrap_err().kind(),
+        io::ErrorKind::ConnectionRefused
+    );
+}
+
+fn a_dropped_server_is_closed_for_those_who_wait() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let handle = server.shutdown_handle();
+    drop(server);
+    assert_eq!(handle.wait_timeout(CEILING), Ok(()));
+    assert_eq!(handle.state(), State::Closed);
+}
+
+fn a_server_that_cannot_be_bound_is_closed_for_those_who_wait() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = TcpServer::new(taken.local_addr().unwrap(), EchoLine);
+    let handle = server.shutdown_handle();
+    assert!(server.serve_forever().is_err());
+    assert_eq!(handle.wait_timeout(CEILING), Ok(()));
+}
+
+fn the_states_follow_one_another() {
+    let (begun, leave) = (Gate::default(), Gate::default());
+    let gates = (begun.clone(), leave.clone());
+    let server = ThreadingTcpServer::new("127.0.0.1:0", move |_: &mut TcpRequest| {
+        gates.0.open();
+        gates.1.wait();
+    });
+    let handle = server.shutdown_handle();
+    assert_eq!(handle.state(), State::New);
+    let server = server.bind().unwrap();
+    assert_eq!(handle.state(), State::Bound);
+    let running = server.spawn().unwrap();
+    let _client = connect(running.server_address());
+    begun.wait();
+    assert_eq!(handle.state(), State::Serving);
+    handle.shutdown();
+    wait_until("it drains", || handle.state() == State::Draining);
+    leave.open();
+    running.join().unwrap();
+    assert_eq!(handle.state(), State::Closed);
+}
+
+fn bound_twice_is_bound_once() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let address = server.server_address();
+    let before = Holdings::now();
+    let server = server.bind().unwrap();
+    assert_eq!((server.server_address(), Holdings::now()), (address, before));
+}
+
+fn the_attributes_have_their_documented_defaults() {
+    let config = TcpServer::new("127.0.0.1:0", do_nothing).config();
+    assert_eq!(config.timeout, None);
+    assert_eq!(config.poll_interval, None);
+    assert_eq!(config.request_queue_size, 4096);
+    assert!(config.allow_reuse_address);
+    assert!(!config.allow_reuse_port);
+    assert_eq!(config.max_packet_size, 65_535);
+    assert_eq!(config.drain_timeout, Some(Duration::from_secs(30)));
+    // max_children, as Python's.
+    assert_eq!(ForkingTcpServer::new("127.0.0.1:0", do_nothing).capacity(), 40);
+}
+
+fn an_attribute_reaches_through_the_stack() {
+    let server = ThreadPoolTcpServer::new("127.0.0.1:0", do_nothing)
+        .timeout(Duration::from_secs(1))
+        .poll_interval(Duration::from_secs(2))
+        .request_queue_size(3)
+        .allow_reuse_address(false)
+        .max_packet_size(4)
+        .drain_timeout(Duration::from_secs(5));
+    let config = server.inner().config();
+    assert_eq!(config.timeout, Some(Duration::from_secs(1)));
+    assert_eq!(config.poll_interval, Some(Duration::from_secs(2)));
+    assert_eq!(config.request_queue_size, 3);
+    assert!(!config.allow_reuse_address);
+    assert_eq!(config.max_packet_size, 4);
+    assert_eq!(config.drain_timeout, Some(Duration::from_secs(5)));
+}
+
+// bpo-16594
+fn several_servers_share_a_port_that_allows_reuse() {
+    let first = TcpServer::new("127.0.0.1:0", do_nothing)
+        .allow_reuse_port(true)
+        .bind()
+        .unwrap();
+    let second = TcpServer::new(first.server_address(), do_nothing);
+    let error = second.bind().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    let second = TcpServer::new(first.server_address(), do_nothing)
+        .allow_reuse_port(true)
+        .bind()
+        .unwrap();
+    assert_eq!(second.server_address(), first.server_address());
+}
+
+// gh-79475: in CPython it blocks until a loop starts.
+fn shutdown_before_serving_ends_the_loop_as_it_starts() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine);
+    server.shutdown();
+    assert_eq!(server.serve_forever().unwrap().served, 0);
+}
+
+fn shutdown_twice_is_shutdown_once() {
+    let running = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), "one\n"), "one\n");
+    running.shutdown_handle().shutdown();
+    running.shutdown_handle().shutdown();
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.forced), (1, 0));
+}
+
+fn shutdown_from_another_thread_ends_the_loop() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine);
+    let handle = server.shutdown_handle();
+    let other = thread::spawn(move || {
+        wait_until("it serves", || handle.state() == State::Serving);
+        handle.shutdown();
+    });
+    assert_eq!(server.serve_forever().unwrap().served, 0);
+    other.join().unwrap();
+}
+
+// gh-83978: in CPython it hangs for ever.
+fn shutdown_from_a_request_handler_ends_a_sync_server() {
+    let running = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
+        request.server().shutdown();
+        request.write_all(b"bye\n")
+    })
+    .spawn()
+    .unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"bye\n");
+    assert_eq!(running.join().unwrap().served, 1);
+}
+
+fn shutdown_from_a_raw_signal_handler_ends_the_loop() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine);
+    let (handle, in_handler) = (server.shutdown_handle(), server.shutdown_handle());
+    let _action = OnSignal::new(Signal::SIGUSR2, move || in_handler.shutdown());
+    let other = thread::spawn(move || {
+        wait_until("it serves", || handle.state() == State::Serving);
+        kill(Pid::this(), Signal::SIGUSR2).unwrap();
+    });
+    assert_eq!(server.serve_forever().unwrap().served, 0);
+    other.join().unwrap();
+}
+
+fn shutdown_after_the_end_does_nothing() {
+    let running = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap();
+    let handle = running.shutdown_handle();
+    running.stop().unwrap();
+    handle.shutdown();
+    assert_eq!((handle.state(), handle.wait()), (State::Closed, Ok(())));
+}
+
+/// A handler that waits for its own server says so instead of hanging, and asking it to stop goes on.
+#[track_caller]
+fn waiting_is_a_deadlock<S: BaseServer>(make: impl FnOnce(fn(&mut TcpRequest) -> Done) -> S) {
+    let running = make(|request| {
+        let handle = request.server().shutdown_handle().expect("it has a server");
+        handle.shutdown();
+        let waited = (handle.wait(), handle.wait_timeout(CEILING));
+        write!(request, "{waited:?}")
+    })
+    .spawn()
+    .unwrap();
+    let answer = read_to_end(connect(running.server_address()));
+    assert_eq!(str::from_utf8(&answer), Ok("(Err(Deadlock), Err(Deadlock))"));
+    assert_eq!(running.join().unwrap().served, 1);
+}
+
+fn waiting_in_a_sync_handler_is_a_deadlock() {
+    waiting_is_a_deadlock(|handler| TcpServer::new("127.0.0.1:0", handler));
+}
+
+fn waiting_in_a_threading_handler_is_a_deadlock() {
+    waiting_is_a_deadlock(|handler| ThreadingTcpServer::new("127.0.0.1:0", handler));
+}
+
+fn waiting_in_a_pool_handler_is_a_deadlock() {
+    waiting_is_a_deadlock(|handler| ThreadPoolTcpServer::new("127.0.0.1:0", handler));
+}
+
+/// A mix-in that waits for the server's end in its service actions, and stops it when it could not.
+struct Waiting<S> {
+    inner: S,
+    deadlocks: Arc<AtomicUsize>,
+}
+
+impl<S: BaseServer> BaseServer for Waiting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn service_actions(&self) {
+        if self.shutdown_handle().wait() == Err(WaitError::Deadlock) {
+            self.deadlocks.fetch_add(1, Ordering::SeqCst);
+            self.shutdown();
+        }
+    }
+}
+
+fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
+    let deadlocks = Arc::default();
+    let server = Waiting {
+        inner: ThreadingTcpServer::new("127.0.0.1:0", EchoLine),
+        deadlocks: Arc::clone(&deadlocks),
+    };
+    server.serve_forever().unwrap();
+    assert_ne!(deadlocks.load(Ordering::SeqCst), 0);
+}
+
+fn waiting_with_a_timeout_says_when_it_is_over() {
+    let running = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap();
+    let handle = running.shutdown_handle();
+    assert_eq!(handle.wait_timeout(Duration::from_millis(1)), Err(WaitError::TimedOut));
+    assert_eq!(handle.wait_timeout(Duration::ZERO), Err(WaitError::TimedOut));
+    running.stop().unwrap();
+    assert_eq!(handle.wait_timeout(Duration::ZERO), Ok(()));
+}
+
+fn waiting_from_another_thread_ends_with_the_server() {
+    let running = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap();
+    let handle = running.shutdown_handle();
+    let waiting = thread::spawn(move || handle.wait());
+    running.stop().unwrap();
+    assert_eq!(waiting.join().unwrap(), Ok(()));
+}
+
+fn waiting_on_the_serving_thread_after_the_end_returns() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine);
+    let handle = server.shutdown_handle();
+    handle.shutdown();
+    server.serve_forever().unwrap();
+    assert_eq!(handle.wait(), Ok(()));
+}
+
+// bpo-35017 asks what becomes of the queue: it is served.
+fn what_the_kernel_had_queued_is_served_before_the_end() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let clients: Vec<_> = (0..5)
+        .map(|number| {
+            let mut client = connect(&server.server_address());
+            writeln!(client, "{number}").unwrap();
+            client
+        })
+        .collect();
+    server.shutdown();
+    assert_eq!(server.serve_forever().unwrap().served, 5);
+    for (number, client) in clients.into_iter().enumerate() {
+        assert_eq!(read_to_end(client), format!("{number}\n").as_bytes());
+    }
+}
+
+fn after_shutdown_nobody_can_connect() {
+    let (running, client) = with_a_silent_client(|read_all, begun| {
+        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+    });
+    let address = inet(running.server_address());
+    running.shutdown_handle().shutdown();
+    wait_until("connecting is refused", || {
+        TcpStream::connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    });
+    assert_ne!(running.shutdown_handle().state(), State::Closed);
+    drop(client);
+    running.join().unwrap();
+}
+
+// The server closes first, so its port lingers in TIME-WAIT; allow_reuse_address is the default here.
+fn a_tcp_address_can_be_served_again_right_after_the_end() {
+    let mut address = Address::from("127.0.0.1:0");
+    for _ in 0..10 {
+        let running = ThreadingTcpServer::new(address, EchoLine).spawn().unwrap();
+        address = running.server_address().clone();
+        assert_eq!(exchange_line(connect(&address), "again\n"), "again\n");
+        assert_eq!(running.stop().unwrap().served, 1);
+    }
+}
+
+fn a_udp_address_can_be_served_again_right_after_the_end() {
+    let mut address = Address::from("127.0.0.1:0");
+    for _ in 0..10 {
+        let running = UdpServer::new(address, EchoLine).spawn().unwrap();
+        address = running.server_address().clone();
+        let client = udp_client(&address);
+        client.send(b"again\n").unwrap();
+        assert_eq!(client.recv(&mut [0; 100]).unwrap(), 6);
+        assert_eq!(running.stop().unwrap().served, 1);
+    }
+}
+
+/// The last request stops the server, so its thread ends while the loop does: the loop must not be faster.
+#[track_caller]
+fn is_gone_when_serve_forever_returns<S: BaseServer>(make: impl Fn(fn(&mut DatagramRequest)) -> S) {
+    for _ in 0..100 {
+        let server = make(|request| request.server().shutdown()).bind().unwrap();
+        let address = server.server_address();
+        udp_client(&address).send(b"stop").unwrap();
+        assert_eq!(server.serve_forever().unwrap().served, 1);
+        UdpSocket::bind(inet(&address)).expect("the port is free");
+        assert_eq!(threads(), 1);
+    }
+}
+
+fn a_threading_udp_server_is_gone_when_serve_forever_returns() {
+    is_gone_when_serve_forever_returns(|handler| ThreadingUdpServer::new("127.0.0.1:0", handler));
+}
+
+fn a_thread_pool_udp_server_is_gone_when_serve_forever_returns() {
+    is_gone_when_serve_forever_returns(|handler| ThreadPoolUdpServer::new("127.0.0.1:0", handler).workers(2));
+}
+
+/// gh-75416, block_on_close: the end waits for the handler.
+#[track_caller]
+fn requests_in_progress_end_first<S: BaseServer>(make: impl FnOnce(Arc<AtomicUsize>, Gate, Gate) -> S) {
+    let (ended, begun, leave) = (Arc::default(), Gate::default(), Gate::default());
+    let running = make(Arc::clone(&ended), begun.clone(), leave.clone()).spawn().unwrap();
+    let client = connect(running.server_address());
+    begun.wait();
+    let handle = running.shutdown_handle();
+    let stopping = thread::spawn(move || running.stop());
+    wait_until("it drains", || handle.state() == State::Draining);
+    assert_eq!(handle.wait_timeout(Duration::from_millis(1)), Err(WaitError::TimedOut));
+    leave.open();
+    let report = stopping.join().unwrap().unwrap();
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
+    assert_eq!(read_to_end(client), b"done\n");
+}
+
+/// A handler that begins, waits, answers and counts.
+fn slow(ended: Arc<AtomicUsize>, begun: Gate, leave: Gate) -> impl BaseRequestHandler<TcpRequest> {
+    move |request: &mut TcpRequest| -> Done {
+        begun.open();
+        leave.wait();
+        request.write_all(b"done\n")?;
+        ended.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+fn requests_in_progress_end_before_a_threading_server_does() {
+    requests_in_progress_end_first(|ended, begun, leave| {
+        ThreadingTcpServer::new("127.0.0.1:0", slow(ended, begun, leave))
+    });
+}
+
+fn requests_in_progress_end_before_a_thread_pool_does() {
+    requests_in_progress_end_first(|ended, begun, leave| {
+        ThreadPoolTcpServer::new("127.0.0.1:0", slow(ended, begun, leave))
+    });
+}
+
+// gh-84485: idle keep-alive handlers have a way to end.
+fn a_handler_sees_that_the_server_drains() {
+    let begun = Gate::default();
+    let in_handler = begun.clone();
+    let running = ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+        assert!(!request.server().is_draining());
+        in_handler.open();
+        wait_until("the server drains", || request.server().is_draining());
+    })
+    .spawn()
+    .unwrap();
+    let _client = connect(running.server_address());
+    begun.wait();
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+/// Refuses clients that are told to be refused by the number of those before them.
+struct RefuseTheFirst<S>(S, AtomicUsize);
+
+impl<S: BaseServer> BaseServer for RefuseTheFirst<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn verify_request(&self, _: &RequestOf<Self>, _: &Address) -> bool {
+        self.1.fetch_add(1, Ordering::SeqCst) > 0
+    }
+}
+
+fn the_report_counts_each_request_once() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        match request.bytes().next().transpose()? {
+            Some(b's') => Ok(()),
+            Some(b'f') => Err("told to fail".into()),
+            Some(b'p') => std::panic::resume_unwind(Box::new("told to panic")),
+            _ => Ok(io::copy(request, &mut io::sink()).map(drop)?),
+        }
+    };
+    let server = RefuseTheFirst(ThreadingTcpServer::new("127.0.0.1:0", handler), AtomicUsize::new(0));
+    let running = server.drain_timeout(Duration::ZERO).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"", "it is refused");
+    for order in "ssfsp".chars() {
+        let mut client = connect(running.server_address());
+        write!(client, "{order}").unwrap();
+        assert_eq!(read_to_end(client), b"");
+    }
+    // One is still there when the server stops.
+    let mut client = connect(running.server_address());
+    client.write_all(b"w").unwrap();
+    wait_until("it is read", || unread(&client) == 0);
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (4, 2));
+    assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
+    assert_eq!(report.to_string(), "served=4 failed=2 drained=0 forced=1 leaked=0");
+}
+
+/// How many bytes that were sent to the server's side of a connection its handler has not read yet.
+fn unread(client: &TcpStream) -> usize {
+    let (local, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+    let hex = |address: std::net::SocketAddr| {
+        let std::net::IpAddr::V4(ip) = address.ip() else {
+            panic!("IPv4 only")
+        };
+        format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port())
+    };
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let row = table
+        .lines()
+        .find(|row| row.contains(&format!("{} {}", hex(peer), hex(local))));
+    let queues = row.expect("a connection").split_whitespace().nth(4).unwrap();
+    usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+}
+
+fn a_request_forced_to_end_is_counted_as_forced() {
+    let (running, _client) = with_a_silent_client(|read_all, begun| {
+        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .drain_timeout(Duration::from_millis(20))
+    });
+    let report = running.stop().unwrap();
+    assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
+    assert!(report.elapsed >= Duration::from_millis(20), "{report:?}");
+    assert!(
+        logged()
+            .iter()
+            .any(|line| line.starts_with("WARN 1 requests did not end in time"))
+    );
+}
+
+fn a_drain_timeout_of_zero_forces_at_once() {
+    let (running, _client) = with_a_silent_client(|read_all, begun| {
+        ThreadPoolTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .drain_timeout(Duration::ZERO)
+    });
+    let report = running.stop().unwrap();
+    assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
+}
+
+// "A close with a stuck handler takes the deadline given", and a second of grace.
+fn a_request_that_cannot_be_ended_is_left_behind_and_reported() {
+    let (begun, leave) = (Gate::default(), Gate::default());
+    let gates = (begun.clone(), leave.clone());
+    let running = ThreadingTcpServer::new("127.0.0.1:0", move |_: &mut TcpRequest| {
+        gates.0.open();
+        gates.1.wait();
+    })
+    .drain_timeout(Duration::ZERO)
+    .spawn()
+    .unwrap();
+    let _client = connect(running.server_address());
+    begun.wait();
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (0, 0));
+    assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 1));
+    leave.open();
+}
+
+fn without_a_drain_timeout_the_server_waits() {
+    let (running, client) = with_a_silent_client(|read_all, begun| {
+        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .drain_timeout(None)
+    });
+    let handle = running.shutdown_handle();
+    let stopping = thread::spawn(move || running.stop());
+    wait_until("it drains", || handle.state() == State::Draining);
+    assert_eq!(handle.wait_timeout(Duration::from_millis(20)), Err(WaitError::TimedOut));
+    drop(client);
+    let report = stopping.join().unwrap().unwrap();
+    assert_eq!((report.drained, report.forced), (1, 0));
+}
+
+fn a_sync_server_stuck_with_a_silent_client_can_be_dropped() {
+    let (running, client) = with_a_silent_client(|read_all, begun| {
+        TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .drain_timeout(Duration::from_millis(20))
+    });
+    drop(running);
+    assert_eq!(read_to_end(client), b"");
+}
+
+fn a_threading_server_stuck_with_a_silent_client_can_be_dropped() {
+    let (running, client) = with_a_silent_client(|read_all, begun| {
+        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .drain_timeout(Duration::from_millis(20))
+    });
+    drop(running);
+    assert_eq!(read_to_end(client), b"");
+}
+
+fn a_thread_pool_stuck_with_a_silent_client_can_be_dropped() {
+    let (running, client) = with_a_silent_client(|read_all, begun| {
+        ThreadPoolTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .drain_timeout(Duration::from_millis(20))
+    });
+    drop(running);
+    assert_eq!(read_to_end(client), b"");
+}
+
+/// A strategy whose loop panics.
+struct PanickingLoop<S>(S);
+
+impl<S: BaseServer> BaseServer for PanickingLoop<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn serve(&self, _: Acceptor<S::Transport>) -> io::Result<()> {
+        std::panic::resume_unwind(Box::new("out of cheese"))
+    }
+}
+
+// A panic out of a destructor would abort the program.
+fn a_guard_whose_thread_panicked_can_be_dropped() {
+    let running = PanickingLoop(TcpServer::new("127.0.0.1:0", EchoLine)).spawn().unwrap();
+    let handle = running.shutdown_handle();
+    drop(running);
+    assert_eq!(handle.state(), State::Closed);
+    let lines = logged();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("ERROR") && line.contains("out of cheese")),
+        "{lines:?}"
+    );
+}
+
+fn a_guard_can_wait_for_a_server_that_something_else_stops() {
+    let running = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap();
+    let handle = running.shutdown_handle();
+    assert_eq!(exchange_line(connect(running.server_address()), "one\n"), "one\n");
+    let other = thread::spawn(move || handle.shutdown());
+    assert_eq!(running.join().unwrap().served, 1);
+    other.join().unwrap();
+}
+
+// test_threads_reaped, bpo-37193: there are never more records than requests in progress, and one.
+fn threads_are_reaped_as_they_end() {
+    let server = Arc::new(ThreadingTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap());
+    for number in 0..10 {
+        let mut client = connect(&server.server_address());
+        writeln!(client, "{number}").unwrap();
+        assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+        assert_eq!(read_to_end(client), format!("{number}\n").as_bytes());
+    }
+    // The main thread, and one that ended and may not be joined yet.
+    wait_until("the threads have ended", || threads() <= 2);
+    let shown = format!("{server:?}");
+    wait_until("no record is left", || format!("{server:?}").contains("running: 0"));
+    assert!(shown.contains("Threads"), "{shown}");
+    assert_eq!(server.close().unwrap().served, 10);
+}
