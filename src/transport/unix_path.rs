@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 
+use super::tcp::listen;
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
@@ -41,6 +42,10 @@ pub(super) fn bound_socket(
             bind(socket.as_raw_fd(), &name).map_err(|errno| bind_error(address, errno))?;
         }
         Err(errno) => return Err(bind_error(address, errno)),
+    }
+    if kind == SockType::Stream {
+        // Before the lock is let go: a socket that does not listen yet looks like a stale one.
+        listen(&socket, config).map_err(|error| bind_error(address, error))?;
     }
     Ok((socket, SocketFile::of(path)))
 }
