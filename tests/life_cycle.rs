@@ -454,7 +454,7 @@ fn a_thread_pool_udp_server_is_gone_when_serve_forever_returns() {
     is_gone_when_serve_forever_returns(|handler| ThreadPoolUdpServer::new("127.0.0.1:0", handler).workers(2));
 }
 
-/// gh-75416, block_on_close: the end waits for the handler.
+/// gh-75416, `block_on_close`: the end waits for the handler.
 #[track_caller]
 fn requests_in_progress_end_first<S: BaseServer>(make: impl FnOnce(Arc<AtomicUsize>, Gate, Gate) -> S) {
     let (ended, begun, leave) = (Arc::default(), Gate::default(), Gate::default());

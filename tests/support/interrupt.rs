@@ -40,6 +40,7 @@ impl Interrupts {
     }
 
     /// Interrupts a thread of this process once, and waits until its handler has run.
+    #[expect(clippy::unused_self, reason = "without the handler the signal ends the process")]
     #[track_caller]
     pub fn interrupt(&self, thread: Pid) {
         let before = Self::caught();
@@ -86,4 +87,10 @@ impl Drop for OnSignal {
     fn drop(&mut self) {
         signal_hook::low_level::unregister(self.0);
     }
+}
+
+/// From now on SIGTERM does nothing to this process; for handlers in forked children.
+pub fn ignore_sigterm() {
+    // SAFETY: no code of ours runs in a handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
 }

@@ -1,0 +1,362 @@
+//! Datagrams as handlers see them: what CPython's `DatagramRequestHandler` and `max_packet_size` do, and
+//! where they are silent.
+
+mod support;
+
+use std::io::{BufRead, Read, Write};
+use std::net::UdpSocket;
+use std::sync::{Arc, mpsc};
+
+use socketserver::prelude::*;
+use socketserver::{MemoryDatagrams, Running, run_handler};
+use support::journal::{Journal, Journaled, journal};
+use support::matrix::{udp_client, unix_datagram_client, unnamed_datagram_client};
+use support::{CEILING, EchoLine, inet, temp_path};
+
+tests![
+    a_udp_datagram_over_the_limit_is_cut_and_says_so,
+    a_unix_datagram_over_the_limit_is_cut_and_says_so,
+    by_default_a_udp_datagram_of_20000_bytes_is_taken_whole,
+    by_default_the_longest_udp_datagram_is_taken_whole,
+    a_datagram_of_exactly_the_limit_is_whole,
+    one_cut_datagram_leaves_the_next_alone,
+    an_empty_udp_datagram_is_a_request,
+    an_empty_unix_datagram_is_a_request,
+    wfile_replies_even_with_zero_bytes,
+    wfile_gathers_one_datagram,
+    what_is_in_wfile_goes_back_although_the_handler_failed,
+    without_wfile_nothing_is_replied,
+    rfile_reads_the_packet_to_its_end,
+    reading_leaves_the_packet_as_it_is,
+    taking_the_packet_leaves_none,
+    a_reply_goes_to_whoever_sent_the_datagram,
+    replies_go_out_at_once_and_as_often_as_asked,
+    a_datagram_can_go_to_somebody_else,
+    a_reply_that_is_too_long_is_an_error,
+    a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on,
+    a_failing_datagram_costs_no_other,
+    a_server_over_ipv6_replies,
+    a_handler_is_driven_in_memory,
+];
+
+/// A UDP server with a journal.
+fn serve(handler: impl BaseRequestHandler<DatagramRequest>) -> (Running, Journal) {
+    let (journal, pen) = journal();
+    let server = UdpServer::new("127.0.0.1:0", handler);
+    (Journaled::over(server, &pen).spawn().unwrap(), journal)
+}
+
+/// The next datagram that comes back.
+#[track_caller]
+fn receive(client: &UdpSocket) -> Vec<u8> {
+    let mut answer = vec![0; 65_535];
+    let length = client.recv(&mut answer).unwrap();
+    answer.truncate(length);
+    answer
+}
+
+/// Sends a datagram and returns the one that comes back.
+#[track_caller]
+fn exchange(running: &Running, packet: &[u8]) -> Vec<u8> {
+    let client = udp_client(running.server_address());
+    client.send(packet).unwrap();
+    receive(&client)
+}
+
+/// Replies with what there is to know of the packet.
+fn describe(request: &mut DatagramRequest) -> std::io::Result<()> {
+    assert!(request.packet().iter().all(|byte| *byte == b'x'));
+    let (kept, sent) = (request.packet().len(), request.sent_length());
+    let answer = format!("kept {kept} of {sent}, truncated: {}", request.is_truncated());
+    request.reply(answer.as_bytes())
+}
+
+// 20,000 sent, 8,192 seen [measured with CPython, which says nothing of it]
+fn a_udp_datagram_over_the_limit_is_cut_and_says_so() {
+    let running = UdpServer::new("127.0.0.1:0", describe)
+        .max_packet_size(8192)
+        .spawn()
+        .unwrap();
+    assert_eq!(
+        exchange(&running, &[b'x'; 20_000]),
+        b"kept 8192 of 20000, truncated: true"
+    );
+    running.stop().unwrap();
+}
+
+fn a_unix_datagram_over_the_limit_is_cut_and_says_so() {
+    let place = temp_path("server");
+    let running = UnixDatagramServer::new(&place.path, describe)
+        .max_packet_size(8192)
+        .spawn()
+        .unwrap();
+    let (client, _path) = unix_datagram_client(running.server_address());
+    client.send(&[b'x'; 20_000]).unwrap();
+    let mut answer = [0; 100];
+    let length = client.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..length], b"kept 8192 of 20000, truncated: true");
+    running.stop().unwrap();
+}
+
+fn by_default_a_udp_datagram_of_20000_bytes_is_taken_whole() {
+    let running = UdpServer::new("127.0.0.1:0", describe).spawn().unwrap();
+    assert_eq!(
+        exchange(&running, &[b'x'; 20_000]),
+        b"kept 20000 of 20000, truncated: false"
+    );
+    running.stop().unwrap();
+}
+
+fn by_default_the_longest_udp_datagram_is_taken_whole() {
+    let running = UdpServer::new("127.0.0.1:0", describe).spawn().unwrap();
+    assert_eq!(
+        exchange(&running, &[b'x'; 65_507]),
+        b"kept 65507 of 65507, truncated: false"
+    );
+    running.stop().unwrap();
+}
+
+fn a_datagram_of_exactly_the_limit_is_whole() {
+    let running = UdpServer::new("127.0.0.1:0", describe)
+        .max_packet_size(4)
+        .spawn()
+        .unwrap();
+    assert_eq!(exchange(&running, b"xxxx"), b"kept 4 of 4, truncated: false");
+    assert_eq!(exchange(&running, b"xxxxx"), b"kept 4 of 5, truncated: true");
+    running.stop().unwrap();
+}
+
+fn one_cut_datagram_leaves_the_next_alone() {
+    let running = UdpServer::new("127.0.0.1:0", describe)
+        .max_packet_size(4)
+        .spawn()
+        .unwrap();
+    let client = udp_client(running.server_address());
+    for packet in [&b"xxxxxxxx"[..], b"xx", b""] {
+        client.send(packet).unwrap();
+    }
+    assert_eq!(receive(&client), b"kept 4 of 8, truncated: true");
+    assert_eq!(receive(&client), b"kept 2 of 2, truncated: false");
+    assert_eq!(receive(&client), b"kept 0 of 0, truncated: false");
+    assert_eq!(running.stop().unwrap().served, 3);
+}
+
+fn an_empty_udp_datagram_is_a_request() {
+    let running = UdpServer::new("127.0.0.1:0", describe).spawn().unwrap();
+    assert_eq!(exchange(&running, b""), b"kept 0 of 0, truncated: false");
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+fn an_empty_unix_datagram_is_a_request() {
+    let place = temp_path("server");
+    let running = ThreadPoolUnixDatagramServer::new(&place.path, describe)
+        .spawn()
+        .unwrap();
+    let (client, _path) = unix_datagram_client(running.server_address());
+    client.send(b"").unwrap();
+    let mut answer = [0; 100];
+    let length = client.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..length], b"kept 0 of 0, truncated: false");
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+// b'' arrives [measured]
+fn wfile_replies_even_with_zero_bytes() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        request.wfile();
+    });
+    assert_eq!(exchange(&running, b"anything"), b"");
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+fn wfile_gathers_one_datagram() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        request.wfile().write_all(b"one ")?;
+        request.wfile().flush()?;
+        write!(request.wfile(), "datagram")
+    });
+    assert_eq!(exchange(&running, b"anything"), b"one datagram");
+    running.stop().unwrap();
+}
+
+// DatagramRequestHandler.finish, which runs whatever handle did
+fn what_is_in_wfile_goes_back_although_the_handler_failed() {
+    let (running, journal) = serve(|request: &mut DatagramRequest| -> HandlerResult {
+        request.wfile().write_all(b"as far as it went")?;
+        Err("told to fail".into())
+    });
+    assert_eq!(exchange(&running, b"anything"), b"as far as it went");
+    assert_eq!(running.stop().unwrap().failed, 1);
+    assert_eq!(journal.count("handle_error"), 1);
+}
+
+// Here the reply is up to the handler; DatagramRequestHandler would send two empty ones first.
+fn without_wfile_nothing_is_replied() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| match request.packet() {
+        b"answer" => request.reply(b"the only answer"),
+        _ => Ok(()),
+    });
+    let client = udp_client(running.server_address());
+    for packet in ["no", "no", "answer"] {
+        client.send(packet.as_bytes()).unwrap();
+    }
+    assert_eq!(receive(&client), b"the only answer");
+    assert_eq!(running.stop().unwrap().served, 3);
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(
+        client.recv(&mut [0]).unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock
+    );
+}
+
+fn rfile_reads_the_packet_to_its_end() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        let (mut line, mut three, mut rest) = (String::new(), [0; 3], String::new());
+        request.read_line(&mut line)?;
+        request.read_exact(&mut three)?;
+        request.read_to_string(&mut rest)?;
+        let past = request.read(&mut [0; 10])?;
+        write!(request.wfile(), "{line:?} {:?} {rest:?} {past}", str::from_utf8(&three))
+    });
+    let answer = exchange(&running, b"line\nabcrest");
+    assert_eq!(str::from_utf8(&answer), Ok(r#""line\n" Ok("abc") "rest" 0"#));
+    running.stop().unwrap();
+}
+
+fn reading_leaves_the_packet_as_it_is() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        request.read_line(&mut String::new())?;
+        request.reply(request.packet())
+    });
+    assert_eq!(exchange(&running, b"two\nlines"), b"two\nlines");
+    running.stop().unwrap();
+}
+
+fn taking_the_packet_leaves_none() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        request.read_exact(&mut [0; 2])?;
+        let packet = request.take_packet();
+        let left = request.read_to_end(&mut Vec::new())?;
+        assert!(request.packet().is_empty());
+        request.reply(format!("{} {left}", String::from_utf8_lossy(&packet)).as_bytes())
+    });
+    assert_eq!(exchange(&running, b"packet"), b"packet 0");
+    assert_eq!(running.stop().unwrap().failed, 0);
+}
+
+fn a_reply_goes_to_whoever_sent_the_datagram() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        let client = request.client_address().to_string();
+        request.reply(client.as_bytes())
+    });
+    let clients = [(); 3].map(|()| udp_client(running.server_address()));
+    for client in &clients {
+        client.send(b"who am I").unwrap();
+    }
+    for client in &clients {
+        assert_eq!(receive(client), client.local_addr().unwrap().to_string().as_bytes());
+    }
+    running.stop().unwrap();
+}
+
+fn replies_go_out_at_once_and_as_often_as_asked() {
+    let received = support::gate::Gate::default();
+    let in_handler = received.clone();
+    let (running, _journal) = serve(move |request: &mut DatagramRequest| {
+        request.reply(b"one")?;
+        in_handler.wait();
+        request.reply(b"two")
+    });
+    let client = udp_client(running.server_address());
+    client.send(b"").unwrap();
+    assert_eq!(receive(&client), b"one");
+    received.open();
+    assert_eq!(receive(&client), b"two");
+    running.stop().unwrap();
+}
+
+fn a_datagram_can_go_to_somebody_else() {
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.set_read_timeout(Some(CEILING)).unwrap();
+    let to = Address::from(other.local_addr().unwrap());
+    let (running, _journal) = serve(move |request: &mut DatagramRequest| request.send_to(request.packet(), &to));
+    udp_client(running.server_address()).send(b"forward").unwrap();
+    let mut packet = [0; 100];
+    let (length, from) = other.recv_from(&mut packet).unwrap();
+    assert_eq!(
+        (&packet[..length], from),
+        (&b"forward"[..], inet(running.server_address()))
+    );
+    running.stop().unwrap();
+}
+
+fn a_reply_that_is_too_long_is_an_error() {
+    let (running, _journal) = serve(|request: &mut DatagramRequest| {
+        let error = request.reply(&[0; 65_508]).expect_err("65,507 bytes are the limit");
+        request.reply(format!("{:?}", error.raw_os_error()).as_bytes())
+    });
+    let expected = format!("{:?}", Some(nix::errno::Errno::EMSGSIZE as i32));
+    assert_eq!(exchange(&running, b""), expected.as_bytes());
+    running.stop().unwrap();
+}
+
+// M4
+fn a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on() {
+    let place = temp_path("server");
+    let (sender, seen) = mpsc::channel();
+    let handler = move |request: &mut DatagramRequest| {
+        let replied = request.reply(b"answer");
+        sender.send(request.client_address().clone()).unwrap();
+        replied
+    };
+    let (journal, pen) = journal();
+    let server = Journaled::over(UnixDatagramServer::new(&place.path, handler), &pen);
+    let running = server.spawn().unwrap();
+    unnamed_datagram_client(running.server_address()).send(b"").unwrap();
+    assert_eq!(seen.recv_timeout(CEILING), Ok(Address::Unnamed));
+    let event = journal.wait_for("handle_error").event;
+    assert!(event.contains("handle failed for (unnamed)"), "{event}");
+    assert!(event.contains("must bind a path to get a reply"), "{event}");
+
+    let (client, path) = unix_datagram_client(running.server_address());
+    client.send(b"").unwrap();
+    let mut answer = [0; 100];
+    assert_eq!(client.recv(&mut answer).unwrap(), 6);
+    assert_eq!(seen.recv_timeout(CEILING), Ok(path.path.as_path().into()));
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 1));
+}
+
+fn a_failing_datagram_costs_no_other() {
+    let (running, journal) = serve(|request: &mut DatagramRequest| match request.packet() {
+        b"panic" => std::panic::resume_unwind(Box::new("told to panic")),
+        packet => request.reply(packet),
+    });
+    let client = udp_client(running.server_address());
+    client.send(b"panic").unwrap();
+    client.send(b"after").unwrap();
+    assert_eq!(receive(&client), b"after");
+    let peer = client.local_addr().unwrap();
+    let expected = format!("handle_error: handle panicked for {peer}: told to panic");
+    assert_eq!(journal.wait_for("handle_error").event, expected);
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 1));
+}
+
+fn a_server_over_ipv6_replies() {
+    let running = UdpServer::new("[::1]:0", EchoLine).spawn().unwrap();
+    let client = UdpSocket::bind("[::1]:0").unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client.send_to(b"six\n", inet(running.server_address())).unwrap();
+    assert_eq!(receive(&client), b"six\n");
+    running.stop().unwrap();
+}
+
+fn a_handler_is_driven_in_memory() {
+    let socket = Arc::new(MemoryDatagrams::default());
+    let mut request = DatagramRequest::new(b"line\nmore".to_vec(), 9, "a client", socket.clone());
+    run_handler(&EchoLine, &mut request).unwrap();
+    assert_eq!(socket.sent(), [("a client".into(), b"line\n".to_vec())]);
+    let cut = DatagramRequest::new(b"cut".to_vec(), 10, "a client", socket);
+    assert!(cut.is_truncated() && cut.server().number() == 0);
+}

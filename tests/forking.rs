@@ -1,0 +1,295 @@
+//! Errors in handlers that run in forked children, and what the parent learns of a child's end. CPython's
+//! `test_forking_{handled,not_handled}` and more.
+
+mod support;
+
+use std::io::{self, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socketserver::prelude::*;
+use socketserver::{Cause, Phase, Running};
+use support::failures::{self, Steps};
+use support::journal::journal;
+use support::{children, connect, read_to_end, wait_until};
+
+/// These behaviours, which every strategy has, and those of this file.
+macro_rules! with_forking {
+    ($($behaviour:ident),* $(,)? ; $($alone:ident),* $(,)?) => {
+        fn main() {
+            support::run(vec![
+                $((concat!("forking::", stringify!($behaviour)), failures::$behaviour::<ForkingTcpServer<Steps>>),)*
+                $((stringify!($alone), $alone),)*
+            ]);
+        }
+    };
+}
+
+with_forking![
+    the_steps_run_in_order_and_then_the_request_is_closed,
+    an_error_in_handle_is_reported_once_and_the_server_goes_on,
+    a_panic_in_handle_is_reported_once_and_the_server_goes_on,
+    an_error_in_setup_ends_the_request,
+    a_panic_in_setup_ends_the_request,
+    an_error_in_finish_is_reported_once,
+    a_panic_in_finish_is_reported_once,
+    of_two_failures_that_of_handle_is_reported,
+    the_error_is_reported_where_the_handler_ran,
+    a_panic_in_handle_error_ends_nothing,
+    a_panic_in_shutdown_request_or_close_request_ends_nothing,
+    a_panic_in_service_actions_ends_nothing,
+    a_panic_in_get_request_ends_nothing,
+    a_panic_in_verify_request_costs_one_request,
+    a_panic_in_process_request_costs_one_request;
+    the_child_of_a_handler_that_failed_ends_with_status_1,
+    a_child_that_was_killed_is_reported_in_the_parent,
+    a_child_that_ended_with_another_status_is_reported_in_the_parent,
+    a_child_that_lost_its_request_costs_no_other,
+    a_child_never_returns_into_the_code_of_its_parent,
+    what_a_handler_changes_the_parent_does_not_see,
+    shutdown_from_a_handler_ends_the_parent,
+    waiting_in_a_child_is_a_deadlock,
+    a_child_that_does_not_end_in_time_is_ended_by_sigterm,
+    a_child_that_ignores_sigterm_is_killed,
+    a_server_stuck_with_a_silent_client_can_be_dropped,
+];
+
+/// An end of a child as the parent's `handle_error` was told.
+#[derive(Clone, Debug, PartialEq)]
+struct End {
+    phase: Phase,
+    client: Address,
+    code: Option<i32>,
+    signal: Option<i32>,
+}
+
+/// A mix-in that collects the ends of children.
+struct Ends<S> {
+    inner: S,
+    seen: Arc<Mutex<Vec<End>>>,
+}
+
+impl<S: BaseServer> BaseServer for Ends<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        if let Cause::Exit(status) = error.cause() {
+            self.seen.lock().unwrap().push(End {
+                phase: error.phase(),
+                client: error.client_address().clone(),
+                code: status.code(),
+                signal: status.signal(),
+            });
+        }
+        self.inner.handle_error(error);
+    }
+}
+
+/// A server whose children do what the client's first byte says, and the ends that its parent was told.
+fn start() -> (Running, Arc<Mutex<Vec<End>>>) {
+    let seen = Arc::<Mutex<Vec<End>>>::default();
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        let mut order = [0];
+        io::Read::read_exact(request, &mut order)?;
+        match &order {
+            b"f" => return Err("told to fail".into()),
+            b"p" => std::panic::resume_unwind(Box::new("told to panic")),
+            b"k" => kill(Pid::this(), Signal::SIGKILL)?,
+            // Instead of exit(3), which would run what the parent has left for its own end.
+            b"3" => return Err(Command::new("sh").args(["-c", "exit 3"]).exec().into()),
+            _ => request.write_all(b"done\n")?,
+        }
+        Ok(())
+    };
+    let inner = ForkingTcpServer::new("127.0.0.1:0", handler);
+    let server = Ends {
+        inner,
+        seen: Arc::clone(&seen),
+    };
+    (server.spawn().unwrap(), seen)
+}
+
+/// Sends an order; returns the client's address and the answer.
+#[track_caller]
+fn order(running: &Running, order: &str) -> (Address, String) {
+    let mut client = connect(running.server_address());
+    client.write_all(order.as_bytes()).unwrap();
+    let address = client.local_addr().unwrap().into();
+    (address, String::from_utf8(read_to_end(client)).unwrap())
+}
+
+// test_forking_handled: any other status than 0 and 1 would be reported here.
+fn the_child_of_a_handler_that_failed_ends_with_status_1() {
+    let (running, ends) = start();
+    assert_eq!(order(&running, "f").1, "");
+    assert_eq!(order(&running, "p").1, "");
+    assert_eq!(order(&running, "-").1, "done\n");
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 2));
+    assert_eq!(*ends.lock().unwrap(), []);
+}
+
+fn a_child_that_was_killed_is_reported_in_the_parent() {
+    let (running, ends) = start();
+    let (client, answer) = order(&running, "k");
+    assert_eq!(answer, "");
+    assert_eq!(running.stop().unwrap().failed, 1);
+    let (phase, code, signal) = (Phase::Handle, None, Some(Signal::SIGKILL as i32));
+    assert_eq!(
+        *ends.lock().unwrap(),
+        [End {
+            phase,
+            client,
+            code,
+            signal
+        }]
+    );
+}
+
+fn a_child_that_ended_with_another_status_is_reported_in_the_parent() {
+    let (running, ends) = start();
+    let (client, answer) = order(&running, "3");
+    assert_eq!(answer, "");
+    assert_eq!(running.stop().unwrap().failed, 1);
+    let (phase, code, signal) = (Phase::Handle, Some(3), None);
+    assert_eq!(
+        *ends.lock().unwrap(),
+        [End {
+            phase,
+            client,
+            code,
+            signal
+        }]
+    );
+}
+
+fn a_child_that_lost_its_request_costs_no_other() {
+    let (running, ends) = start();
+    // Connected before the other is killed, and served after it.
+    let mut waiting = connect(running.server_address());
+    order(&running, "k");
+    wait_until("the parent knows", || ends.lock().unwrap().len() == 1);
+    waiting.write_all(b"-").unwrap();
+    assert_eq!(read_to_end(waiting), b"done\n");
+    assert_eq!(order(&running, "-").1, "done\n");
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (2, 1));
+}
+
+// test_forking_not_handled: "the child exits, the parent never sees the exception".
+fn a_child_never_returns_into_the_code_of_its_parent() {
+    let (journal, pen) = journal();
+    let noted = pen.clone();
+    let server = ForkingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| -> HandlerResult {
+        noted.note("in the handler");
+        request.server().shutdown();
+        std::panic::resume_unwind(Box::new("told to panic"))
+    })
+    .bind()
+    .unwrap();
+    let _client = connect(&server.server_address());
+    server.serve_forever().unwrap();
+    pen.note("after serve_forever");
+    assert_eq!(journal.count("in the handler"), 1);
+    let after: Vec<_> = journal.of("after").iter().map(|entry| entry.process).collect();
+    assert_eq!(after, [std::process::id()]);
+}
+
+fn what_a_handler_changes_the_parent_does_not_see() {
+    let counter = Arc::new(AtomicUsize::new(0));
+    let in_child = Arc::clone(&counter);
+    let running = ForkingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+        write!(request, "{}", in_child.fetch_add(1, Ordering::SeqCst))
+    })
+    .spawn()
+    .unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"0");
+    assert_eq!(read_to_end(connect(running.server_address())), b"0");
+    assert_eq!(running.stop().unwrap().served, 2);
+    assert_eq!(counter.load(Ordering::SeqCst), 0);
+}
+
+fn shutdown_from_a_handler_ends_the_parent() {
+    let server = ForkingTcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
+        request.server().shutdown();
+        assert!(request.server().is_draining());
+    });
+    let server = server.bind().unwrap();
+    let client = connect(&server.server_address());
+    assert_eq!(server.serve_forever().unwrap().served, 1);
+    assert_eq!(read_to_end(client), b"");
+}
+
+fn waiting_in_a_child_is_a_deadlock() {
+    let running = ForkingTcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
+        let handle = request.server().shutdown_handle().expect("it has a server");
+        write!(request, "{:?}", handle.wait())
+    })
+    .spawn()
+    .unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"Err(Deadlock)");
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+/// A server whose child waits for a silent client, which has connected.
+fn stuck(setup: fn()) -> (Running, Arc<Mutex<Vec<End>>>, std::net::TcpStream) {
+    let (journal, pen) = journal();
+    let seen = Arc::<Mutex<Vec<End>>>::default();
+    let handler = move |request: &mut TcpRequest| -> io::Result<()> {
+        setup();
+        pen.note("begun");
+        loop {
+            // Past the end of the stream: only a signal ends this child.
+            io::copy(request, &mut io::sink())?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let server = Ends {
+        inner: ForkingTcpServer::new("127.0.0.1:0", handler),
+        seen: Arc::clone(&seen),
+    };
+    let running = server.drain_timeout(Duration::from_millis(20)).spawn().unwrap();
+    let client = connect(running.server_address());
+    journal.wait_for("begun");
+    (running, seen, client)
+}
+
+fn a_child_that_does_not_end_in_time_is_ended_by_sigterm() {
+    let (running, ends, _client) = stuck(|| {});
+    let report = running.stop().unwrap();
+    assert_eq!(
+        (report.failed, report.drained, report.forced, report.leaked),
+        (1, 0, 1, 0)
+    );
+    assert_eq!(ends.lock().unwrap()[0].signal, Some(Signal::SIGTERM as i32));
+    assert_eq!(children(), []);
+}
+
+// After a second of grace.
+fn a_child_that_ignores_sigterm_is_killed() {
+    let (running, ends, _client) = stuck(support::interrupt::ignore_sigterm);
+    let report = running.stop().unwrap();
+    assert_eq!(
+        (report.failed, report.drained, report.forced, report.leaked),
+        (1, 0, 1, 0)
+    );
+    assert_eq!(ends.lock().unwrap()[0].signal, Some(Signal::SIGKILL as i32));
+    assert_eq!(children(), []);
+}
+
+fn a_server_stuck_with_a_silent_client_can_be_dropped() {
+    let (running, ends, _client) = stuck(|| {});
+    drop(running);
+    assert_eq!(ends.lock().unwrap().len(), 1);
+    assert_eq!(children(), []);
+}

@@ -1,0 +1,434 @@
+//! Connections as handlers see them: CPython's `SocketWriterTest` and what `StreamRequestHandler` documents.
+
+mod support;
+
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::unistd::{Pid, gettid};
+use socketserver::prelude::*;
+use socketserver::run_handler;
+use support::gate::Gate;
+use support::interrupt::{Interrupts, wait_until_asleep};
+use support::journal::{Journaled, journal};
+use support::{EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
+
+tests![
+    wfile_is_a_writer_whose_descriptor_is_the_requests,
+    a_small_write_reaches_the_peer_without_a_flush,
+    write_returns_the_number_of_bytes,
+    a_write_of_16_mib_is_complete_although_signals_interrupt_it,
+    a_read_goes_on_although_a_signal_interrupts_it,
+    the_two_halves_work_in_two_threads,
+    lines_and_raw_reads_mix_without_losing_a_byte,
+    an_rbufsize_of_1_reads_nothing_ahead,
+    by_default_reading_a_line_reads_ahead,
+    with_a_wbufsize_writes_are_gathered,
+    what_is_gathered_is_sent_when_the_handler_ends,
+    a_last_flush_that_fails_is_reported,
+    a_read_past_its_timeout_is_timed_out,
+    a_write_past_its_timeout_is_timed_out,
+    a_timeout_ends_one_request_not_the_server,
+    a_timeout_of_zero_is_refused,
+    disabling_nagle_sets_the_option,
+    a_unix_connection_takes_the_options_of_tcp,
+    the_stream_ends_with_the_handler,
+    the_stream_ends_although_the_handler_kept_another_handle,
+    a_request_knows_both_addresses_and_its_number,
+    a_handler_is_driven_in_memory,
+    a_handler_that_fails_in_memory_says_why,
+    a_request_in_memory_has_no_server,
+];
+
+type Handled = io::Result<()>;
+
+/// Serves one connection with `handler`; returns what the client got and the failures.
+#[track_caller]
+fn serve_one(
+    handler: impl BaseRequestHandler<TcpRequest>,
+    client: impl FnOnce(&mut TcpStream),
+) -> (Vec<u8>, Vec<String>) {
+    let (journal, pen) = journal();
+    let server = Journaled::over(TcpServer::new("127.0.0.1:0", handler), &pen);
+    let running = server.spawn().unwrap();
+    let mut stream = connect(running.server_address());
+    client(&mut stream);
+    let answer = read_to_end(stream);
+    running.stop().unwrap();
+    let failures = journal
+        .of("handle_error")
+        .into_iter()
+        .map(|entry| entry.event)
+        .collect();
+    (answer, failures)
+}
+
+/// As [`serve_one`], where nothing may fail.
+#[track_caller]
+fn serve_well(handler: impl BaseRequestHandler<TcpRequest>, client: impl FnOnce(&mut TcpStream)) -> Vec<u8> {
+    let (answer, failures) = serve_one(handler, client);
+    assert_eq!(failures, [""; 0]);
+    answer
+}
+
+// SocketWriterTest.test_basics
+fn wfile_is_a_writer_whose_descriptor_is_the_requests() {
+    fn handler(request: &mut TcpRequest) -> Handled {
+        let own = request.get_ref().as_raw_fd();
+        let (_, mut wfile) = request.split();
+        let same = wfile.fileno().is_some_and(|fd| fd.as_raw_fd() == own);
+        let writer: &mut dyn Write = &mut wfile;
+        write!(writer, "{same}")
+    }
+    assert_eq!(serve_well(handler, |_| {}), b"true");
+}
+
+// SocketWriterTest.test_write (a)
+fn a_small_write_reaches_the_peer_without_a_flush() {
+    let received = Gate::default();
+    let in_handler = received.clone();
+    let handler = move |request: &mut TcpRequest| -> Handled {
+        request.write_all(b"now")?;
+        in_handler.wait();
+        Ok(())
+    };
+    serve_well(handler, |client| {
+        let mut answer = [0; 3];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"now");
+        received.open();
+    });
+}
+
+// SocketWriterTest.test_write (b)
+fn write_returns_the_number_of_bytes() {
+    fn handler(request: &mut TcpRequest) -> Handled {
+        let whole = request.write(b"12345")?;
+        let half = request.split().1.write(b"123")?;
+        write!(request, " {whole} {half} {}", request.get_ref().peer_addr()?.port() > 0)
+    }
+    assert_eq!(serve_well(handler, |_| {}), b"12345123 5 3 true");
+}
+
+// SocketWriterTest.test_write (c): support.SOCK_MAX_SIZE bytes, SIGUSR1 in the middle of the send.
+fn a_write_of_16_mib_is_complete_although_signals_interrupt_it() {
+    const SIZE: usize = 16 * 1024 * 1024 + 1;
+    let interrupts = Interrupts::new();
+    let (sender, results) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| {
+        let whole: Vec<u8> = (0..SIZE).map(pattern).collect();
+        sender.send(gettid().as_raw() as usize).unwrap();
+        sender.send(request.write(&whole)?).unwrap();
+        io::Result::Ok(())
+    };
+    let rest = serve_well(handler, |client| {
+        let writer = Pid::from_raw(i32::try_from(results.recv().unwrap()).unwrap());
+        // Nobody reads, so the send blocks, with a part of the bytes sent.
+        for _ in 0..3 {
+            wait_until_asleep(writer);
+            interrupts.interrupt(writer);
+        }
+        let mut received = vec![0; SIZE / 2];
+        client.read_exact(&mut received).unwrap();
+        wait_until_asleep(writer);
+        interrupts.interrupt(writer);
+        assert!(results.try_recv().is_err(), "the write waits for the reader");
+        assert!(received.iter().enumerate().all(|(index, byte)| *byte == pattern(index)));
+    });
+    assert_eq!(results.recv().unwrap(), SIZE);
+    assert_eq!(rest.len(), SIZE - SIZE / 2);
+    assert!(
+        rest.iter()
+            .enumerate()
+            .all(|(index, byte)| *byte == pattern(SIZE / 2 + index))
+    );
+    assert!(Interrupts::caught() >= 4);
+}
+
+/// Bytes that show it when some are missing.
+fn pattern(index: usize) -> u8 {
+    (index % 251).to_le_bytes()[0]
+}
+
+fn a_read_goes_on_although_a_signal_interrupts_it() {
+    let interrupts = Interrupts::new();
+    let (sender, thread) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| {
+        sender.send(gettid()).unwrap();
+        EchoLine.handle(request)
+    };
+    let answer = serve_well(handler, |client| {
+        let reader = thread.recv().unwrap();
+        for part in ["ha", "lf", "\n"] {
+            wait_until_asleep(reader);
+            interrupts.interrupt(reader);
+            client.write_all(part.as_bytes()).unwrap();
+        }
+    });
+    assert_eq!(answer, b"half\n");
+}
+
+fn the_two_halves_work_in_two_threads() {
+    fn handler(request: &mut TcpRequest) -> Handled {
+        let (mut rfile, mut wfile) = request.split();
+        thread::scope(|scope| {
+            // Neither waits for the other: the client reads all before it writes.
+            let writing = scope.spawn(move || wfile.write_all(&[b'x'; 1000]));
+            let mut line = String::new();
+            rfile.read_line(&mut line)?;
+            assert_eq!(line, "thanks\n");
+            writing.join().expect("no panic")
+        })
+    }
+    let answer = serve_well(handler, |client| {
+        client.read_exact(&mut [0; 1000]).unwrap();
+        client.write_all(b"thanks\n").unwrap();
+    });
+    assert_eq!(answer, b"");
+}
+
+fn lines_and_raw_reads_mix_without_losing_a_byte() {
+    fn handler(request: &mut TcpRequest) -> Handled {
+        let (mut first, mut four, mut until, mut rest) = (String::new(), [0; 4], Vec::new(), String::new());
+        request.read_line(&mut first)?;
+        request.read_exact(&mut four)?;
+        let (mut rfile, _) = request.split();
+        rfile.read_until(b';', &mut until)?;
+        request.read_to_string(&mut rest)?;
+        let (four, until) = (String::from_utf8_lossy(&four), String::from_utf8_lossy(&until));
+        write!(request, "{first:?} {four:?} {until:?} {rest:?}")
+    }
+    let answer = serve_well(handler, |client| {
+        client.write_all(b"line\nfouruntil;the rest\n").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(str::from_utf8(&answer), Ok(r#""line\n" "four" "until;" "the rest\n""#));
+}
+
+/// What is left in the raw stream after a line was read.
+fn left_in_the_stream(rbufsize: Option<usize>) -> String {
+    let mut request = StreamRequest::new(MemoryStream::new("line\nrest"), "a client");
+    if let Some(bytes) = rbufsize {
+        request.set_rbufsize(bytes);
+    }
+    let mut line = String::new();
+    request.read_line(&mut line).unwrap();
+    assert_eq!(line, "line\n");
+    let mut left = String::new();
+    request.get_mut().read_to_string(&mut left).unwrap();
+    left
+}
+
+// rbufsize: a handler that gives the raw socket away reads nothing ahead.
+fn an_rbufsize_of_1_reads_nothing_ahead() {
+    assert_eq!(left_in_the_stream(Some(1)), "rest");
+    assert_eq!(left_in_the_stream(Some(0)), "rest");
+}
+
+// rbufsize = -1
+fn by_default_reading_a_line_reads_ahead() {
+    assert_eq!(left_in_the_stream(None), "");
+}
+
+// wbufsize
+fn with_a_wbufsize_writes_are_gathered() {
+    let mut request = StreamRequest::new(MemoryStream::default(), "a client");
+    let written = |request: &StreamRequest<MemoryStream>| String::from_utf8(request.get_ref().written()).unwrap();
+    request.write_all(b"at once,").unwrap();
+    assert_eq!(written(&request), "at once,");
+    request.set_wbufsize(8);
+    assert_eq!(request.write(b"four").unwrap(), 4);
+    assert_eq!(request.write(b"+3,").unwrap(), 3);
+    assert_eq!(written(&request), "at once,");
+    request.flush().unwrap();
+    assert_eq!(written(&request), "at once,four+3,");
+    request.write_all(b"little ").unwrap();
+    request.write_all(b"and more than the buffer holds").unwrap();
+    assert_eq!(
+        written(&request),
+        "at once,four+3,little and more than the buffer holds"
+    );
+}
+
+fn what_is_gathered_is_sent_when_the_handler_ends() {
+    let gathered = |request: &mut TcpRequest| {
+        request.set_wbufsize(1024);
+        request.write_all(b"gathered")
+    };
+    assert_eq!(serve_well(gathered, |_| {}), b"gathered");
+    let failing = |request: &mut TcpRequest| -> HandlerResult {
+        request.set_wbufsize(1024);
+        request.write_all(b"gathered")?;
+        Err("told to fail".into())
+    };
+    let (answer, failures) = serve_one(failing, |_| {});
+    assert_eq!((answer.as_slice(), failures.len()), (&b"gathered"[..], 1));
+}
+
+// CPython swallows it.
+fn a_last_flush_that_fails_is_reported() {
+    fn handler(request: &mut TcpRequest) -> Handled {
+        request.set_wbufsize(1024);
+        request.write_all(b"lost")?;
+        request.get_ref().shutdown(Shutdown::Write)
+    }
+    let (answer, failures) = serve_one(handler, |_| {});
+    assert_eq!(answer, b"");
+    assert_eq!(failures.len(), 1);
+    assert!(failures[0].contains("finish failed for 127.0.0.1:") && failures[0].contains("Broken pipe"));
+}
+
+/// `timeout`, set in setup as in Python.
+#[derive(Clone)]
+struct Impatient(fn(&mut TcpRequest) -> Handled);
+
+impl BaseRequestHandler<TcpRequest> for Impatient {
+    fn setup(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        Ok(request.set_timeout(Duration::from_millis(10))?)
+    }
+
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        match (self.0)(request) {
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(request.write_all(b"timed out")?),
+            other => Err(format!("not a timeout: {other:?}").into()),
+        }
+    }
+}
+
+fn a_read_past_its_timeout_is_timed_out() {
+    let read = Impatient(|request| request.read(&mut [0]).map(drop));
+    assert_eq!(serve_well(read, |_| {}), b"timed out");
+    let line = Impatient(|request| request.read_line(&mut String::new()).map(drop));
+    assert_eq!(
+        serve_well(line, |client| client.write_all(b"half a li").unwrap()),
+        b"timed out"
+    );
+}
+
+fn a_write_past_its_timeout_is_timed_out() {
+    let (sender, kinds) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| -> Handled {
+        request.set_timeout(Duration::from_millis(10))?;
+        let error = loop {
+            if let Err(error) = request.write_all(&[0; 1 << 20]) {
+                break error;
+            }
+        };
+        sender.send(error.kind()).unwrap();
+        Ok(())
+    };
+    // The client does not read before the handler has given up.
+    serve_well(handler, |_| assert_eq!(kinds.recv().unwrap(), ErrorKind::TimedOut));
+}
+
+fn a_timeout_ends_one_request_not_the_server() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        request.set_timeout(Duration::from_millis(10))?;
+        EchoLine.handle(request)
+    };
+    let running = TcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
+    // It says nothing, so the one-at-a-time server gives it up.
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    assert_eq!(exchange_line(connect(running.server_address()), "here\n"), "here\n");
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 1));
+}
+
+fn a_timeout_of_zero_is_refused() {
+    let handler = |request: &mut TcpRequest| {
+        let refused = request.set_timeout(Duration::ZERO).unwrap_err();
+        write!(request, "{:?}", refused.kind())
+    };
+    assert_eq!(serve_well(handler, |_| {}), b"InvalidInput");
+}
+
+// disable_nagle_algorithm
+fn disabling_nagle_sets_the_option() {
+    let handler = |request: &mut TcpRequest| -> Handled {
+        let before = request.get_ref().nodelay()?;
+        request.disable_nagle_algorithm()?;
+        write!(request, "{before} {}", request.get_ref().nodelay()?)
+    };
+    assert_eq!(serve_well(handler, |_| {}), b"false true");
+}
+
+fn a_unix_connection_takes_the_options_of_tcp() {
+    let place = temp_path("server");
+    let handler = |request: &mut UnixStreamRequest| -> Handled {
+        request.disable_nagle_algorithm()?;
+        request.set_timeout(Duration::from_millis(10))?;
+        let kind = request.read(&mut [0]).map_err(|error| error.kind());
+        write!(request, "{kind:?}")
+    };
+    let running = UnixStreamServer::new(&place.path, handler).spawn().unwrap();
+    let client = support::matrix::connect_unix(running.server_address());
+    assert_eq!(read_to_end(client), b"Err(TimedOut)");
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+fn the_stream_ends_with_the_handler() {
+    assert_eq!(
+        serve_well(|request: &mut TcpRequest| request.write_all(b"all"), |_| {}),
+        b"all"
+    );
+}
+
+// shutdown_request: SHUT_WR before close, because somebody may have another handle.
+fn the_stream_ends_although_the_handler_kept_another_handle() {
+    let (sender, kept) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| -> Handled {
+        request.write_all(b"all")?;
+        sender.send(request.get_ref().try_clone()?).unwrap();
+        Ok(())
+    };
+    assert_eq!(serve_well(handler, |_| {}), b"all");
+    assert!(kept.try_recv().is_ok(), "the other handle was open all the time");
+}
+
+fn a_request_knows_both_addresses_and_its_number() {
+    let handler = |request: &mut TcpRequest| -> Handled {
+        let (client, server) = (request.client_address().clone(), request.server().clone());
+        let address = server.server_address().expect("it has a server");
+        writeln!(request, "{client} {address} {}", server.number())
+    };
+    let running = ThreadingTcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
+    for number in 1..=3 {
+        let client = connect(running.server_address());
+        let expected = format!(
+            "{} {} {number}\n",
+            client.local_addr().unwrap(),
+            inet(running.server_address())
+        );
+        assert_eq!(read_to_end(client), expected.as_bytes());
+    }
+    running.stop().unwrap();
+}
+
+// "Handlers are hard to test alone" in Python, whose constructor runs them.
+fn a_handler_is_driven_in_memory() {
+    let mut request = StreamRequest::new(MemoryStream::new("line\nanother\n"), ("10.0.0.1", 1));
+    run_handler(&EchoLine, &mut request).unwrap();
+    assert_eq!(request.get_ref().written(), b"line\n");
+    assert_eq!(request.client_address().to_string(), "10.0.0.1:1");
+}
+
+fn a_handler_that_fails_in_memory_says_why() {
+    let handler = |request: &mut StreamRequest<MemoryStream>| -> Handled { request.read_exact(&mut [0; 5]) };
+    let mut request = StreamRequest::new(MemoryStream::new("four"), "a client");
+    let error = run_handler(&handler, &mut request).unwrap_err();
+    let error: &io::Error = error.downcast_ref().expect("an I/O error");
+    assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+}
+
+fn a_request_in_memory_has_no_server() {
+    let request = StreamRequest::new(MemoryStream::default(), "a client");
+    let server = request.server();
+    assert!(!server.is_draining() && server.shutdown_handle().is_none() && server.server_address().is_none());
+    assert_eq!(server.number(), 0);
+    server.shutdown();
+    assert!(!server.is_draining());
+}
