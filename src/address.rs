@@ -106,7 +106,7 @@ impl Address {
     pub(crate) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
             Address::Inet(address) => Ok(vec![*address]),
-            Address::Name(name) => resolve_name(name),
+            Address::Name(name) if !name.starts_with('\0') => resolve_name(name),
             _ => Err(invalid(format!(
                 "`{self}` is a Unix socket address; TCP and UDP take HOST:PORT"
             ))),
@@ -133,7 +133,10 @@ impl Address {
                 )));
             }
         };
-        made.map_err(|_| self.unix_name_error())
+        // An empty path makes an address without a name, which bind(2) would choose one for.
+        made.ok()
+            .filter(|address| !address.is_unnamed())
+            .ok_or_else(|| self.unix_name_error())
     }
 
     /// Why the system does not take this as a Unix address. std says less than a user needs.
