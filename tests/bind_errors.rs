@@ -1,0 +1,446 @@
+//! What `bind` says when it fails: the address, the system's reason, what to do. Exactly, because that
+//! is what a user sees. The harness sees to it that nothing is left behind.
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use socketserver::prelude::*;
+use support::process::{STRATEGIES, echo_path};
+use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
+
+tests![
+    a_tcp_port_in_use_is_refused,
+    a_udp_port_in_use_is_refused,
+    a_port_in_use_is_refused_under_every_strategy,
+    an_abstract_name_in_use_is_refused,
+    serve_forever_and_spawn_fail_as_bind_does,
+    a_name_that_does_not_resolve_is_told,
+    an_address_without_a_port_is_told,
+    a_port_that_is_no_number_is_told,
+    a_port_over_65535_is_told,
+    an_ipv6_address_without_brackets_is_told,
+    an_address_of_another_machine_is_told,
+    a_path_for_a_tcp_server_is_told,
+    an_abstract_name_for_a_tcp_server_is_told,
+    an_internet_address_for_a_unix_server_is_told,
+    a_path_that_is_too_long_is_told,
+    the_longest_path_is_fine,
+    an_abstract_name_that_is_too_long_is_told,
+    an_empty_path_is_told,
+    a_path_in_a_missing_directory_is_told,
+    a_path_below_a_file_is_told,
+    a_path_without_permission_is_told,
+    a_port_without_permission_is_told,
+    a_pool_of_zero_workers_is_refused,
+    a_forking_server_of_zero_children_is_refused,
+    a_signal_that_cannot_be_caught_is_refused,
+    an_error_of_before_bind_is_told_with_the_address,
+    a_process_without_descriptors_says_so,
+    a_thousand_failed_binds_leave_nothing_behind,
+];
+
+#[track_caller]
+fn error_of(server: impl BaseServer) -> io::Error {
+    server.bind().err().expect("bind fails")
+}
+
+#[track_caller]
+fn assert_fails(server: impl BaseServer, kind: ErrorKind, text: &str) {
+    let error = error_of(server);
+    assert_eq!(error.to_string(), text);
+    assert_eq!(error.kind(), kind, "{error}");
+}
+
+fn tcp(address: impl Into<Address>) -> TcpServer<EchoLine> {
+    TcpServer::new(address, EchoLine)
+}
+
+fn unix(address: impl Into<Address>) -> UnixStreamServer<EchoLine> {
+    UnixStreamServer::new(address, EchoLine)
+}
+
+fn unixgram(address: impl Into<Address>) -> UnixDatagramServer<EchoLine> {
+    UnixDatagramServer::new(address, EchoLine)
+}
+
+fn in_use(address: impl std::fmt::Display) -> String {
+    format!(
+        "Address already in use ({address}): another socket is bound there; stop that program, choose another \
+         address, or port 0 for any free port"
+    )
+}
+
+// ----- In use ------------------------------------------------------------------------------------
+
+fn a_tcp_port_in_use_is_refused() {
+    let first = tcp("127.0.0.1:0").spawn().unwrap();
+    let address = first.server_address().clone();
+    assert_fails(tcp(address.clone()), ErrorKind::AddrInUse, &in_use(&address));
+    assert_eq!(exchange_line(connect(&address), "hello\n"), "hello\n");
+    first.stop().unwrap();
+    tcp(address).bind().unwrap();
+}
+
+/// `SO_REUSEADDR` would let two UDP servers share a port unnoticed: it is TCP's only.
+fn a_udp_port_in_use_is_refused() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let server = UdpServer::new(address, EchoLine).allow_reuse_address(true);
+    assert_fails(server, ErrorKind::AddrInUse, &in_use(address));
+    let first = UdpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let address = first.server_address();
+    assert_fails(
+        UdpServer::new(address.clone(), EchoLine),
+        ErrorKind::AddrInUse,
+        &in_use(&address),
+    );
+}
+
+fn a_port_in_use_is_refused_under_every_strategy() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    assert_fails(tcp(address).threading(), ErrorKind::AddrInUse, &in_use(address));
+    assert_fails(tcp(address).forking(), ErrorKind::AddrInUse, &in_use(address));
+    assert_fails(tcp(address).thread_pool(), ErrorKind::AddrInUse, &in_use(address));
+}
+
+fn an_abstract_name_in_use_is_refused() {
+    let name = Address::abstract_name(format!("socketserver-test-{}", std::process::id()));
+    let _first = unix(name.clone()).bind().unwrap();
+    assert_fails(unix(name.clone()), ErrorKind::AddrInUse, &in_use(&name));
+    let _other_type = unixgram(name.clone()).bind().unwrap();
+    assert_fails(unixgram(name.clone()), ErrorKind::AddrInUse, &in_use(&name));
+}
+
+fn serve_forever_and_spawn_fail_as_bind_does() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    assert_eq!(tcp(address).serve_forever().unwrap_err().to_string(), in_use(address));
+    assert_eq!(tcp(address).spawn().unwrap_err().to_string(), in_use(address));
+}
+
+// ----- No address at all -------------------------------------------------------------------------
+
+fn a_name_that_does_not_resolve_is_told() {
+    // A blank makes it no name for any resolver.
+    let error = error_of(tcp("no such host:80"));
+    let text = error.to_string();
+    assert!(
+        text.starts_with("cannot resolve `no such host`: failed to lookup address information: "),
+        "{text}"
+    );
+    let text = error_of(UdpServer::new(("no such host", 80), EchoLine)).to_string();
+    assert!(
+        text.starts_with("cannot resolve `no such host`: failed to lookup address information: "),
+        "{text}"
+    );
+}
+
+fn an_address_without_a_port_is_told() {
+    let text = "`localhost` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one";
+    assert_fails(tcp("localhost"), ErrorKind::InvalidInput, text);
+    let text = "`127.0.0.1` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one";
+    assert_fails(tcp("127.0.0.1"), ErrorKind::InvalidInput, text);
+}
+
+fn a_port_that_is_no_number_is_told() {
+    let text = "`localhost:http` has no valid port: `http` is not a number from 0 to 65535";
+    assert_fails(tcp("localhost:http"), ErrorKind::InvalidInput, text);
+    let text = "`localhost:` has no valid port: `` is not a number from 0 to 65535";
+    assert_fails(tcp("localhost:"), ErrorKind::InvalidInput, text);
+    let text = "`localhost:-1` has no valid port: `-1` is not a number from 0 to 65535";
+    assert_fails(tcp("localhost:-1"), ErrorKind::InvalidInput, text);
+}
+
+fn a_port_over_65535_is_told() {
+    let text = "`127.0.0.1:65536` has no valid port: `65536` is not a number from 0 to 65535";
+    assert_fails(tcp("127.0.0.1:65536"), ErrorKind::InvalidInput, text);
+}
+
+fn an_ipv6_address_without_brackets_is_told() {
+    let text = "`::1:80` is ambiguous: write an IPv6 address in brackets, such as [::1]:80";
+    assert_fails(tcp("::1:80"), ErrorKind::InvalidInput, text);
+}
+
+fn an_address_of_another_machine_is_told() {
+    // TEST-NET-1 (RFC 5737) is nobody's.
+    let text = "Cannot assign requested address (192.0.2.1:0): no interface of this machine has that address";
+    assert_fails(tcp("192.0.2.1:0"), ErrorKind::AddrNotAvailable, text);
+    assert_fails(
+        UdpServer::new("192.0.2.1:0", EchoLine),
+        ErrorKind::AddrNotAvailable,
+        text,
+    );
+}
+
+fn a_path_for_a_tcp_server_is_told() {
+    let text = "`/run/x.sock` is a Unix socket address; TCP and UDP take HOST:PORT";
+    assert_fails(tcp(Path::new("/run/x.sock")), ErrorKind::InvalidInput, text);
+    assert_fails(
+        UdpServer::new(Path::new("/run/x.sock"), EchoLine),
+        ErrorKind::InvalidInput,
+        text,
+    );
+    let text = "`/run/x.sock` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one";
+    assert_fails(tcp("/run/x.sock"), ErrorKind::InvalidInput, text);
+}
+
+fn an_abstract_name_for_a_tcp_server_is_told() {
+    let text = "`@x` is a Unix socket address; TCP and UDP take HOST:PORT";
+    assert_fails(tcp(Address::abstract_name("x")), ErrorKind::InvalidInput, text);
+    assert_fails(tcp("\0x"), ErrorKind::InvalidInput, text);
+}
+
+fn an_internet_address_for_a_unix_server_is_told() {
+    let text = "`127.0.0.1:80` is an Internet address; a Unix socket takes a path";
+    assert_fails(unix("127.0.0.1:80"), ErrorKind::InvalidInput, text);
+    assert_fails(unixgram(("127.0.0.1", 80)), ErrorKind::InvalidInput, text);
+}
+
+// ----- Paths -------------------------------------------------------------------------------------
+
+/// A path of exactly `length` bytes in a directory of its own.
+fn path_of_length(length: usize) -> (PathBuf, TempPath) {
+    let place = temp_path("");
+    let mut path = place.path.to_str().unwrap().to_owned();
+    while path.len() < length {
+        path.push('x');
+    }
+    (path.into(), place)
+}
+
+fn a_path_that_is_too_long_is_told() {
+    for length in [108, 109, 300] {
+        let (path, _place) = path_of_length(length);
+        let text = format!(
+            "`{}` cannot be a socket address: it has {length} bytes, and a Unix socket takes 1 to 107 without a NUL \
+             byte (sun_path, unix(7)); use a shorter path",
+            path.display()
+        );
+        assert_fails(unix(&path), ErrorKind::InvalidInput, &text);
+        assert_fails(unixgram(path.to_str().unwrap()), ErrorKind::InvalidInput, &text);
+    }
+}
+
+fn the_longest_path_is_fine() {
+    let (path, _place) = path_of_length(107);
+    let bound = unix(&path).bind().unwrap();
+    assert_eq!(bound.server_address(), Address::from(&path));
+    drop(bound);
+    assert!(!path.exists());
+    let bound = unixgram(&path).bind().unwrap();
+    assert_eq!(bound.server_address(), Address::from(&path));
+}
+
+fn an_abstract_name_that_is_too_long_is_told() {
+    let name = "x".repeat(108);
+    let text = format!(
+        "`@{name}` cannot be a socket address: it has 108 bytes, and a Unix socket takes 1 to 107 without a NUL byte \
+         (sun_path, unix(7)); use a shorter path"
+    );
+    assert_fails(unix(Address::abstract_name(&name)), ErrorKind::InvalidInput, &text);
+    unix(Address::abstract_name(&name[1..])).bind().unwrap();
+}
+
+/// The kernel would take it for a request to choose a name.
+fn an_empty_path_is_told() {
+    for address in [Address::from(""), Address::from(Path::new(""))] {
+        let text = "`` cannot be a socket address: it has 0 bytes, and a Unix socket takes 1 to 107 without a NUL byte \
+                    (sun_path, unix(7)); use a shorter path";
+        assert_fails(unix(address.clone()), ErrorKind::InvalidInput, text);
+        assert_fails(unixgram(address), ErrorKind::InvalidInput, text);
+    }
+}
+
+fn a_path_in_a_missing_directory_is_told() {
+    let place = temp_path("missing");
+    let path = place.path.join("socket");
+    let text = format!(
+        "No such file or directory ({}): its directory does not exist; create it first",
+        path.display()
+    );
+    assert_fails(unix(&path), ErrorKind::NotFound, &text);
+    assert_fails(unixgram(&path), ErrorKind::NotFound, &text);
+    assert!(!place.path.exists());
+}
+
+fn a_path_below_a_file_is_told() {
+    let place = temp_path("file");
+    fs::write(&place.path, "").unwrap();
+    let path = place.path.join("socket");
+    let text = format!(
+        "Not a directory ({}): a part of the path before its last is not a directory",
+        path.display()
+    );
+    assert_fails(unix(&path), ErrorKind::NotADirectory, &text);
+}
+
+// ----- Permission --------------------------------------------------------------------------------
+
+const NO_PERMISSION: &str = "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write \
+                             permission on its directory";
+
+/// A directory that anybody may enter and only its owner may write to, with the example in it: the
+/// directory that it was built in may be closed to others.
+fn open_directory() -> TempPath {
+    let place = temp_path("echo");
+    let directory = place.path.parent().unwrap();
+    fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+    fs::copy(echo_path(), &place.path).unwrap();
+    place
+}
+
+/// What the example says when a user without privileges starts it; it fails.
+#[track_caller]
+fn failure_of_an_ordinary_user(place: &TempPath, transport: &str, address: &str) -> String {
+    let mut command = Command::new(&place.path);
+    command.args(["--transport", transport, "--address", address]);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.stdout, b"");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn a_path_without_permission_is_told() {
+    let place = open_directory();
+    let directory = place.path.parent().unwrap();
+    fs::set_permissions(directory, Permissions::from_mode(0o555)).unwrap();
+    let path = place.path.with_extension("socket").display().to_string();
+    for transport in ["unix", "unixgram"] {
+        assert_eq!(
+            failure_of_an_ordinary_user(&place, transport, &path),
+            format!("echo: Permission denied ({path}): {NO_PERMISSION}\n")
+        );
+    }
+    fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+}
+
+fn a_port_without_permission_is_told() {
+    let first_free: u16 = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    let place = open_directory();
+    let Some(port) = first_free.checked_sub(1).filter(|port| *port > 0) else {
+        // Every port is free to everybody here, as in many containers: there is nothing to refuse.
+        assert!(first_free <= 1);
+        return;
+    };
+    for transport in ["tcp", "udp"] {
+        assert_eq!(
+            failure_of_an_ordinary_user(&place, transport, &format!("127.0.0.1:{port}")),
+            format!("echo: Permission denied (127.0.0.1:{port}): {NO_PERMISSION}\n")
+        );
+    }
+}
+
+// ----- Attributes --------------------------------------------------------------------------------
+
+fn a_pool_of_zero_workers_is_refused() {
+    let text = "a thread pool of 0 workers would never serve anybody: set workers to 1 or more";
+    let server = ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).workers(0);
+    assert_fails(server, ErrorKind::InvalidInput, text);
+    let place = temp_path("socket");
+    let server = ThreadPoolUnixDatagramServer::new(&place.path, EchoLine).workers(0);
+    assert_fails(server, ErrorKind::InvalidInput, text);
+    assert!(!place.path.exists());
+}
+
+fn a_forking_server_of_zero_children_is_refused() {
+    let text = "a forking server of 0 children would never serve anybody: set max_children to 1 or more";
+    let server = ForkingTcpServer::new("127.0.0.1:0", EchoLine).max_children(0);
+    assert_fails(server, ErrorKind::InvalidInput, text);
+}
+
+fn a_signal_that_cannot_be_caught_is_refused() {
+    for number in [
+        signal::SIGKILL,
+        signal::SIGSTOP,
+        signal::SIGSEGV,
+        signal::SIGILL,
+        signal::SIGFPE,
+    ] {
+        let server = tcp("127.0.0.1:0").shutdown_on_signals([signal::SIGTERM, number]);
+        let text =
+            format!("signal {number} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's");
+        assert_fails(server, ErrorKind::InvalidInput, &text);
+    }
+    let error = error_of(tcp("127.0.0.1:0").shutdown_on_signals([4096]));
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+}
+
+fn an_error_of_before_bind_is_told_with_the_address() {
+    let refuse = |_: std::os::fd::BorrowedFd<'_>| Err(io::Error::new(ErrorKind::Unsupported, "not that option"));
+    let text = "not that option (127.0.0.1:0): the server cannot listen there";
+    assert_fails(tcp("127.0.0.1:0").before_bind(refuse), ErrorKind::Unsupported, text);
+    let place = temp_path("socket");
+    let text = format!(
+        "not that option ({}): the server cannot listen there",
+        place.path.display()
+    );
+    assert_fails(unix(&place.path).before_bind(refuse), ErrorKind::Unsupported, &text);
+    assert!(!place.path.exists());
+}
+
+// ----- Descriptors -------------------------------------------------------------------------------
+
+/// With each number of descriptors from too few to enough, the example either serves or says what is
+/// missing.
+fn a_process_without_descriptors_says_so() {
+    for strategy in STRATEGIES {
+        let (mut refused, mut served) = (0, 0);
+        for limit in 4..24 {
+            let mut child = Command::new("sh")
+                .args(["-c", "ulimit -n \"$1\" && exec \"$0\" --strategy \"$2\""])
+                .arg(echo_path())
+                .args([&limit.to_string(), strategy])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut first = [0; 9];
+            let count = child.stdout.take().unwrap().read(&mut first).unwrap();
+            if count > 0 {
+                served += 1;
+                child.kill().unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            if count == 0 {
+                refused += 1;
+                let text = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(1), "{strategy} with {limit}: {text}");
+                assert!(
+                    text.starts_with("echo: Too many open files"),
+                    "{strategy} with {limit}: {text}"
+                );
+            }
+        }
+        assert!(refused > 3, "{strategy}: {refused} limits were too low");
+        assert!(served > 3, "{strategy}: {served} limits were enough");
+    }
+}
+
+fn a_thousand_failed_binds_leave_nothing_behind() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let place = temp_path("file");
+    fs::write(&place.path, "").unwrap();
+    let before = support::Holdings::now();
+    for _ in 0..1_000 {
+        let server = tcp(address).forking().shutdown_on_signals([signal::SIGUSR1]);
+        assert_eq!(error_of(server).kind(), ErrorKind::AddrInUse);
+        assert_eq!(error_of(unix(&place.path).threading()).kind(), ErrorKind::AddrInUse);
+    }
+    assert_eq!(support::Holdings::now(), before);
+}
