@@ -78,7 +78,7 @@ fn a_udp_datagram_over_the_limit_is_cut_and_says_so() {
         .spawn()
         .unwrap();
     assert_eq!(
-        exchange(&running, &[b'x'; 20_000]),
+        exchange(&running, &vec![b'x'; 20_000]),
         b"kept 8192 of 20000, truncated: true"
     );
     running.stop().unwrap();
@@ -91,7 +91,7 @@ fn a_unix_datagram_over_the_limit_is_cut_and_says_so() {
         .spawn()
         .unwrap();
     let (client, _path) = unix_datagram_client(running.server_address());
-    client.send(&[b'x'; 20_000]).unwrap();
+    client.send(&vec![b'x'; 20_000]).unwrap();
     let mut answer = [0; 100];
     let length = client.recv(&mut answer).unwrap();
     assert_eq!(&answer[..length], b"kept 8192 of 20000, truncated: true");
@@ -101,7 +101,7 @@ fn a_unix_datagram_over_the_limit_is_cut_and_says_so() {
 fn by_default_a_udp_datagram_of_20000_bytes_is_taken_whole() {
     let running = UdpServer::new("127.0.0.1:0", describe).spawn().unwrap();
     assert_eq!(
-        exchange(&running, &[b'x'; 20_000]),
+        exchange(&running, &vec![b'x'; 20_000]),
         b"kept 20000 of 20000, truncated: false"
     );
     running.stop().unwrap();
@@ -110,7 +110,7 @@ fn by_default_a_udp_datagram_of_20000_bytes_is_taken_whole() {
 fn by_default_the_longest_udp_datagram_is_taken_whole() {
     let running = UdpServer::new("127.0.0.1:0", describe).spawn().unwrap();
     assert_eq!(
-        exchange(&running, &[b'x'; 65_507]),
+        exchange(&running, &vec![b'x'; 65_507]),
         b"kept 65507 of 65507, truncated: false"
     );
     running.stop().unwrap();
@@ -292,7 +292,7 @@ fn a_datagram_can_go_to_somebody_else() {
 
 fn a_reply_that_is_too_long_is_an_error() {
     let (running, _journal) = serve(|request: &mut DatagramRequest| {
-        let error = request.reply(&[0; 65_508]).expect_err("65,507 bytes are the limit");
+        let error = request.reply(&vec![0; 65_508]).expect_err("65,507 bytes are the limit");
         request.reply(format!("{:?}", error.raw_os_error()).as_bytes())
     });
     let expected = format!("{:?}", Some(nix::errno::Errno::EMSGSIZE as i32));

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use nix::unistd::{Pid, gettid};
+use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::run_handler;
 use support::gate::Gate;
@@ -118,15 +118,15 @@ fn write_returns_the_number_of_bytes() {
 fn a_write_of_16_mib_is_complete_although_signals_interrupt_it() {
     const SIZE: usize = 16 * 1024 * 1024 + 1;
     let interrupts = Interrupts::new();
-    let (sender, results) = mpsc::channel();
+    let ((sender, writer), (result_sender, result)) = (mpsc::channel(), mpsc::channel());
     let handler = move |request: &mut TcpRequest| {
         let whole: Vec<u8> = (0..SIZE).map(pattern).collect();
-        sender.send(gettid().as_raw() as usize).unwrap();
-        sender.send(request.write(&whole)?).unwrap();
+        sender.send(gettid()).unwrap();
+        result_sender.send(request.write(&whole)?).unwrap();
         io::Result::Ok(())
     };
     let rest = serve_well(handler, |client| {
-        let writer = Pid::from_raw(i32::try_from(results.recv().unwrap()).unwrap());
+        let writer = writer.recv().unwrap();
         // Nobody reads, so the send blocks, with a part of the bytes sent.
         for _ in 0..3 {
             wait_until_asleep(writer);
@@ -136,10 +136,10 @@ fn a_write_of_16_mib_is_complete_although_signals_interrupt_it() {
         client.read_exact(&mut received).unwrap();
         wait_until_asleep(writer);
         interrupts.interrupt(writer);
-        assert!(results.try_recv().is_err(), "the write waits for the reader");
+        assert!(result.try_recv().is_err(), "the write waits for the reader");
         assert!(received.iter().enumerate().all(|(index, byte)| *byte == pattern(index)));
     });
-    assert_eq!(results.recv().unwrap(), SIZE);
+    assert_eq!(result.recv().unwrap(), SIZE);
     assert_eq!(rest.len(), SIZE - SIZE / 2);
     assert!(
         rest.iter()
@@ -314,7 +314,7 @@ fn a_write_past_its_timeout_is_timed_out() {
     let handler = move |request: &mut TcpRequest| -> Handled {
         request.set_timeout(Duration::from_millis(10))?;
         let error = loop {
-            if let Err(error) = request.write_all(&[0; 1 << 20]) {
+            if let Err(error) = request.write_all(&vec![0; 1 << 20]) {
                 break error;
             }
         };
