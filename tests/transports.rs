@@ -1,0 +1,760 @@
+//! What servers listen on: a transport of one's own, sockets made elsewhere, both families, Unix names,
+//! and the attributes of sockets.
+
+#![allow(unsafe_code, reason = "an inherited descriptor is adopted by its number")]
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily as Family, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, getsockname, getsockopt,
+    setsockopt, sockopt,
+};
+use socketserver::prelude::*;
+use socketserver::{AddressFamily, Config, SocketServer, SocketType, State, Tcp, Transport, UnixStreams};
+use support::matrix::{connect_unix, unix_datagram_client};
+use support::process::{Process, role, serve_as_role};
+use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
+
+tests![
+    roles: serves_an_inherited_descriptor_in_threads, serves_an_inherited_descriptor_in_a_pool;
+    a_transport_of_ones_own_serves_an_inherited_descriptor_in_threads,
+    a_transport_of_ones_own_serves_an_inherited_descriptor_in_a_pool,
+    an_inherited_listener_goes_on_after_its_server,
+    a_transport_of_ones_own_tells_why_it_cannot_bind,
+    a_transport_of_ones_own_may_have_a_stream_of_its_own,
+    a_tcp_listener_made_elsewhere_is_served,
+    a_unix_listener_made_elsewhere_is_served_and_its_path_stays,
+    a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
+    ipv6_follows_from_the_address,
+    ipv6_follows_from_the_address_for_udp,
+    localhost_is_resolved,
+    an_empty_host_is_every_ipv4_address,
+    a_dual_stack_server_tells_ipv4_clients_as_ipv4,
+    a_dual_stack_udp_server_answers_ipv4_clients,
+    only_v6_refuses_ipv4_clients,
+    only_v6_lets_ipv4_have_the_same_port,
+    a_unix_path_serves_streams,
+    a_unix_path_serves_datagrams,
+    an_abstract_name_serves_streams,
+    an_abstract_name_serves_datagrams,
+    an_abstract_name_with_a_leading_nul_is_the_same,
+    an_abstract_name_of_any_bytes_is_served,
+    an_abstract_name_is_free_again_after_the_server,
+    before_bind_sees_a_socket_that_is_not_bound,
+    before_bind_sets_options_for_every_transport,
+    allow_reuse_address_lets_a_server_restart_at_once,
+    allow_reuse_address_can_be_switched_off,
+    allow_reuse_port_shares_a_port_between_two_servers,
+    allow_reuse_port_is_off_by_default,
+    request_queue_size_is_what_the_kernel_queues,
+    the_default_queue_holds_hundreds_of_clients_that_come_at_once,
+    a_request_queue_size_beyond_the_kernels_is_cut,
+    socket_is_the_listening_socket_by_its_type,
+    fileno_is_the_descriptor_of_the_socket,
+    no_socket_exists_before_binding,
+    the_descriptor_does_not_survive_exec,
+    the_type_of_the_socket_is_told,
+    the_family_is_told_as_soon_as_it_is_known,
+    the_address_is_the_one_asked_for_until_it_is_bound,
+    the_address_bound_is_known_to_requests,
+    binding_twice_is_the_same_as_once,
+];
+
+/// What is served by whom in this file.
+fn address_of_client<S: Stream>(request: &mut StreamRequest<S>) -> io::Result<()> {
+    let (address, ip) = (request.client_address().clone(), request.client_address().ip());
+    writeln!(request, "{address} {ip:?}")
+}
+
+// ----- Transports of one's own -------------------------------------------------------------------
+
+/// Serves a listening socket that this process has inherited, as systemd hands them over
+/// (`sd_listen_fds(3)`): its number is in the environment variable that the address names.
+struct Inherited(TcpListener);
+
+impl Transport for Inherited {
+    type Socket = TcpListener;
+    type Request = TcpRequest;
+
+    const SOCKET_TYPE: SocketType = SocketType::Stream;
+
+    fn bind(address: &Address, _config: &Config) -> io::Result<Self> {
+        let variable = address.to_string();
+        let number = std::env::var(&variable).ok().and_then(|number| number.parse().ok());
+        let Some(number) = number else {
+            let text = format!("{variable} has no descriptor's number: start this program by what listens for it");
+            return Err(io::Error::new(ErrorKind::NotFound, text));
+        };
+        let listener = TcpListener::from(adopt(number)?);
+        listener.set_nonblocking(true)?;
+        Ok(Inherited(listener))
+    }
+
+    fn socket(&self) -> &TcpListener {
+        &self.0
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.0.local_addr()?.into())
+    }
+
+    fn accept(&self) -> io::Result<TcpRequest> {
+        let (stream, peer) = self.0.accept()?;
+        Ok(StreamRequest::new(stream, peer))
+    }
+}
+
+/// Takes over a descriptor that this process was started with.
+fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: borrowed for one call, which fails for a number that is no open descriptor.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    // A process may adopt a number once; that it was inherited shows in its missing FD_CLOEXEC.
+    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD)?);
+    if flags.contains(FdFlag::FD_CLOEXEC) {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "that descriptor is in use"));
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: open, as the calls before have shown, and nobody else's: this process was started with it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+const LISTENER: &str = "SOCKETSERVER_TEST_LISTENER";
+
+fn inherited() -> SocketServer<Inherited, EchoLine> {
+    SocketServer::new(LISTENER, EchoLine)
+}
+
+fn serves_an_inherited_descriptor_in_threads() {
+    serve_as_role(inherited().threading());
+}
+
+fn serves_an_inherited_descriptor_in_a_pool() {
+    serve_as_role(inherited().thread_pool().workers(2));
+}
+
+/// A process in that role, which inherits a listener of ours.
+fn hand_over(listener: &TcpListener, name: &str) -> Process {
+    // dup(2) leaves FD_CLOEXEC out.
+    let inheritable = nix::unistd::dup(listener).unwrap();
+    Process::start(role(name).env(LISTENER, inheritable.as_raw_fd().to_string()))
+}
+
+#[track_caller]
+fn assert_serves_inherited(name: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::from(listener.local_addr().unwrap());
+    let process = hand_over(&listener, name);
+    drop(listener);
+    assert_eq!(process.address(), address.to_string());
+    let silent = connect(&address);
+    assert_eq!(exchange_line(connect(&address), "one\n"), "one\n");
+    assert_eq!(exchange_line(silent, "two\n"), "two\n");
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=2 failed=0 "), "{ended:?}");
+    assert!(TcpStream::connect(inet(&address)).is_err(), "it was the only holder");
+}
+
+fn a_transport_of_ones_own_serves_an_inherited_descriptor_in_threads() {
+    assert_serves_inherited("serves_an_inherited_descriptor_in_threads");
+}
+
+fn a_transport_of_ones_own_serves_an_inherited_descriptor_in_a_pool() {
+    assert_serves_inherited("serves_an_inherited_descriptor_in_a_pool");
+}
+
+/// What socket activation is for: a client that comes between two servers waits for the next one.
+fn an_inherited_listener_goes_on_after_its_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::from(listener.local_addr().unwrap());
+    let first = hand_over(&listener, "serves_an_inherited_descriptor_in_threads");
+    assert_eq!(exchange_line(connect(&address), "one\n"), "one\n");
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.end().status.code(), Some(0));
+    let early = connect(&address);
+    let second = hand_over(&listener, "serves_an_inherited_descriptor_in_threads");
+    assert_eq!(exchange_line(early, "two\n"), "two\n");
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.end().status.code(), Some(0));
+}
+
+fn a_transport_of_ones_own_tells_why_it_cannot_bind() {
+    let error = inherited().threading().bind().err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!("{LISTENER} has no descriptor's number: start this program by what listens for it")
+    );
+}
+
+/// A stream that says everything in capitals.
+struct Loud(TcpStream);
+
+impl Read for Loud {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+impl Write for Loud {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(&data.to_ascii_uppercase())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Loud {
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        Some(std::os::fd::AsFd::as_fd(&self.0))
+    }
+}
+
+/// A transport over another one.
+struct Shouting(Tcp);
+
+impl Transport for Shouting {
+    type Socket = TcpListener;
+    type Request = StreamRequest<Loud>;
+
+    const SOCKET_TYPE: SocketType = SocketType::Stream;
+
+    fn bind(address: &Address, config: &Config) -> io::Result<Self> {
+        Tcp::bind(address, config).map(Shouting)
+    }
+
+    fn listen(&self, config: &Config) -> io::Result<()> {
+        self.0.listen(config)
+    }
+
+    fn socket(&self) -> &TcpListener {
+        self.0.socket()
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        self.0.local_address()
+    }
+
+    fn accept(&self) -> io::Result<Self::Request> {
+        let (stream, peer) = self.socket().accept()?;
+        Ok(StreamRequest::new(Loud(stream), peer))
+    }
+
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
+        self.0.stop_listening(placeholder, in_child);
+    }
+}
+
+fn a_transport_of_ones_own_may_have_a_stream_of_its_own() {
+    fn check<S: BaseServer<Transport = Shouting>>(server: S) {
+        let running = server.spawn().unwrap();
+        assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "HELLO\n");
+        assert_eq!(running.stop().unwrap().served, 1);
+    }
+    let server = || SocketServer::<Shouting, _>::new("127.0.0.1:0", EchoLine);
+    check(server());
+    check(server().threading());
+    check(server().thread_pool());
+}
+
+// ----- Made elsewhere ----------------------------------------------------------------------------
+
+fn a_tcp_listener_made_elsewhere_is_served() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, number) = (listener.local_addr().unwrap(), listener.as_raw_fd());
+    let server = TcpServer::with_transport(Tcp::try_from(listener).unwrap(), EchoLine).threading();
+    assert_eq!(server.server_address(), address.into());
+    assert_eq!(server.fileno().unwrap().as_raw_fd(), number);
+    let running = server.spawn().unwrap();
+    assert_eq!(exchange_line(connect(&address.into()), "hello\n"), "hello\n");
+    running.stop().unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+fn a_unix_listener_made_elsewhere_is_served_and_its_path_stays() {
+    let place = temp_path("socket");
+    let listener = UnixListener::bind(&place.path).unwrap();
+    let server = UnixStreamServer::with_transport(UnixStreams::try_from(listener).unwrap(), EchoLine);
+    let running = server.thread_pool().spawn().unwrap();
+    assert_eq!(running.server_address().path(), Some(&*place.path));
+    assert_eq!(
+        exchange_line(connect_unix(running.server_address()), "hello\n"),
+        "hello\n"
+    );
+    running.stop().unwrap();
+    assert!(place.path.exists(), "whoever made it removes it");
+}
+
+fn a_listener_made_elsewhere_is_neither_bound_nor_activated_again() {
+    let place = temp_path("socket");
+    let listener = UnixListener::bind(&place.path).unwrap();
+    let server = UnixStreamServer::with_transport(UnixStreams::try_from(listener).unwrap(), EchoLine)
+        .request_queue_size(0)
+        .before_bind(|_| Err(io::Error::other("never called")))
+        .bind()
+        .unwrap();
+    assert_eq!(
+        accepted_by_the_kernel(&place.path, 20),
+        20,
+        "the queue is as it was made"
+    );
+    drop(server);
+}
+
+// ----- Internet ----------------------------------------------------------------------------------
+
+fn ipv6_follows_from_the_address() {
+    let running = ThreadingTcpServer::new("[::1]:0", address_of_client).spawn().unwrap();
+    assert_eq!(running.server_address().family(), Some(AddressFamily::Inet6));
+    let client = connect(running.server_address());
+    let expected = format!("{} Some(::1)\n", client.local_addr().unwrap());
+    assert_eq!(read_to_end(client), expected.as_bytes());
+}
+
+fn ipv6_follows_from_the_address_for_udp() {
+    let running = ThreadingUdpServer::new(("::1", 0), EchoLine).spawn().unwrap();
+    let client = udp_client("[::1]:0");
+    client.send_to(b"hello\n", inet(running.server_address())).unwrap();
+    assert_eq!(receive(&client), b"hello\n");
+}
+
+fn udp_client(address: &str) -> UdpSocket {
+    let client = UdpSocket::bind(address).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+fn receive(client: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 100];
+    let count = client.recv(&mut buffer).unwrap();
+    buffer[..count].to_vec()
+}
+
+fn localhost_is_resolved() {
+    for address in [Address::from("localhost:0"), Address::from(("localhost", 0))] {
+        let running = ThreadingTcpServer::new(address, EchoLine).spawn().unwrap();
+        assert!(running.server_address().ip().unwrap().is_loopback());
+        assert_ne!(running.server_address().port(), Some(0));
+        assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    }
+}
+
+fn an_empty_host_is_every_ipv4_address() {
+    for address in [Address::from(("", 0)), Address::from(":0")] {
+        let running = ThreadingTcpServer::new(address, EchoLine).spawn().unwrap();
+        let bound = inet(running.server_address());
+        assert_eq!(bound.ip(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        // All of 127.0.0.0/8 is this machine.
+        let client = TcpStream::connect((Ipv4Addr::new(127, 1, 2, 3), bound.port())).unwrap();
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+}
+
+fn a_dual_stack_server_tells_ipv4_clients_as_ipv4() {
+    let server = ThreadingTcpServer::new("[::]:0", address_of_client).only_v6(false);
+    let running = server.spawn().unwrap();
+    let port = running.server_address().port().unwrap();
+    let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let told = format!("[::ffff:{}]:{}", "127.0.0.1", client.local_addr().unwrap().port());
+    assert_eq!(read_to_end(client), format!("{told} Some(127.0.0.1)\n").as_bytes());
+    let client = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+    let told = client.local_addr().unwrap().to_string();
+    assert_eq!(read_to_end(client), format!("{told} Some(::1)\n").as_bytes());
+}
+
+fn a_dual_stack_udp_server_answers_ipv4_clients() {
+    let running = ThreadingUdpServer::new("[::]:0", EchoLine)
+        .only_v6(false)
+        .spawn()
+        .unwrap();
+    let port = running.server_address().port().unwrap();
+    let client = udp_client("127.0.0.1:0");
+    client.send_to(b"hello\n", (Ipv4Addr::LOCALHOST, port)).unwrap();
+    assert_eq!(receive(&client), b"hello\n");
+}
+
+fn only_v6_refuses_ipv4_clients() {
+    let running = ThreadingTcpServer::new("[::]:0", EchoLine)
+        .only_v6(true)
+        .spawn()
+        .unwrap();
+    let port = running.server_address().port().unwrap();
+    let error = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    let client = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+}
+
+fn only_v6_lets_ipv4_have_the_same_port() {
+    let six = ThreadingTcpServer::new("[::]:0", |r: &mut TcpRequest| r.write_all(b"six")).only_v6(true);
+    let six = six.spawn().unwrap();
+    let port = six.server_address().port().unwrap();
+    let four = ThreadingTcpServer::new(("0.0.0.0", port), |r: &mut TcpRequest| r.write_all(b"four"));
+    let _four = four.spawn().unwrap();
+    assert_eq!(
+        read_to_end(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap()),
+        b"four"
+    );
+    assert_eq!(
+        read_to_end(TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap()),
+        b"six"
+    );
+}
+
+// ----- Unix --------------------------------------------------------------------------------------
+
+fn a_unix_path_serves_streams() {
+    let place = temp_path("socket");
+    for address in [Address::from(&place.path), Address::from(place.path.to_str().unwrap())] {
+        let running = ThreadingUnixStreamServer::new(address, address_of_client)
+            .spawn()
+            .unwrap();
+        assert_eq!(running.server_address(), &Address::from(&place.path));
+        assert_eq!(read_to_end(connect_unix(running.server_address())), b"(unnamed) None\n");
+        running.stop().unwrap();
+    }
+}
+
+fn a_unix_path_serves_datagrams() {
+    let place = temp_path("socket");
+    let running = ThreadPoolUnixDatagramServer::new(&place.path, EchoLine)
+        .spawn()
+        .unwrap();
+    assert_eq!(running.server_address(), &Address::from(&place.path));
+    let (client, _place) = unix_datagram_client(running.server_address());
+    client.send(b"hello\n").unwrap();
+    let mut buffer = [0; 9];
+    assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+    assert_eq!(&buffer[..6], b"hello\n");
+}
+
+/// An abstract name of this process and test alone.
+fn name(of: &str) -> String {
+    format!("socketserver-test-{}-{of}", std::process::id())
+}
+
+fn abstract_address(name: impl AsRef<[u8]>) -> UnixAddr {
+    UnixAddr::from_abstract_name(name).unwrap()
+}
+
+fn an_abstract_name_serves_streams() {
+    let name = name("stream");
+    let server = ThreadingUnixStreamServer::new(Address::abstract_name(&name), EchoLine);
+    let running = server.spawn().unwrap();
+    assert_eq!(running.server_address(), &Address::abstract_name(&name));
+    assert_eq!(running.server_address().to_string(), format!("@{name}"));
+    let client = UnixStream::connect_addr(&abstract_address(&name)).unwrap();
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+}
+
+fn an_abstract_name_serves_datagrams() {
+    let (server_name, client_name) = (name("server"), name("client"));
+    let handler = |request: &mut DatagramRequest| {
+        let client = request.client_address().to_string();
+        request.reply(client.as_bytes())
+    };
+    let server = ThreadingUnixDatagramServer::new(Address::abstract_name(&server_name), handler);
+    let _running = server.spawn().unwrap();
+    let client = UnixDatagram::bind_addr(&abstract_address(&client_name)).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client.send_to_addr(b"hello", &abstract_address(&server_name)).unwrap();
+    let mut buffer = [0; 100];
+    let count = client.recv(&mut buffer).unwrap();
+    assert_eq!(buffer[..count].escape_ascii().to_string(), format!("@{client_name}"));
+}
+
+fn an_abstract_name_with_a_leading_nul_is_the_same() {
+    let name = name("nul");
+    let running = ThreadingUnixStreamServer::new(format!("\0{name}"), EchoLine)
+        .spawn()
+        .unwrap();
+    assert_eq!(running.server_address(), &Address::abstract_name(&name));
+    let client = UnixStream::connect_addr(&abstract_address(&name)).unwrap();
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+}
+
+fn an_abstract_name_of_any_bytes_is_served() {
+    let mut bytes = name("bytes").into_bytes();
+    bytes.extend([0, 0xff, b'/', b'\n', 0]);
+    let server = ThreadingUnixStreamServer::new(Address::abstract_name(&bytes), EchoLine);
+    let running = server.spawn().unwrap();
+    assert_eq!(running.server_address(), &Address::abstract_name(&bytes));
+    let client = UnixStream::connect_addr(&abstract_address(&bytes)).unwrap();
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+}
+
+fn an_abstract_name_is_free_again_after_the_server() {
+    let address = Address::abstract_name(name("again"));
+    for _ in 0..3 {
+        ThreadingUnixStreamServer::new(address.clone(), EchoLine)
+            .spawn()
+            .unwrap()
+            .stop()
+            .unwrap();
+        ThreadingUnixDatagramServer::new(address.clone(), EchoLine)
+            .spawn()
+            .unwrap()
+            .stop()
+            .unwrap();
+    }
+}
+
+// ----- Options of sockets ------------------------------------------------------------------------
+
+fn before_bind_sees_a_socket_that_is_not_bound() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).before_bind(move |socket| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let address = getsockname::<SockaddrStorage>(socket.as_raw_fd())?;
+        let port = address.as_sockaddr_in().unwrap().port();
+        assert_eq!(port, 0, "a bound socket has a port");
+        assert!(!getsockopt(&socket, sockopt::AcceptConn)?);
+        Ok(())
+    });
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    let server = server.bind().unwrap().bind().unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert_ne!(server.server_address().port(), Some(0));
+}
+
+fn before_bind_sets_options_for_every_transport() {
+    fn check(server: impl BaseServer) {
+        let server = server
+            .before_bind(|socket| Ok(setsockopt(&socket, sockopt::Priority, &5)?))
+            .bind()
+            .unwrap();
+        assert_eq!(getsockopt(&server.fileno().unwrap(), sockopt::Priority).unwrap(), 5);
+    }
+    check(TcpServer::new("127.0.0.1:0", EchoLine));
+    check(UdpServer::new("127.0.0.1:0", EchoLine));
+    check(UnixStreamServer::new(&temp_path("socket").path, EchoLine));
+    check(UnixDatagramServer::new(
+        Address::abstract_name(name("option")),
+        EchoLine,
+    ));
+}
+
+/// The server closes first, so its side of the connection is the one that lingers in TIME-WAIT.
+fn allow_reuse_address_lets_a_server_restart_at_once() {
+    let mut address = Address::from("127.0.0.1:0");
+    for _ in 0..3 {
+        let server = ThreadingTcpServer::new(address, |r: &mut TcpRequest| r.write_all(b"bye"));
+        let running = server.spawn().unwrap();
+        address = running.server_address().clone();
+        assert_eq!(read_to_end(connect(&address)), b"bye");
+        running.stop().unwrap();
+    }
+}
+
+fn allow_reuse_address_can_be_switched_off() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", |r: &mut TcpRequest| r.write_all(b"bye"));
+    let running = server.spawn().unwrap();
+    let address = running.server_address().clone();
+    assert_eq!(read_to_end(connect(&address)), b"bye");
+    running.stop().unwrap();
+    let again = TcpServer::new(address, EchoLine).allow_reuse_address(false);
+    assert_eq!(again.bind().err().unwrap().kind(), ErrorKind::AddrInUse);
+}
+
+fn allow_reuse_port_shares_a_port_between_two_servers() {
+    let first = ThreadingTcpServer::new("127.0.0.1:0", |r: &mut TcpRequest| r.write_all(b"1")).allow_reuse_port(true);
+    let first = first.spawn().unwrap();
+    let address = first.server_address().clone();
+    let second =
+        ThreadingTcpServer::new(address.clone(), |r: &mut TcpRequest| r.write_all(b"2")).allow_reuse_port(true);
+    let second = second.spawn().unwrap();
+    // The kernel chooses by a hash of the client's address: that 100 go to one of two is next to impossible.
+    let answers: Vec<_> = (0..100).map(|_| read_to_end(connect(&address))).collect();
+    let of_first = answers.iter().filter(|answer| *answer == b"1").count() as u64;
+    assert_eq!(first.stop().unwrap().served, of_first);
+    assert_eq!(second.stop().unwrap().served, 100 - of_first);
+    assert!((1..100).contains(&of_first), "{of_first}");
+}
+
+fn allow_reuse_port_is_off_by_default() {
+    let first = UdpServer::new("127.0.0.1:0", EchoLine)
+        .allow_reuse_port(true)
+        .bind()
+        .unwrap();
+    let second = UdpServer::new(first.server_address(), EchoLine);
+    assert_eq!(second.bind().err().unwrap().kind(), ErrorKind::AddrInUse);
+    UdpServer::new(first.server_address(), EchoLine)
+        .allow_reuse_port(true)
+        .bind()
+        .unwrap();
+}
+
+/// How many of `attempts` connections the kernel takes for a listener that accepts none.
+fn accepted_by_the_kernel(path: &std::path::Path, attempts: usize) -> usize {
+    let address = NixUnixAddr::new(path).unwrap();
+    let clients: Vec<_> = (0..attempts)
+        .map_while(|_| {
+            let client =
+                nix::sys::socket::socket(Family::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+            match nix::sys::socket::connect(client.as_raw_fd(), &address) {
+                Ok(()) => Some(client),
+                Err(errno) => {
+                    assert_eq!(errno, Errno::EAGAIN);
+                    None
+                }
+            }
+        })
+        .collect();
+    clients.len()
+}
+
+fn request_queue_size_is_what_the_kernel_queues() {
+    for size in [0, 1, 7] {
+        let place = temp_path("socket");
+        let _bound = UnixStreamServer::new(&place.path, EchoLine)
+            .request_queue_size(size)
+            .bind()
+            .unwrap();
+        // Linux takes one more than it is told.
+        assert_eq!(accepted_by_the_kernel(&place.path, 20), size as usize + 1);
+    }
+}
+
+fn the_default_queue_holds_hundreds_of_clients_that_come_at_once() {
+    let bound = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let address = inet(&bound.server_address());
+    // With Python's 5, the others' SYNs would be dropped, and these would wait in vain.
+    let clients: Vec<_> = (0..300)
+        .map(|_| TcpStream::connect_timeout(&address, CEILING).unwrap())
+        .collect();
+    let running = bound.spawn().unwrap();
+    for client in clients {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    assert_eq!(running.stop().unwrap().served, 300);
+}
+
+fn a_request_queue_size_beyond_the_kernels_is_cut() {
+    let running = ThreadingTcpServer::new("127.0.0.1:0", EchoLine)
+        .request_queue_size(u32::MAX)
+        .spawn()
+        .unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+}
+
+// ----- What is told of the socket ----------------------------------------------------------------
+
+fn socket_is_the_listening_socket_by_its_type() {
+    let tcp = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let listener: &TcpListener = tcp.socket().unwrap();
+    assert_eq!(Address::from(listener.local_addr().unwrap()), tcp.server_address());
+    let udp = ForkingUdpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let socket: &UdpSocket = udp.socket().unwrap();
+    assert_eq!(Address::from(socket.local_addr().unwrap()), udp.server_address());
+    let place = temp_path("socket");
+    let unix = ThreadPoolUnixStreamServer::new(&place.path, EchoLine).bind().unwrap();
+    let listener: &UnixListener = unix.socket().unwrap();
+    assert_eq!(Address::from(listener.local_addr().unwrap()), unix.server_address());
+    drop(unix);
+    let unixgram = UnixDatagramServer::new(&place.path, EchoLine).bind().unwrap();
+    let socket: &UnixDatagram = unixgram.socket().unwrap();
+    assert_eq!(Address::from(socket.local_addr().unwrap()), unixgram.server_address());
+}
+
+fn fileno_is_the_descriptor_of_the_socket() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let fileno = server.fileno().unwrap();
+    assert_eq!(fileno.as_raw_fd(), server.socket().unwrap().as_raw_fd());
+    assert!(getsockopt(&fileno, sockopt::AcceptConn).unwrap());
+}
+
+fn no_socket_exists_before_binding() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine);
+    assert!(server.socket().is_none());
+    assert!(server.fileno().is_none());
+    assert_eq!(server.shutdown_handle().state(), State::New);
+    let server = server.bind().unwrap();
+    assert!(server.fileno().is_some());
+    assert_eq!(server.shutdown_handle().state(), State::Bound);
+}
+
+/// A program that a handler starts must not hold the port.
+fn the_descriptor_does_not_survive_exec() {
+    fn check(server: impl BaseServer) {
+        let server = server.bind().unwrap();
+        let flags = fcntl(server.fileno().unwrap(), FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags & FdFlag::FD_CLOEXEC.bits(), FdFlag::FD_CLOEXEC.bits());
+    }
+    check(TcpServer::new("127.0.0.1:0", EchoLine));
+    check(UdpServer::new("127.0.0.1:0", EchoLine));
+    check(UnixStreamServer::new(Address::abstract_name(name("exec")), EchoLine));
+    check(UnixDatagramServer::new(Address::abstract_name(name("exec")), EchoLine));
+}
+
+fn the_type_of_the_socket_is_told() {
+    assert_eq!(
+        ThreadingTcpServer::new("127.0.0.1:0", EchoLine).socket_type(),
+        SocketType::Stream
+    );
+    assert_eq!(UnixStreamServer::new("x", EchoLine).socket_type(), SocketType::Stream);
+    assert_eq!(
+        ForkingUdpServer::new("127.0.0.1:0", EchoLine).socket_type(),
+        SocketType::Datagram
+    );
+    assert_eq!(
+        ThreadPoolUnixDatagramServer::new("x", EchoLine).socket_type(),
+        SocketType::Datagram
+    );
+    assert_eq!(inherited().threading().socket_type(), SocketType::Stream);
+}
+
+fn the_family_is_told_as_soon_as_it_is_known() {
+    let family = |address: &str| TcpServer::new(address, EchoLine).address_family();
+    assert_eq!(family("127.0.0.1:0"), Some(AddressFamily::Inet));
+    assert_eq!(family("[::1]:0"), Some(AddressFamily::Inet6));
+    assert_eq!(family("localhost:0"), None);
+    let bound = TcpServer::new("localhost:0", EchoLine).bind().unwrap();
+    assert!(matches!(
+        bound.address_family(),
+        Some(AddressFamily::Inet | AddressFamily::Inet6)
+    ));
+    let unix = UnixStreamServer::new(Address::abstract_name(name("family")), EchoLine);
+    assert_eq!(unix.address_family(), Some(AddressFamily::Unix));
+}
+
+fn the_address_is_the_one_asked_for_until_it_is_bound() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine);
+    assert_eq!(server.server_address(), "127.0.0.1:0".into());
+    let server = server.bind().unwrap();
+    let told = inet(&server.server_address());
+    assert_eq!(told, server.socket().unwrap().local_addr().unwrap());
+    assert_ne!(told.port(), 0);
+    let server = TcpServer::new("localhost:0", EchoLine);
+    assert_eq!(server.server_address().to_string(), "localhost:0");
+}
+
+fn the_address_bound_is_known_to_requests() {
+    let handler = |request: &mut TcpRequest| {
+        let address = request.server().server_address().unwrap().to_string();
+        request.write_all(address.as_bytes())
+    };
+    let running = ThreadingTcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
+    let address = running.server_address().clone();
+    assert_eq!(read_to_end(connect(&address)), address.to_string().as_bytes());
+}
+
+fn binding_twice_is_the_same_as_once() {
+    let once = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    let (address, number) = (once.server_address(), once.fileno().unwrap().as_raw_fd());
+    let twice = once.bind().unwrap();
+    assert_eq!(twice.server_address(), address);
+    assert_eq!(twice.fileno().unwrap().as_raw_fd(), number);
+}
