@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,10 +14,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
-use socketserver::{Cause, Phase, Running};
+use socketserver::{Cause, Handled, Phase, Running};
 use support::failures::{self, Steps};
 use support::journal::journal;
-use support::{children, connect, read_to_end, wait_until};
+use support::{children, connect, process_state, read_to_end, wait_until};
 
 /// These behaviours, which every strategy has, and those of this file.
 macro_rules! with_forking {
@@ -57,6 +58,8 @@ with_forking![
     a_child_that_does_not_end_in_time_is_ended_by_sigterm,
     a_child_that_ignores_sigterm_is_killed,
     a_server_stuck_with_a_silent_client_can_be_dropped,
+    children_of_handle_request_are_reaped_in_its_next_turn,
+    closing_after_handle_request_waits_for_its_children,
 ];
 
 /// An end of a child as the parent's `handle_error` was told.
@@ -292,4 +295,32 @@ fn a_server_stuck_with_a_silent_client_can_be_dropped() {
     drop(running);
     assert_eq!(ends.lock().unwrap().len(), 1);
     assert_eq!(children(), []);
+}
+
+// gh-90093: in CPython the zombie stays.
+fn children_of_handle_request_are_reaped_in_its_next_turn() {
+    let server = ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {});
+    let server = Arc::new(server.timeout(Duration::ZERO).bind().unwrap());
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(read_to_end(client), b"");
+    let child = children()[0];
+    wait_until("the child has ended", || process_state(child).as_deref() == Some("Z"));
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    assert_eq!((children(), server.active_children()), (vec![], 0));
+    assert_eq!(server.close().unwrap().served, 1);
+}
+
+fn closing_after_handle_request_waits_for_its_children() {
+    let server = ForkingTcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
+        io::copy(request, &mut io::sink()).map(drop)
+    });
+    let server = Arc::new(server.bind().unwrap());
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!((children().len(), server.active_children()), (1, 1));
+    // The child has a copy of this descriptor too: only a shutdown ends the stream.
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(server.close().unwrap().served, 1);
+    assert_eq!((children(), server.active_children()), (vec![], 0));
 }
