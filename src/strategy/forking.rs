@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use signal_hook::consts::SIGCHLD;
+use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::one_strategy;
 use crate::address::Address;
@@ -126,6 +126,8 @@ impl<S: BaseServer> Forking<S> {
     fn run_child(&self, job: Job<S::Transport>) -> ! {
         self.core().enter_child();
         sys::default_action(SIGCHLD);
+        // Whoever else in the program listens to it: a drain must be able to end the child.
+        sys::default_action(SIGTERM);
         let served = job.run();
         sys::exit_now(i32::from(!served))
     }
