@@ -1,0 +1,914 @@
+//! Servers that fork: how many children there are, how they end, what they share with their parent.
+//!
+//! A child has a copy of every descriptor of this process, the clients' ends included: an end of
+//! stream comes from `shutdown`, not from dropping a client.
+
+mod support;
+
+use std::fs;
+use std::io::{self, BufRead, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal, kill};
+use socketserver::prelude::*;
+use socketserver::{Active, Cause, Handled, Phase, State, Tcp};
+use support::journal::{Pen, journal};
+use support::matrix::{connect_unix, udp_client, unix_datagram_client};
+use support::process::{Process, echo, pid, role, serve_as_role};
+use support::{
+    EchoLine, children, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path, wait_until,
+};
+
+tests![
+    roles: serves_from_the_main_thread, serves_beside_a_thread;
+    each_request_has_a_process_of_its_own,
+    at_max_children_a_client_waits_in_the_queue,
+    at_max_children_a_shutdown_is_noticed_at_once,
+    at_max_children_the_queue_is_served_before_the_end,
+    max_children_are_forty_unless_set,
+    never_more_than_max_children_at_once,
+    active_children_are_told,
+    a_child_is_reaped_at_once_although_the_server_is_idle,
+    many_children_that_end_together_are_all_reaped,
+    a_child_of_the_program_is_left_to_the_program,
+    a_child_that_was_killed_costs_its_own_request_only,
+    a_child_that_exits_with_a_status_of_its_own_is_told,
+    an_error_in_a_child_is_reported_in_the_child,
+    a_panic_in_a_child_is_reported_in_the_child,
+    what_a_handler_changes_stays_in_the_child,
+    the_listening_socket_is_closed_in_the_child,
+    signals_do_the_default_in_the_child,
+    sigterm_ends_a_child_although_the_program_listens_to_it,
+    a_child_ends_without_running_the_programs_exit,
+    other_threads_are_warned_of,
+    a_program_without_other_threads_is_not_warned,
+    a_handlers_shutdown_in_a_child_stops_the_parent,
+    a_child_sees_that_the_parent_drains,
+    mix_ins_take_effect_inside_and_outside,
+    process_request_outside_runs_in_the_parent_once,
+    errors_of_children_take_effect_inside_and_outside,
+    a_hook_that_panics_in_the_child_costs_one_request,
+    three_mix_ins_call_each_other_in_the_child,
+    handle_request_forks,
+    handle_request_reaps_what_ended_before,
+    closing_waits_for_the_children,
+    children_that_do_not_end_are_terminated_at_the_deadline,
+    children_that_block_sigterm_are_killed,
+    a_udp_child_replies,
+    a_unix_datagram_child_replies,
+    a_unix_stream_child_replies,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+fn counts(report: Report) -> (u64, u64) {
+    (report.served, report.failed)
+}
+
+/// Tells the process that serves, then waits for the client's end.
+fn tell_process(request: &mut TcpRequest) -> io::Result<()> {
+    writeln!(request, "{}", std::process::id())?;
+    request.read_to_end(&mut Vec::new()).map(drop)
+}
+
+/// A client of [`tell_process`] and the process that serves it.
+#[track_caller]
+fn client_in_progress(address: &Address) -> (TcpStream, u32) {
+    let client = connect(address);
+    let process = exchange_line(&client, "").trim().parse().unwrap();
+    (client, process)
+}
+
+fn finish(client: &TcpStream) {
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(client), b"");
+}
+
+#[track_caller]
+fn wait_until_reaped() {
+    wait_until("there is no child, not even a zombie", || children().is_empty());
+}
+
+fn each_request_has_a_process_of_its_own() {
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let (one, first) = client_in_progress(running.server_address());
+    let (two, second) = client_in_progress(running.server_address());
+    assert_ne!(first, second);
+    let mut expected = [first, second];
+    expected.sort_unstable();
+    assert_eq!(children(), expected);
+    finish(&one);
+    finish(&two);
+    assert_eq!(counts(running.stop().unwrap()), (2, 0));
+}
+
+// ----- How many ----------------------------------------------------------------------------------
+
+/// Notes what is accepted, in the parent.
+struct Noting<S>(S, &'static str, Pen);
+
+impl<S> Noting<S> {
+    fn note(&self, hook: &str) {
+        self.2.note(format_args!("{hook} {}", self.1));
+    }
+}
+
+impl<S: BaseServer> BaseServer for Noting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.note("verify_request");
+        self.0.verify_request(request, client_address)
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        self.note("process_request");
+        self.0.process_request(job);
+    }
+
+    fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
+        self.note("finish_request");
+        self.0.finish_request(active)
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        self.2.note(format_args!("handle_error {}: {error}", self.1));
+        self.0.handle_error(error);
+    }
+
+    fn shutdown_request(&self, request: &mut RequestOf<Self>) {
+        self.note("shutdown_request");
+        self.0.shutdown_request(request);
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.note("close_request");
+        self.0.close_request(request);
+    }
+}
+
+fn at_max_children_a_client_waits_in_the_queue() {
+    let (journal, pen) = journal();
+    let server = ForkingTcpServer::new(ANY_PORT, tell_process).max_children(1);
+    let running = Noting(server, "", pen).spawn().unwrap();
+    let (stuck, process) = client_in_progress(running.server_address());
+    let waiting = connect(running.server_address());
+    // Nothing is to happen: this only gives it the time to.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(journal.count("verify_request"), 1, "the second client is not accepted");
+    assert_eq!(children(), [process]);
+    finish(&stuck);
+    let next: u32 = exchange_line(&waiting, "").trim().parse().unwrap();
+    assert_ne!(next, process);
+    finish(&waiting);
+    assert_eq!(counts(running.stop().unwrap()), (2, 0));
+}
+
+fn at_max_children_a_shutdown_is_noticed_at_once() {
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process)
+        .max_children(1)
+        .spawn()
+        .unwrap();
+    let (stuck, process) = client_in_progress(running.server_address());
+    running.shutdown_handle().shutdown();
+    wait_until("the server drains", || {
+        running.shutdown_handle().state() == State::Draining
+    });
+    assert_eq!(children(), [process], "the child goes on");
+    finish(&stuck);
+    assert_eq!(counts(running.join().unwrap()), (1, 0));
+}
+
+fn at_max_children_the_queue_is_served_before_the_end() {
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process)
+        .max_children(1)
+        .spawn()
+        .unwrap();
+    let (stuck, _) = client_in_progress(running.server_address());
+    let waiting: Vec<_> = (0..3).map(|_| connect(running.server_address())).collect();
+    running.shutdown_handle().shutdown();
+    wait_until("the server drains", || {
+        running.shutdown_handle().state() == State::Draining
+    });
+    finish(&stuck);
+    for client in &waiting {
+        assert_ne!(exchange_line(client, ""), "");
+        finish(client);
+    }
+    assert_eq!(counts(running.join().unwrap()), (4, 0));
+}
+
+fn max_children_are_forty_unless_set() {
+    let (journal, pen) = journal();
+    let running = Noting(ForkingTcpServer::new(ANY_PORT, tell_process), "", pen)
+        .spawn()
+        .unwrap();
+    let clients: Vec<_> = (0..40)
+        .map(|_| client_in_progress(running.server_address()).0)
+        .collect();
+    let beyond = connect(running.server_address());
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(journal.count("verify_request"), 40);
+    assert_eq!(children().len(), 40);
+    clients.iter().for_each(finish);
+    assert_ne!(exchange_line(&beyond, ""), "");
+    finish(&beyond);
+    assert_eq!(counts(running.stop().unwrap()), (41, 0));
+}
+
+fn never_more_than_max_children_at_once() {
+    let (journal, pen) = journal();
+    let handler = move |request: &mut TcpRequest| {
+        pen.note("begins");
+        request.write_all(b"done\n")?;
+        pen.note("ends");
+        io::Result::Ok(())
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, handler)
+        .max_children(3)
+        .spawn()
+        .unwrap();
+    let clients: Vec<_> = (0..60).map(|_| connect(running.server_address())).collect();
+    for client in clients {
+        assert_eq!(read_to_end(client), b"done\n");
+    }
+    assert_eq!(counts(running.stop().unwrap()), (60, 0));
+    let (mut now, mut most) = (0, 0);
+    for event in journal.events() {
+        now += if event == "begins" { 1 } else { -1 };
+        most = most.max(now);
+    }
+    assert!((1..=3).contains(&most), "{most} at once");
+}
+
+fn active_children_are_told() {
+    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, tell_process).bind().unwrap());
+    assert_eq!(server.active_children(), 0);
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(server.active_children(), 1);
+    assert_ne!(exchange_line(&client, ""), "");
+    finish(&client);
+    server.close().unwrap();
+    assert_eq!(server.active_children(), 0);
+}
+
+// ----- How they end ------------------------------------------------------------------------------
+
+fn a_child_is_reaped_at_once_although_the_server_is_idle() {
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    for _ in 0..20 {
+        let (client, process) = client_in_progress(running.server_address());
+        assert_eq!(children(), [process]);
+        finish(&client);
+        // No other request comes that would make the loop look.
+        wait_until_reaped();
+        assert_eq!(process_state(process), None);
+    }
+    assert_eq!(counts(running.stop().unwrap()), (20, 0));
+}
+
+fn many_children_that_end_together_are_all_reaped() {
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let clients: Vec<_> = (0..30)
+        .map(|_| client_in_progress(running.server_address()).0)
+        .collect();
+    for client in &clients {
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    wait_until_reaped();
+    assert_eq!(counts(running.stop().unwrap()), (30, 0));
+}
+
+fn a_child_of_the_program_is_left_to_the_program() {
+    let mut before = Command::new("sh").args(["-c", "exit 72"]).spawn().unwrap();
+    let mut meanwhile = Command::new("sh")
+        .args(["-c", "read _; exit 73"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, EchoLine)
+        .max_children(1)
+        .spawn()
+        .unwrap();
+    let zombie = |process: u32| move || process_state(process).as_deref() == Some("Z");
+    wait_until("one has ended", zombie(before.id()));
+    for _ in 0..5 {
+        assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    }
+    drop(meanwhile.stdin.take());
+    wait_until("the other has ended, too", zombie(meanwhile.id()));
+    for _ in 0..5 {
+        assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    }
+    assert_eq!(counts(running.stop().unwrap()), (10, 0));
+    assert_eq!(before.wait().unwrap().code(), Some(72));
+    assert_eq!(meanwhile.wait().unwrap().code(), Some(73));
+}
+
+/// Notes how children ended.
+struct Ends<S>(S, Pen);
+
+impl<S: BaseServer> BaseServer for Ends<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        let Cause::Exit(status) = error.cause() else {
+            panic!("{error:?}");
+        };
+        assert_eq!(error.phase(), Phase::Handle);
+        let client = error.client_address();
+        self.1
+            .note(format_args!("{client}: {:?} {:?}", status.signal(), status.code()));
+        self.0.handle_error(error);
+    }
+}
+
+fn a_child_that_was_killed_costs_its_own_request_only() {
+    let (journal, pen) = journal();
+    let running = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen)
+        .spawn()
+        .unwrap();
+    let (spared, _) = client_in_progress(running.server_address());
+    let (client, process) = client_in_progress(running.server_address());
+    let address = client.local_addr().unwrap();
+    kill(pid(process), Signal::SIGKILL).unwrap();
+    assert_eq!(read_to_end(client), b"");
+    wait_until("it is reaped", || process_state(process).is_none());
+    let (next, _) = client_in_progress(running.server_address());
+    finish(&next);
+    finish(&spared);
+    assert_eq!(counts(running.stop().unwrap()), (2, 1));
+    let told = journal.entries();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].event, format!("{address}: Some(9) None"));
+    assert_eq!(told[0].process, std::process::id(), "the parent tells");
+    assert!(
+        logged().contains(&format!(
+            "ERROR the process serving {address} ended: signal: 9 (SIGKILL)"
+        )),
+        "{:?}",
+        logged()
+    );
+}
+
+fn a_child_that_exits_with_a_status_of_its_own_is_told() {
+    let exits = |request: &mut TcpRequest| -> io::Result<()> {
+        let mut status = String::new();
+        request.read_line(&mut status)?;
+        std::process::exit(status.trim().parse().unwrap())
+    };
+    let (journal, pen) = journal();
+    let running = Ends(ForkingTcpServer::new(ANY_PORT, exits), pen).spawn().unwrap();
+    let client = connect(running.server_address());
+    let address = client.local_addr().unwrap();
+    assert_eq!(exchange_line(client, "72\n"), "");
+    assert_eq!(exchange_line(connect(running.server_address()), "0\n"), "");
+    assert_eq!(counts(running.stop().unwrap()), (1, 1));
+    assert_eq!(journal.events(), [format!("{address}: None Some(72)")]);
+}
+
+#[track_caller]
+fn assert_reported_in_the_child(handler: fn(&mut TcpRequest) -> HandlerResult, expected: &str) {
+    let (journal, pen) = journal();
+    let running = Noting(ForkingTcpServer::new(ANY_PORT, handler), "", pen)
+        .spawn()
+        .unwrap();
+    let client = connect(running.server_address());
+    let address = client.local_addr().unwrap().to_string();
+    assert_eq!(read_to_end(client), b"");
+    assert_eq!(counts(running.stop().unwrap()), (0, 1));
+    let told = journal.of("handle_error");
+    assert_eq!(told.len(), 1, "reported once: {told:?}");
+    assert_eq!(
+        told[0].event,
+        format!("handle_error : {}", expected.replace("PEER", &address))
+    );
+    assert_ne!(told[0].process, std::process::id());
+}
+
+fn an_error_in_a_child_is_reported_in_the_child() {
+    assert_reported_in_the_child(|_| Err("out of cheese".into()), "handle failed for PEER: out of cheese");
+}
+
+fn a_panic_in_a_child_is_reported_in_the_child() {
+    assert_reported_in_the_child(|_| panic!("out of cheese"), "handle panicked for PEER: out of cheese");
+}
+
+// ----- What they share ---------------------------------------------------------------------------
+
+fn what_a_handler_changes_stays_in_the_child() {
+    let counter = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let in_handler = Arc::clone(&counter);
+    let count = move |request: &mut TcpRequest| {
+        let before = in_handler.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        writeln!(request, "{before}")
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, count).spawn().unwrap();
+    for _ in 0..3 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"0\n");
+    }
+    running.stop().unwrap();
+    assert_eq!(counter.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+/// Else the port would stay taken, and clients in its queue unserved, until the last child has ended.
+fn the_listening_socket_is_closed_in_the_child() {
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let address = running.server_address().clone();
+    let (client, process) = client_in_progress(&address);
+    running.shutdown_handle().shutdown();
+    wait_until("nobody listens", || TcpStream::connect(inet(&address)).is_err());
+    assert_eq!(children(), [process], "the child is alive");
+    let next = TcpServer::new(address, EchoLine).bind().unwrap();
+    drop(next);
+    finish(&client);
+    running.join().unwrap();
+}
+
+/// The signals that `/proc/self/status` lists in a mask.
+fn signals(mask: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(mask)).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+fn signals_do_the_default_in_the_child() {
+    let tell = |request: &mut TcpRequest| {
+        let caught = signals("SigCgt:");
+        let is_caught = |signal: i32| caught & (1 << (signal - 1)) != 0;
+        let list: Vec<_> = [signal::SIGTERM, signal::SIGHUP, signal::SIGCHLD].map(is_caught).into();
+        writeln!(request, "{list:?} {}", is_caught(signal::SIGINT))
+    };
+    let server = ForkingTcpServer::new(ANY_PORT, tell);
+    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGHUP, signal::SIGINT]);
+    let running = server.spawn().unwrap();
+    // Of the terminal's SIGINT the parent decides: it is caught, and nothing comes of it.
+    assert_eq!(
+        read_to_end(connect(running.server_address())),
+        b"[false, false, false] true\n"
+    );
+    running.stop().unwrap();
+}
+
+fn sigterm_ends_a_child_although_the_program_listens_to_it() {
+    let told = Arc::default();
+    let listening = signal_hook::flag::register(signal::SIGTERM, Arc::clone(&told)).unwrap();
+    let (journal, pen) = journal();
+    let running = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen)
+        .spawn()
+        .unwrap();
+    let (client, process) = client_in_progress(running.server_address());
+    kill(pid(process), Signal::SIGTERM).unwrap();
+    assert_eq!(read_to_end(&client), b"");
+    assert_eq!(counts(running.stop().unwrap()), (0, 1));
+    assert_eq!(
+        journal.events(),
+        [format!("{}: Some(15) None", client.local_addr().unwrap())]
+    );
+    assert!(
+        !told.load(std::sync::atomic::Ordering::SeqCst),
+        "it was not the program's"
+    );
+    signal_hook::low_level::unregister(listening);
+}
+
+fn a_child_ends_without_running_the_programs_exit() {
+    struct Loud(Pen);
+    impl Drop for Loud {
+        fn drop(&mut self) {
+            self.0.note("dropped");
+        }
+    }
+    let (journal, pen) = journal();
+    let of_the_program = Arc::new(Loud(pen.clone()));
+    let in_handler = Arc::clone(&of_the_program);
+    let handler = move |request: &mut TcpRequest| {
+        in_handler.0.note("handled");
+        request.write_all(b"done\n")
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, handler).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"done\n");
+    running.stop().unwrap();
+    drop(of_the_program);
+    let entries = journal.entries();
+    assert_eq!(journal.events(), ["handled", "dropped"]);
+    assert_ne!(entries[0].process, entries[1].process);
+}
+
+// ----- Threads -----------------------------------------------------------------------------------
+
+const WARNING: &str = "WARN a forking server in a process with ";
+
+fn other_threads_are_warned_of() {
+    let running = ForkingTcpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    wait_until("it warns", || !logged().is_empty());
+    running.stop().unwrap();
+    let lines = logged();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let rest = lines[0].strip_prefix(WARNING).unwrap();
+    assert_eq!(
+        rest,
+        "2 threads: a child can deadlock on a lock that another thread holds at the moment of the fork; serve from \
+         the main thread before starting others"
+    );
+}
+
+fn serves_from_the_main_thread() {
+    serve_as_role(Warned(ForkingTcpServer::new(ANY_PORT, EchoLine)));
+}
+
+fn serves_beside_a_thread() {
+    std::thread::spawn(std::thread::park);
+    serve_as_role(Warned(ForkingTcpServer::new(ANY_PORT, EchoLine)));
+}
+
+/// Logs to standard error, as a program would.
+struct Warned<S>(S);
+
+impl<S: BaseServer> BaseServer for Warned<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+        self.0.server_bind()
+    }
+}
+
+fn a_program_without_other_threads_is_not_warned() {
+    for (name, warns) in [("serves_from_the_main_thread", false), ("serves_beside_a_thread", true)] {
+        let process = Process::start(&mut role(name));
+        let client = TcpStream::connect(process.address()).unwrap();
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+        process.signal(Signal::SIGTERM);
+        let ended = process.end();
+        assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+        assert_eq!(
+            ended.errors.contains("a forking server in a process with 2 threads"),
+            warns,
+            "{ended:?}"
+        );
+    }
+}
+
+// ----- Stopping from a child ---------------------------------------------------------------------
+
+fn a_handlers_shutdown_in_a_child_stops_the_parent() {
+    let stop = |request: &mut TcpRequest| {
+        request.server().shutdown();
+        request.write_all(b"stopping\n")
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, stop).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"stopping\n");
+    assert_eq!(counts(running.join().unwrap()), (1, 0));
+}
+
+fn a_child_sees_that_the_parent_drains() {
+    let until_draining = |request: &mut TcpRequest| {
+        writeln!(request, "{}", request.server().is_draining())?;
+        wait_until("the parent drains", || request.server().is_draining());
+        writeln!(request, "{}", request.server().is_draining())
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, until_draining).spawn().unwrap();
+    let client = connect(running.server_address());
+    let mut line = [0; 6];
+    (&client).read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"false\n");
+    assert_eq!(counts(running.stop().unwrap()), (1, 0));
+    assert_eq!(read_to_end(client), b"true\n");
+}
+
+// ----- Mix-ins -----------------------------------------------------------------------------------
+
+/// Serves clients of an even port, welcomes them, says goodbye.
+struct Host<S>(S);
+
+impl<S: BaseServer<Transport = Tcp>> BaseServer for Host<S> {
+    type Transport = Tcp;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn verify_request(&self, _request: &TcpRequest, client_address: &Address) -> bool {
+        client_address.port().unwrap().is_multiple_of(2)
+    }
+
+    fn finish_request(&self, active: &mut Active<Tcp>) -> HandlerResult {
+        active.request_mut().write_all(b"welcome\n")?;
+        self.0.finish_request(active)
+    }
+
+    fn shutdown_request(&self, request: &mut TcpRequest) {
+        let _ = request.write_all(b"goodbye\n");
+        self.0.shutdown_request(request);
+    }
+}
+
+fn mix_ins_take_effect_inside_and_outside() {
+    fn check(server: impl BaseServer<Transport = Tcp>) {
+        let running = server.spawn().unwrap();
+        let mut visits = 0;
+        while visits < 3 {
+            let mut client = connect(running.server_address());
+            let even = client.local_addr().unwrap().port().is_multiple_of(2);
+            if even {
+                client.write_all(b"hello\n").unwrap();
+                assert_eq!(read_to_end(client), b"welcome\nhello\ngoodbye\n");
+                visits += 1;
+            } else {
+                assert_eq!(read_to_end(client), b"goodbye\n", "refused in the parent");
+            }
+        }
+        assert_eq!(counts(running.stop().unwrap()), (3, 0));
+    }
+    check(Host(TcpServer::new(ANY_PORT, EchoLine)).forking());
+    check(Host(ForkingTcpServer::new(ANY_PORT, EchoLine)));
+}
+
+fn process_request_outside_runs_in_the_parent_once() {
+    let (journal, pen) = journal();
+    let running = Noting(ForkingTcpServer::new(ANY_PORT, EchoLine), "a", pen)
+        .spawn()
+        .unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    running.stop().unwrap();
+    let here = std::process::id();
+    let in_parent = |hook: &str| -> Vec<_> { journal.of(hook).iter().map(|entry| entry.process == here).collect() };
+    assert_eq!(in_parent("verify_request"), [true]);
+    assert_eq!(in_parent("process_request"), [true]);
+    assert_eq!(in_parent("finish_request"), [false]);
+    assert_eq!(
+        in_parent("shutdown_request"),
+        [false],
+        "the connection is the child's to end"
+    );
+    let mut closed = in_parent("close_request");
+    closed.sort_unstable();
+    assert_eq!(closed, [false, true], "each process closes its own copy");
+}
+
+fn errors_of_children_take_effect_inside_and_outside() {
+    fn check(server: impl BaseServer<Transport = Tcp>, journal: &support::journal::Journal) {
+        let already = journal.count("handle_error");
+        let running = server.spawn().unwrap();
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+        assert_eq!(counts(running.stop().unwrap()), (0, 1));
+        assert_eq!(journal.count("handle_error"), already + 1);
+    }
+    let fails = |_: &mut TcpRequest| Err("no");
+    let (journal, pen) = journal();
+    check(
+        Noting(TcpServer::new(ANY_PORT, fails), "", pen.clone()).forking(),
+        &journal,
+    );
+    check(Noting(ForkingTcpServer::new(ANY_PORT, fails), "", pen), &journal);
+}
+
+/// Panics in each hook that runs in the child, by the client's port.
+struct Panicking<S>(S, &'static str);
+
+impl<S> Panicking<S> {
+    fn panic_in(&self, hook: &str) {
+        assert_ne!(hook, self.1, "as told");
+    }
+}
+
+impl<S: BaseServer> BaseServer for Panicking<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        self.panic_in("process_request");
+        self.0.process_request(job);
+    }
+
+    fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
+        self.panic_in("finish_request");
+        self.0.finish_request(active)
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        self.panic_in("handle_error");
+        self.0.handle_error(error);
+    }
+
+    fn shutdown_request(&self, request: &mut RequestOf<Self>) {
+        self.panic_in("shutdown_request");
+        self.0.shutdown_request(request);
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.panic_in("close_request");
+        self.0.close_request(request);
+    }
+}
+
+fn a_hook_that_panics_in_the_child_costs_one_request() {
+    let echo_or_fail = |request: &mut TcpRequest| -> HandlerResult {
+        let mut line = String::new();
+        request.read_line(&mut line)?;
+        request.write_all(line.as_bytes())?;
+        if line == "fail\n" {
+            Err("as told".into())
+        } else {
+            Ok(())
+        }
+    };
+    for (hook, line, answer, expected) in [
+        ("process_request", "", "", (0, 2)),
+        ("finish_request", "", "", (0, 2)),
+        ("handle_error", "fail\n", "fail\n", (0, 2)),
+        ("shutdown_request", "hello\n", "hello\n", (2, 0)),
+        ("close_request", "hello\n", "hello\n", (2, 0)),
+    ] {
+        let running = Panicking(ForkingTcpServer::new(ANY_PORT, echo_or_fail), hook)
+            .spawn()
+            .unwrap();
+        for _ in 0..2 {
+            let mut client = connect(running.server_address());
+            client.write_all(line.as_bytes()).unwrap();
+            assert_eq!(read_to_end(client), answer.as_bytes(), "{hook}");
+        }
+        assert_eq!(counts(running.stop().unwrap()), expected, "{hook}");
+    }
+}
+
+fn three_mix_ins_call_each_other_in_the_child() {
+    let (journal, pen) = journal();
+    let inside = Noting(TcpServer::new(ANY_PORT, EchoLine), "c", pen.clone());
+    let outside = Noting(Noting(inside.forking(), "b", pen.clone()), "a", pen);
+    let running = outside.spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    running.stop().unwrap();
+    let events = |hook: &str| -> Vec<_> { journal.of(hook).into_iter().map(|entry| entry.event).collect() };
+    assert_eq!(
+        events("finish_request"),
+        ["finish_request a", "finish_request b", "finish_request c"]
+    );
+    assert_eq!(events("process_request"), ["process_request a", "process_request b"]);
+}
+
+// ----- One by one --------------------------------------------------------------------------------
+
+fn handle_request_forks() {
+    let server = ForkingTcpServer::new(ANY_PORT, tell_process).timeout(Duration::from_millis(1));
+    let server = Arc::new(server.bind().unwrap());
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    let client = connect(&server.server_address());
+    wait_until("it came", || server.handle_request().unwrap() == Handled::Processed);
+    let process: u32 = exchange_line(&client, "").trim().parse().unwrap();
+    assert_eq!(children(), [process]);
+    finish(&client);
+    assert_eq!(counts(server.close().unwrap()), (1, 0));
+    assert!(children().is_empty());
+}
+
+/// In Python a zombie stays until the next one.
+fn handle_request_reaps_what_ended_before() {
+    let server = ForkingTcpServer::new(ANY_PORT, tell_process).timeout(Duration::from_millis(1));
+    let server = Arc::new(server.bind().unwrap());
+    let client = connect(&server.server_address());
+    wait_until("it came", || server.handle_request().unwrap() == Handled::Processed);
+    let process: u32 = exchange_line(&client, "").trim().parse().unwrap();
+    finish(&client);
+    wait_until("the child has ended", || process_state(process).as_deref() == Some("Z"));
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    assert_eq!(process_state(process), None);
+    assert_eq!(server.active_children(), 0);
+    server.close().unwrap();
+}
+
+fn closing_waits_for_the_children() {
+    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, tell_process).bind().unwrap());
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    let closing = Arc::clone(&server);
+    let closer = std::thread::spawn(move || closing.close().unwrap());
+    wait_until("it drains", || server.shutdown_handle().state() == State::Draining);
+    assert_ne!(exchange_line(&client, ""), "");
+    finish(&client);
+    let report = closer.join().unwrap();
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
+    assert!(children().is_empty());
+}
+
+// ----- The deadline ------------------------------------------------------------------------------
+
+fn children_that_do_not_end_are_terminated_at_the_deadline() {
+    let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::ZERO);
+    let running = server.spawn().unwrap();
+    let (client, _) = client_in_progress(running.server_address());
+    let report = running.stop().unwrap();
+    assert_eq!((report.failed, report.forced, report.leaked), (1, 1, 0));
+    assert_eq!(read_to_end(client), b"");
+    assert!(
+        logged()
+            .iter()
+            .any(|line| line.ends_with("ended: signal: 15 (SIGTERM)")),
+        "{:?}",
+        logged()
+    );
+}
+
+fn children_that_block_sigterm_are_killed() {
+    let stubborn = |request: &mut TcpRequest| -> io::Result<()> {
+        SigSet::from(Signal::SIGTERM).thread_block()?;
+        tell_process(request)
+    };
+    let server = ForkingTcpServer::new(ANY_PORT, stubborn).drain_timeout(Duration::ZERO);
+    let running = server.spawn().unwrap();
+    let (client, _) = client_in_progress(running.server_address());
+    let report = running.stop().unwrap();
+    assert_eq!((report.failed, report.forced, report.leaked), (1, 1, 0));
+    assert_eq!(read_to_end(client), b"");
+    assert!(
+        logged().iter().any(|line| line.ends_with("ended: signal: 9 (SIGKILL)")),
+        "{:?}",
+        logged()
+    );
+}
+
+// ----- The other transports ----------------------------------------------------------------------
+
+/// Replies with the process's id.
+fn reply_process(request: &mut DatagramRequest) -> io::Result<()> {
+    request.reply(std::process::id().to_string().as_bytes())
+}
+
+#[track_caller]
+fn assert_from_a_child(count: io::Result<usize>, buffer: &[u8]) {
+    let process: u32 = std::str::from_utf8(&buffer[..count.unwrap()]).unwrap().parse().unwrap();
+    assert_ne!(process, std::process::id());
+}
+
+fn a_udp_child_replies() {
+    let running = ForkingUdpServer::new(ANY_PORT, reply_process).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    for _ in 0..3 {
+        client.send(b"who?").unwrap();
+        let mut buffer = [0; 20];
+        assert_from_a_child(client.recv(&mut buffer), &buffer);
+    }
+    wait_until_reaped();
+    assert_eq!(counts(running.stop().unwrap()), (3, 0));
+}
+
+fn a_unix_datagram_child_replies() {
+    let place = temp_path("socket");
+    let running = ForkingUnixDatagramServer::new(&place.path, reply_process)
+        .spawn()
+        .unwrap();
+    let (client, _place) = unix_datagram_client(running.server_address());
+    for _ in 0..3 {
+        client.send(b"who?").unwrap();
+        let mut buffer = [0; 20];
+        assert_from_a_child(client.recv(&mut buffer), &buffer);
+    }
+    wait_until_reaped();
+    assert_eq!(counts(running.stop().unwrap()), (3, 0));
+}
+
+fn a_unix_stream_child_replies() {
+    let place = temp_path("socket");
+    let running = ForkingUnixStreamServer::new(&place.path, EchoLine).spawn().unwrap();
+    for _ in 0..3 {
+        assert_eq!(
+            exchange_line(connect_unix(running.server_address()), "hello\n"),
+            "hello\n"
+        );
+    }
+    wait_until_reaped();
+    assert_eq!(counts(running.stop().unwrap()), (3, 0));
+    // The same over the example, where the parent has one thread.
+    let process = Process::start(&mut echo("unix", "forking", place.path.to_str().unwrap()));
+    let client = connect_unix(&Address::from(&place.path));
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    client.shutdown(Shutdown::Write).unwrap();
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.end().status.code(), Some(0));
+}
