@@ -7,12 +7,11 @@ use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use socketserver::prelude::*;
-use support::process::{STRATEGIES, echo_path};
+use support::process::{STRATEGIES, as_ordinary_user, echo_for_everybody, echo_path};
 use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
 
 tests![
@@ -287,32 +286,21 @@ fn a_path_below_a_file_is_told() {
 const NO_PERMISSION: &str = "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write \
                              permission on its directory";
 
-/// A directory that anybody may enter and only its owner may write to, with the example in it: the
-/// directory that it was built in may be closed to others.
-fn open_directory() -> TempPath {
-    let place = temp_path("echo");
-    let directory = place.path.parent().unwrap();
-    fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
-    fs::copy(echo_path(), &place.path).unwrap();
-    place
-}
-
 /// What the example says when a user without privileges starts it; it fails.
 #[track_caller]
 fn failure_of_an_ordinary_user(place: &TempPath, transport: &str, address: &str) -> String {
-    let mut command = Command::new(&place.path);
-    command.args(["--transport", transport, "--address", address]);
-    if nix::unistd::geteuid().is_root() {
-        command.uid(65_534).gid(65_534);
-    }
-    let output = command.output().unwrap();
+    let mut command = as_ordinary_user(&place.path);
+    let output = command
+        .args(["--transport", transport, "--address", address])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(output.stdout, b"");
     String::from_utf8(output.stderr).unwrap()
 }
 
 fn a_path_without_permission_is_told() {
-    let place = open_directory();
+    let place = echo_for_everybody();
     let directory = place.path.parent().unwrap();
     fs::set_permissions(directory, Permissions::from_mode(0o555)).unwrap();
     let path = place.path.with_extension("socket").display().to_string();
@@ -331,7 +319,7 @@ fn a_port_without_permission_is_told() {
         .trim()
         .parse()
         .unwrap();
-    let place = open_directory();
+    let place = echo_for_everybody();
     let Some(port) = first_free.checked_sub(1).filter(|port| *port > 0) else {
         // Every port is free to everybody here, as in many containers: there is nothing to refuse.
         assert!(first_free <= 1);

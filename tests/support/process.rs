@@ -1,6 +1,9 @@
 //! Servers in processes of their own: the `echo` example, and this test binary in another role.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -8,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 
-use super::wait_until;
+use super::{TempPath, temp_path, wait_until};
 
 /// The transports and strategies of the example, as its options name them.
 pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
@@ -29,6 +32,25 @@ pub fn echo_path() -> PathBuf {
 pub fn echo(transport: &str, strategy: &str, address: &str) -> Command {
     let mut command = Command::new(echo_path());
     command.args(["--transport", transport, "--strategy", strategy, "--address", address]);
+    command
+}
+
+/// A copy of the example that anybody may run, in a directory that only its owner may write to: the
+/// directory that it was built in may be closed to others.
+pub fn echo_for_everybody() -> TempPath {
+    let place = temp_path("echo");
+    fs::set_permissions(place.path.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
+    fs::copy(echo_path(), &place.path).unwrap();
+    place
+}
+
+/// A program, without the privileges that this process may have.
+pub fn as_ordinary_user(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    if nix::unistd::geteuid().is_root() {
+        // nobody, nogroup
+        command.uid(65_534).gid(65_534);
+    }
     command
 }
 

@@ -1,0 +1,242 @@
+//! Servers whose system has run out: of descriptors, of threads, of processes. Each is the `echo`
+//! example under a limit (prlimit(1)); it neither ends nor spins, and recovers.
+
+mod support;
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use support::process::{Process, as_ordinary_user, echo, echo_for_everybody};
+use support::{CEILING, TempPath, exchange_line, read_to_end, wait_until};
+
+tests![
+    without_descriptors_a_threading_server_waits_and_recovers,
+    without_descriptors_a_pool_waits_and_recovers,
+    without_descriptors_a_forking_server_serves_all,
+    without_threads_a_threading_server_serves_on_its_loop,
+    without_threads_a_pool_works_with_those_it_has,
+    without_any_thread_a_pool_serves_on_its_loop,
+    without_processes_a_forking_server_loses_one_request_only,
+];
+
+fn connect(server: &Process) -> TcpStream {
+    let client = TcpStream::connect(server.address()).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+/// Sends a line and has it back; the connection stays open.
+#[track_caller]
+fn assert_echoes(client: &TcpStream) {
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+}
+
+fn finish(client: &TcpStream) {
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(client), b"");
+}
+
+/// Stops the server, which has served exactly `counts`; returns what it logged.
+#[track_caller]
+fn stop(server: Process, counts: &str) -> String {
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.output.starts_with(&format!("stopped: {counts} ")), "{ended:?}");
+    ended.errors
+}
+
+// ----- Descriptors -------------------------------------------------------------------------------
+
+/// The example with room for about a dozen connections.
+fn with_few_descriptors(strategy: &str) -> Process {
+    let echo = echo("tcp", strategy, "127.0.0.1:0");
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=24").arg(echo.get_program()).args(echo.get_args());
+    Process::start(&mut command)
+}
+
+/// Processor time that a process has used, in ticks of 10 ms (proc(5)).
+fn ticks(process: &Process) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// How many of the clients have been answered, without waiting.
+fn answered(clients: &[TcpStream]) -> usize {
+    let has_answer = |client: &&TcpStream| {
+        client.set_nonblocking(true).unwrap();
+        let seen = client.peek(&mut [0; 6]);
+        client.set_nonblocking(false).unwrap();
+        match seen {
+            Ok(count) => {
+                assert_ne!(count, 0, "the server has closed the connection");
+                true
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                false
+            }
+        }
+    };
+    clients.iter().filter(has_answer).count()
+}
+
+#[track_caller]
+fn assert_recovers(strategy: &str) {
+    let server = with_few_descriptors(strategy);
+    let clients: Vec<_> = (0..40).map(|_| connect(&server)).collect();
+    for mut client in &clients {
+        client.write_all(b"hello\n").unwrap();
+    }
+    wait_until("some are served", || answered(&clients) >= 5);
+    let before = ticks(&server);
+    // A server that spins uses 30 ticks in this time.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(ticks(&server) - before < 15, "it spins");
+    assert!(answered(&clients) < 24, "there are no descriptors for more");
+    // In the order in which they came: each that ends makes room for another.
+    for mut client in clients {
+        client.read_exact(&mut [0; 6]).unwrap();
+        finish(&client);
+    }
+    assert_echoes(&connect(&server));
+    let log = stop(server, "served=41 failed=0");
+    assert!(log.contains("cannot accept: "), "{log}");
+    assert!(log.contains("(os error 24); trying again until it works"), "{log}");
+    assert!(log.contains("cannot accept: over"), "{log}");
+}
+
+fn without_descriptors_a_threading_server_waits_and_recovers() {
+    assert_recovers("threading");
+}
+
+fn without_descriptors_a_pool_waits_and_recovers() {
+    let echo = echo("tcp", "pool", "127.0.0.1:0");
+    let mut command = Command::new("prlimit");
+    command
+        .arg("--nofile=16")
+        .arg(echo.get_program())
+        .args(echo.get_args())
+        .args(["--workers", "30"]);
+    let server = Process::start(&mut command);
+    let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    for client in &clients {
+        assert_echoes(client);
+        finish(client);
+    }
+    assert!(stop(server, "served=20 failed=0").contains("cannot accept: "));
+}
+
+/// Its connections are its children's.
+fn without_descriptors_a_forking_server_serves_all() {
+    let server = with_few_descriptors("forking");
+    let clients: Vec<_> = (0..40).map(|_| connect(&server)).collect();
+    clients.iter().for_each(assert_echoes);
+    clients.iter().for_each(finish);
+    assert_eq!(stop(server, "served=40 failed=0"), "");
+}
+
+// ----- Threads and processes ---------------------------------------------------------------------
+
+/// The example as a user without privileges (root has no such limit) who may have `tasks` more threads
+/// and processes than now.
+fn with_few_tasks(tasks: u32, options: &[&str]) -> (Process, TempPath) {
+    let place = echo_for_everybody();
+    let mut command = as_ordinary_user(Path::new("prlimit"));
+    let limit = tasks + tasks_of_the_user();
+    command.arg(format!("--nproc={limit}")).arg(&place.path).args(options);
+    (Process::start(&mut command), place)
+}
+
+/// Threads that the user whom the example runs as has already.
+fn tasks_of_the_user() -> u32 {
+    let user = if nix::unistd::geteuid().is_root() {
+        65_534
+    } else {
+        nix::unistd::geteuid().as_raw()
+    };
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let threads = processes.filter_map(|process| {
+        let status = fs::read_to_string(process.path().join("status")).ok()?;
+        let field = |name: &str| -> Option<u32> {
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            value.split_whitespace().next()?.parse().ok()
+        };
+        (field("Uid:")? == user).then(|| field("Threads:"))?
+    });
+    threads.sum()
+}
+
+const NO_ROOM: &str = "cannot start a request: the system has no room for another thread or process";
+
+fn without_threads_a_threading_server_serves_on_its_loop() {
+    let (server, _place) = with_few_tasks(3, &["--strategy", "threading"]);
+    let in_threads = [connect(&server), connect(&server)];
+    in_threads.iter().for_each(assert_echoes);
+    let on_the_loop = connect(&server);
+    assert_echoes(&on_the_loop);
+    let waiting = connect(&server);
+    finish(&on_the_loop);
+    assert_echoes(&waiting);
+    in_threads.iter().for_each(finish);
+    finish(&waiting);
+    let again = [connect(&server), connect(&server)];
+    again.iter().for_each(assert_echoes);
+    again.iter().for_each(finish);
+    let log = stop(server, "served=6 failed=0");
+    assert!(log.contains(NO_ROOM), "{log}");
+}
+
+fn without_threads_a_pool_works_with_those_it_has() {
+    let (server, _place) = with_few_tasks(3, &["--strategy", "pool", "--workers", "10"]);
+    let clients = [connect(&server), connect(&server)];
+    clients.iter().for_each(assert_echoes);
+    let waiting = connect(&server);
+    clients.iter().for_each(finish);
+    assert_echoes(&waiting);
+    finish(&waiting);
+    let log = stop(server, "served=3 failed=0");
+    assert!(log.contains("only 2 of 10 workers could be started: "), "{log}");
+}
+
+fn without_any_thread_a_pool_serves_on_its_loop() {
+    let (server, _place) = with_few_tasks(1, &["--strategy", "pool", "--workers", "10"]);
+    for _ in 0..3 {
+        let client = connect(&server);
+        assert_echoes(&client);
+        finish(&client);
+    }
+    let log = stop(server, "served=3 failed=0");
+    assert!(log.contains("only 0 of 10 workers could be started: "), "{log}");
+}
+
+fn without_processes_a_forking_server_loses_one_request_only() {
+    let (server, _place) = with_few_tasks(3, &["--strategy", "forking"]);
+    let served = [connect(&server), connect(&server)];
+    served.iter().for_each(assert_echoes);
+    let lost = connect(&server);
+    assert_eq!(read_to_end(&lost), b"");
+    served.iter().for_each(finish);
+    let own_end = lost.local_addr().unwrap();
+    wait_until("there is room again", || {
+        let client = connect(&server);
+        let mut answer = String::new();
+        (&client).write_all(b"hello\n").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        (&client).read_to_string(&mut answer).is_ok_and(|_| answer == "hello\n")
+    });
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.output.starts_with("stopped: served=3 "), "{ended:?}");
+    let text = format!("process_request failed for {own_end}: Resource temporarily unavailable");
+    assert!(ended.errors.contains(&text), "{ended:?}");
+    assert!(ended.errors.contains(NO_ROOM), "{ended:?}");
+}
