@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::process::{Process, as_ordinary_user, echo, echo_for_everybody};
+use support::process::{Process, as_ordinary_user, echo, echo_for_everybody, ordinary_user};
 use support::{CEILING, TempPath, exchange_line, read_to_end, wait_until};
 
 tests![
@@ -157,11 +157,7 @@ fn with_few_tasks(tasks: u32, options: &[&str]) -> (Process, TempPath) {
 
 /// Threads that the user whom the example runs as has already.
 fn tasks_of_the_user() -> u32 {
-    let user = if nix::unistd::geteuid().is_root() {
-        65_534
-    } else {
-        nix::unistd::geteuid().as_raw()
-    };
+    let user = ordinary_user();
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let threads = processes.filter_map(|process| {
         let status = fs::read_to_string(process.path().join("status")).ok()?;
@@ -219,11 +215,11 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
 
 fn without_processes_a_forking_server_loses_one_request_only() {
     let (server, _place) = with_few_tasks(3, &["--strategy", "forking"]);
-    let served = [connect(&server), connect(&server)];
-    served.iter().for_each(assert_echoes);
+    let lucky = [connect(&server), connect(&server)];
+    lucky.iter().for_each(assert_echoes);
     let lost = connect(&server);
     assert_eq!(read_to_end(&lost), b"");
-    served.iter().for_each(finish);
+    lucky.iter().for_each(finish);
     let own_end = lost.local_addr().unwrap();
     wait_until("there is room again", || {
         let client = connect(&server);

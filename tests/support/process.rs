@@ -48,10 +48,20 @@ pub fn echo_for_everybody() -> TempPath {
 pub fn as_ordinary_user(program: &Path) -> Command {
     let mut command = Command::new(program);
     if nix::unistd::geteuid().is_root() {
-        // nobody, nogroup
-        command.uid(65_534).gid(65_534);
+        command.uid(ordinary_user()).gid(ordinary_user());
     }
     command
+}
+
+/// The user of [`as_ordinary_user`]: for root one that nobody else is, so that what limits users does not
+/// count the processes of another run of the tests.
+pub fn ordinary_user() -> u32 {
+    let mine = nix::unistd::geteuid();
+    if mine.is_root() {
+        1_000_000 + std::process::id()
+    } else {
+        mine.as_raw()
+    }
 }
 
 /// This binary, to play a role.
