@@ -1,0 +1,178 @@
+//! Runs commands for clients: the remote command of the tutorial, server and client.
+//!
+//! A client sends a command, the server runs it with `sh -c` and sends back what it printed. TCP keeps no
+//! message boundaries, so a protocol has to say where an answer ends; each protocol is a module, and its
+//! comment says what it gets wrong.
+//!
+//! ```text
+//! cargo run --example remote_command -- serve --protocol struct --address 127.0.0.1:8080
+//! cargo run --example remote_command -- call --protocol struct --address 127.0.0.1:8080 ls -l
+//! ```
+
+mod client;
+mod command;
+mod encoding;
+mod protocol;
+mod server;
+mod struct_header;
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use command::Limits;
+use encoding::Encoding;
+use struct_header::StructHeader;
+
+/// Runs commands for clients, and is such a client.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  remote_command serve --protocol struct --address 127.0.0.1:8080
+  remote_command call --protocol struct --address 127.0.0.1:8080 ls -l
+  remote_command call --protocol struct --address 127.0.0.1:8080
+
+Whoever can connect to the server runs commands as the user that started it. It serves this machine only
+unless told otherwise, and on this machine every user can connect.")]
+struct Options {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs the commands that clients send, until SIGTERM or SIGINT stops it.
+    #[command(after_help = "\
+When ready it prints `listening on ADDRESS`. SIGTERM or SIGINT: commands in progress are waited for, then it
+prints `stopped: served=N failed=N …`; a second signal kills them. Logs go to standard error (RUST_LOG).")]
+    Serve(ServeOptions),
+
+    /// Sends a command and prints its output; without one, asks for commands at a prompt.
+    #[command(after_help = "\
+The exit status is 0 when an answer came, whatever the command did: the protocol does not tell its status.
+At the prompt, an empty line is skipped; `quit` or the end of input ends.")]
+    Call(CallOptions),
+}
+
+/// What both sides must agree on.
+#[derive(Args)]
+struct Common {
+    /// How a command and its output travel.
+    #[arg(long, value_enum)]
+    protocol: ProtocolName,
+
+    /// HOST:PORT of the server (port 0, when serving: any free one).
+    #[arg(long, value_name = "ADDR")]
+    address: String,
+
+    /// How output is encoded on the wire; the tutorial's clients decode GBK.
+    #[arg(long, value_enum, default_value_t = Encoding::Utf8)]
+    encoding: Encoding,
+}
+
+#[derive(Args)]
+struct ServeOptions {
+    #[command(flatten)]
+    common: Common,
+
+    /// Where and when clients are served.
+    #[arg(long, value_enum, default_value_t = StrategyName::Threading)]
+    strategy: StrategyName,
+
+    /// How many seconds a command may take; then it is killed with all that it has started.
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds)]
+    timeout: Duration,
+
+    /// How many bytes a command may print, both outputs together; then it is killed.
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = output_limit)]
+    max_output: usize,
+
+    /// Serve an address that is not loopback: anybody who reaches it runs commands here.
+    #[arg(long)]
+    allow_remote: bool,
+}
+
+#[derive(Args)]
+struct CallOptions {
+    #[command(flatten)]
+    common: Common,
+
+    /// The command; its words are joined with spaces and run by the server's `sh -c`.
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ProtocolName {
+    /// A 4-byte native-endian signed length, then the output, as Python's struct.pack('i', n).
+    Struct,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StrategyName {
+    /// One client at a time.
+    Sync,
+    /// A thread for each client.
+    Threading,
+    /// A process for each client.
+    Forking,
+    /// A fixed number of threads.
+    Pool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+        _ => Err("not a number of seconds above 0".to_owned()),
+    }
+}
+
+/// Up to 1 GiB: an answer's length must fit its header.
+fn output_limit(text: &str) -> Result<usize, String> {
+    const BYTES: RangeInclusive<usize> = 1..=1 << 30;
+    match text.parse() {
+        Ok(bytes) if BYTES.contains(&bytes) => Ok(bytes),
+        _ => Err(format!(
+            "not a number of bytes from {} to {}",
+            BYTES.start(),
+            BYTES.end()
+        )),
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let done = match Options::parse().task {
+        Task::Serve(options) => serve(&options),
+        Task::Call(options) => call(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("remote_command: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &ServeOptions) -> io::Result<()> {
+    let limits = Limits {
+        timeout: options.timeout,
+        max_output: options.max_output,
+    };
+    let report = match options.common.protocol {
+        ProtocolName::Struct => server::serve_tcp(StructHeader::new(options.common.encoding), limits, options)?,
+    };
+    println!("stopped: {report}");
+    Ok(())
+}
+
+fn call(options: &CallOptions) -> io::Result<()> {
+    match options.common.protocol {
+        ProtocolName::Struct => client::call_tcp(StructHeader::new(options.common.encoding), options),
+    }
+}
