@@ -174,7 +174,7 @@ impl<R: Read> Output<R> {
     /// poll(2) has found it readable.
     fn take(&mut self, room: usize) -> io::Result<bool> {
         let Some(pipe) = &mut self.pipe else { return Ok(true) };
-        let mut chunk = [0; 64 * 1024];
+        let mut chunk = vec![0; 64 * 1024];
         match pipe.read(&mut chunk) {
             Ok(0) => self.pipe = None,
             Ok(count) => {
