@@ -434,7 +434,10 @@ impl<T: Transport> Core<T> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in self.config().shutdown_signals {
-            guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
+            // Listened to twice, one signal would count as two, and the second stops at once.
+            if guards.iter().all(|guard| guard.signal != signal) {
+                guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
+            }
         }
         Ok(())
     }
