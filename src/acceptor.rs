@@ -328,12 +328,13 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// The server was told to stop: what the kernel has queued is still accepted, as many as fit into
-    /// its queue, so that a flood of new ones cannot put the end off.
+    /// its queue (Linux has room for one more than listen(2) was told), so that a flood of new ones cannot
+    /// put the end off.
     fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
         core.shared().advance(State::Draining);
         let queued = self
             .queued
-            .get_or_insert_with(|| core.attribute(|config| config.request_queue_size));
+            .get_or_insert_with(|| core.attribute(|config| config.request_queue_size).saturating_add(1));
         let Some(left) = queued.checked_sub(1) else {
             return Ok(Turn::Stopped);
         };

@@ -51,6 +51,7 @@ tests![
     waiting_from_another_thread_ends_with_the_server,
     waiting_on_the_serving_thread_after_the_end_returns,
     what_the_kernel_had_queued_is_served_before_the_end,
+    what_a_small_queue_had_taken_is_served_before_the_end,
     after_shutdown_nobody_can_connect,
     a_tcp_address_can_be_served_again_right_after_the_end,
     a_udp_address_can_be_served_again_right_after_the_end,
@@ -472,6 +473,22 @@ fn what_the_kernel_had_queued_is_served_before_the_end() {
     assert_eq!(server.serve_forever().unwrap().served, 5);
     for (number, client) in clients.into_iter().enumerate() {
         assert_eq!(read_to_end(client), format!("{number}\n").as_bytes());
+    }
+}
+
+// Linux takes one connection more than listen(2) was told.
+fn what_a_small_queue_had_taken_is_served_before_the_end() {
+    for size in [0, 1, 3] {
+        let server = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| request.write_all(b"served"))
+            .request_queue_size(size)
+            .bind()
+            .unwrap();
+        let clients: Vec<_> = (0..=size).map(|_| connect(&server.server_address())).collect();
+        server.shutdown();
+        assert_eq!(server.serve_forever().unwrap().served, u64::from(size) + 1);
+        for client in clients {
+            assert_eq!(read_to_end(client), b"served");
+        }
     }
 }
 
