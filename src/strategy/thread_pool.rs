@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::one_strategy;
 use crate::address::Address;
@@ -66,7 +66,7 @@ impl<S: BaseServer> ThreadPool<S> {
 
     /// The workers, started with the first request.
     fn pool(&self) -> &Pool<S::Transport> {
-        self.pool.get_or_init(|| Pool::start(self.workers, self.places()))
+        self.pool.get_or_init(|| Pool::start(self.workers))
     }
 
     /// Requests accepted and not ended: in a worker or in the queue.
@@ -150,11 +150,11 @@ struct Pool<T: Transport> {
 }
 
 impl<T: Transport> Pool<T> {
-    /// Starts as many workers as there can be. The queue has room for every request that may be in
-    /// progress, so a send never waits: the limit is kept where requests are accepted.
-    fn start(workers: usize, places: usize) -> Self {
-        let (sender, receiver) = bounded(places);
-        let mut started = Vec::with_capacity(workers);
+    /// Starts as many workers as there can be. The limit of the queue is kept where requests are accepted,
+    /// so a send never waits; a bounded channel would take the memory for all its places at once.
+    fn start(workers: usize) -> Self {
+        let (sender, receiver) = unbounded();
+        let mut started = Vec::new();
         for number in 1..=workers {
             match Self::start_worker(number, receiver.clone()) {
                 Ok(worker) => started.push(worker),
