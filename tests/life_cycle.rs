@@ -53,6 +53,8 @@ tests![
     what_the_kernel_had_queued_is_served_before_the_end,
     what_a_small_queue_had_taken_is_served_before_the_end,
     after_shutdown_nobody_can_connect,
+    a_closed_server_has_given_its_address_up,
+    whoever_waited_for_the_end_can_have_the_address,
     a_tcp_address_can_be_served_again_right_after_the_end,
     a_udp_address_can_be_served_again_right_after_the_end,
     a_threading_udp_server_is_gone_when_serve_forever_returns,
@@ -504,6 +506,35 @@ fn after_shutdown_nobody_can_connect() {
     assert_ne!(running.shutdown_handle().state(), State::Closed);
     drop(client);
     running.join().unwrap();
+}
+
+// M6, although the value of the server is still there.
+fn a_closed_server_has_given_its_address_up() {
+    #[track_caller]
+    fn check<S: BaseServer>(address: Address, make: impl Fn(Address) -> S) {
+        let closed = Arc::new(make(address).bind().unwrap());
+        closed.close().unwrap();
+        assert!(closed.socket().is_none() && closed.fileno().is_none());
+        make(closed.server_address()).bind().unwrap();
+    }
+    let name = || Address::abstract_name(format!("socketserver-test-{}", std::process::id()));
+    check("127.0.0.1:0".into(), |address| TcpServer::new(address, EchoLine));
+    check("127.0.0.1:0".into(), |address| UdpServer::new(address, EchoLine));
+    check("127.0.0.1:0".into(), |address| ForkingUdpServer::new(address, EchoLine));
+    check(name(), |address| ThreadingUnixStreamServer::new(address, EchoLine));
+    check(name(), |address| ThreadPoolUnixDatagramServer::new(address, EchoLine));
+}
+
+fn whoever_waited_for_the_end_can_have_the_address() {
+    for _ in 0..20 {
+        let server = UdpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+        let (address, handle) = (server.server_address(), server.shutdown_handle());
+        let serving = thread::spawn(move || server.serve_forever());
+        handle.shutdown();
+        assert_eq!(handle.wait_timeout(CEILING), Ok(()));
+        UdpSocket::bind(inet(&address)).unwrap();
+        serving.join().unwrap().unwrap();
+    }
 }
 
 // The server closes first, so its port lingers in TIME-WAIT; allow_reuse_address is the default here.

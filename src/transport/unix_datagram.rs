@@ -1,12 +1,13 @@
 //! Unix datagram sockets.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
 use nix::sys::socket::{SockType, SockaddrLike, UnixAddr};
 
+use super::tcp::close_listener;
 use super::udp::Inbox;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport};
@@ -66,6 +67,10 @@ impl Transport for UnixDatagrams {
         if let (Some(file), false) = (&self.file, in_child) {
             file.remove();
         }
+    }
+
+    fn close(&self, placeholder: BorrowedFd<'_>) {
+        close_listener(self.socket.as_fd(), placeholder);
     }
 }
 
