@@ -115,7 +115,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     fn process_request(&self, job: Job<S::Transport>) {
         if let Err(job) = self.pool().send(job) {
             self.core().shared().congested();
-            job.run();
+            self.inner.process_request(job);
         }
     }
 

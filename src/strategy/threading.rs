@@ -85,7 +85,7 @@ impl<S: BaseServer> BaseServer for Threading<S> {
                 job.client_address()
             );
             self.core().shared().congested();
-            job.run();
+            self.inner.process_request(job);
         }
     }
 

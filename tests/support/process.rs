@@ -135,6 +135,13 @@ impl Process {
         kill(pid(self.id()), signal).unwrap();
     }
 
+    /// Whether a signal waits to be taken (proc(5)).
+    pub fn is_pending(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) != 0
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
