@@ -643,6 +643,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn terminate_requests(&self, _force: Force) {
+        // Datagrams have no sockets of their own: those whose replies wait look at this.
+        self.core.shared.force();
         self.core.shared.registry.shutdown_sockets();
     }
 }

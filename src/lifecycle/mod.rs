@@ -90,7 +90,7 @@ impl Shared {
     }
 
     /// Ends the patience with requests in progress.
-    fn force(&self) {
+    pub(crate) fn force(&self) {
         if let Ok(wakeup) = &self.wakeup {
             wakeup.force();
         }
@@ -98,6 +98,10 @@ impl Shared {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_stopping())
+    }
+
+    pub(crate) fn is_forced(&self) -> bool {
+        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_forced())
     }
 
     pub(crate) fn wake(&self) {
