@@ -6,10 +6,13 @@ mod support;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
+use nix::sys::socket::SockaddrStorage;
 use socketserver::prelude::*;
 use support::process::{STRATEGIES, as_ordinary_user, echo_for_everybody, echo_path};
 use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
@@ -17,6 +20,7 @@ use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
 tests![
     a_tcp_port_in_use_is_refused,
     a_udp_port_in_use_is_refused,
+    a_port_that_another_server_listens_on_first_is_refused,
     a_port_in_use_is_refused_under_every_strategy,
     an_abstract_name_in_use_is_refused,
     serve_forever_and_spawn_fail_as_bind_does,
@@ -100,6 +104,37 @@ fn a_udp_port_in_use_is_refused() {
         ErrorKind::AddrInUse,
         &in_use(&address),
     );
+}
+
+/// Between binding and listening, another server listens: `SO_REUSEADDR` lets both bind (socket(7)).
+struct TooLate<S>(S, OnceLock<TcpServer<EchoLine>>);
+
+impl<S: BaseServer> BaseServer for TooLate<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        let bound = self.fileno().unwrap();
+        let address = nix::sys::socket::getsockname::<SockaddrStorage>(bound.as_raw_fd())?;
+        let port = address.as_sockaddr_in().unwrap().port();
+        let _ = self.1.set(tcp(("127.0.0.1", port)).bind()?);
+        self.0.server_activate()
+    }
+}
+
+fn a_port_that_another_server_listens_on_first_is_refused() {
+    let first = OnceLock::new();
+    let text = error_of(TooLate(tcp("127.0.0.1:0").threading(), first)).to_string();
+    let port = text
+        .trim_start_matches("Address already in use (127.0.0.1:")
+        .split(')')
+        .next()
+        .unwrap();
+    assert_eq!(text, in_use(format!("127.0.0.1:{port}")));
 }
 
 fn a_port_in_use_is_refused_under_every_strategy() {
