@@ -30,6 +30,7 @@ tests![
     a_port_over_65535_is_told,
     an_ipv6_address_without_brackets_is_told,
     an_address_of_another_machine_is_told,
+    an_ipv6_address_may_name_its_interface,
     a_path_for_a_tcp_server_is_told,
     an_abstract_name_for_a_tcp_server_is_told,
     an_internet_address_for_a_unix_server_is_told,
@@ -212,6 +213,18 @@ fn an_address_of_another_machine_is_told() {
         ErrorKind::AddrNotAvailable,
         text,
     );
+}
+
+/// A link-local address means nothing without it (RFC 4007). Interface 1 is the loopback one, which has
+/// no such address.
+fn an_ipv6_address_may_name_its_interface() {
+    for address in [Address::from("[fe80::1%lo]:0"), Address::from(("fe80::1%lo", 0))] {
+        assert_eq!(address.to_string(), "[fe80::1%lo]:0");
+        let text = "Cannot assign requested address ([fe80::1%1]:0): no interface of this machine has that address";
+        assert_fails(tcp(address), ErrorKind::AddrNotAvailable, text);
+    }
+    let text = error_of(tcp("[fe80::1%no-such]:0")).to_string();
+    assert!(text.starts_with("cannot resolve `fe80::1%no-such`: "), "{text}");
 }
 
 fn a_path_for_a_tcp_server_is_told() {
