@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use crate::address::Address;
 
 pub(crate) use drain::drain;
-pub(crate) use registry::{Registry, Ticket};
+pub(crate) use registry::{Pause, Registry, Ticket};
 pub(crate) use wakeup::Wakeup;
 
 pub use report::Report;
@@ -107,6 +107,12 @@ impl Shared {
     pub(crate) fn wake(&self) {
         if let Ok(wakeup) = &self.wakeup {
             wakeup.wake();
+        }
+    }
+
+    fn give_place(&self) {
+        if let Ok(wakeup) = &self.wakeup {
+            wakeup.give_place();
         }
     }
 
