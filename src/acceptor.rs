@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,18 +13,22 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
 use crate::lifecycle::{Pause, Shared, State, Ticket, Wakeup};
-use crate::server::Core;
+use crate::server::{Core, not_bound};
 use crate::transport::Transport;
 
-/// Waits for the listener and for wake-ups, in two sets (epoll(7)), so that waiting without the listener
-/// needs no change to a set that others use.
+/// Waits for the listener and for wake-ups, in sets (epoll(7)) that never change once they are made.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    /// The listener, stop and wake.
-    all: Epoll,
+    /// The listener, stop and wake. Threads that accept beside each other use different sets, because a
+    /// connection wakes everybody who waits in one set, but only one of the sets (`EPOLLEXCLUSIVE`). Made
+    /// when they are needed, the first one at once.
+    all: [OnceLock<Epoll>; SETS],
     /// Stop, wake, and a place among the requests in progress.
     quiet: Epoll,
 }
+
+/// As many threads wait without waking each other up for nothing.
+const SETS: usize = 4;
 
 /// The tokens of what is waited for.
 const LISTENER: u64 = 0;
@@ -43,28 +47,52 @@ enum Event {
 
 impl Waiter {
     pub(crate) fn new(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Self> {
-        let input = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
-        let set = || {
-            let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-            set.add(wakeup.stop_fd(), input(STOP))?;
-            set.add(wakeup.wake_fd(), input(WAKE))?;
-            Ok::<_, Errno>(set)
-        };
-        let (all, quiet) = (set()?, set()?);
-        all.add(listener, input(LISTENER))?;
-        quiet.add(wakeup.place_fd(), input(PLACE))?;
+        let quiet = wakeup_set(wakeup)?;
+        quiet.add(wakeup.place_fd(), EpollEvent::new(EpollFlags::EPOLLIN, PLACE))?;
+        let mut all = [const { OnceLock::new() }; SETS];
+        all[0] = listener_set(listener, wakeup)?.into();
         Ok(Waiter { all, quiet })
     }
 
-    /// Waits for a request, a wake-up, or the end of `timeout`.
-    fn wait(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
-        wait_in(&self.all, wakeup, timeout)
+    /// Waits in the set with this number for a request, a wake-up, or the end of `timeout`.
+    fn wait(
+        &self,
+        number: usize,
+        listener: &impl AsFd,
+        wakeup: &Wakeup,
+        timeout: Option<Duration>,
+    ) -> io::Result<Event> {
+        let own = &self.all[number % SETS];
+        if own.get().is_none() {
+            // Without a descriptor for it, the first set does.
+            if let Ok(set) = listener_set(listener, wakeup) {
+                let _ = own.set(set);
+            }
+        }
+        match own.get().or(self.all[0].get()) {
+            Some(set) => wait_in(set, wakeup, timeout),
+            None => Ok(Event::Other),
+        }
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
     fn wait_quiet(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
         wait_in(&self.quiet, wakeup, timeout)
     }
+}
+
+fn wakeup_set(wakeup: &Wakeup) -> io::Result<Epoll> {
+    let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    set.add(wakeup.stop_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+    set.add(wakeup.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+    Ok(set)
+}
+
+fn listener_set(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Epoll> {
+    let set = wakeup_set(wakeup)?;
+    let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+    set.add(listener, EpollEvent::new(exclusive, LISTENER))?;
+    Ok(set)
 }
 
 fn wait_in(set: &Epoll, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
@@ -231,6 +259,8 @@ pub struct Acceptor<T: Transport> {
     /// There was no place for one.
     pause: Option<Pause>,
     backoffs: Arc<Backoffs>,
+    /// Where it waits; see [`Waiter`].
+    set: usize,
     /// How many more requests are taken from the kernel's queue; set when the server was told to stop.
     queued: Option<u32>,
 }
@@ -264,6 +294,7 @@ impl<T: Transport> Acceptor<T> {
                 accepting: Backoff::new("cannot accept"),
                 processing: Backoff::new("cannot start a request"),
             }),
+            set: 0,
             queued: None,
         }
     }
@@ -357,6 +388,14 @@ impl<T: Transport> Acceptor<T> {
         Ok(true)
     }
 
+    /// A clone for the thread with this number among those that accept.
+    pub(crate) fn for_thread(&self, number: usize) -> Self {
+        Acceptor {
+            set: number,
+            ..self.clone()
+        }
+    }
+
     /// What the server's parts share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         self.server.core().shared()
@@ -389,7 +428,8 @@ impl<T: Transport> Acceptor<T> {
     }
 
     fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
-        match core.waiter()?.wait(wakeup, timeout)? {
+        let listener = core.transport().ok_or_else(not_bound)?.socket();
+        match core.waiter()?.wait(self.set, listener, wakeup, timeout)? {
             Event::Request => self.accept(),
             event => Ok(Turn::nothing(event)),
         }

@@ -507,7 +507,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-fn not_bound() -> io::Error {
+pub(crate) fn not_bound() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotConnected,
         "the server is not bound: a server_bind hook must call inner().server_bind()",

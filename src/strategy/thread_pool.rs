@@ -80,11 +80,11 @@ impl<S: BaseServer> ThreadPool<S> {
     }
 
     /// Starts as many workers as there can be; each does what `work` makes for it.
-    fn start_workers<W: FnOnce() + Send + 'static>(&self, mut work: impl FnMut() -> W) -> usize {
+    fn start_workers<W: FnOnce() + Send + 'static>(&self, mut work: impl FnMut(usize) -> W) -> usize {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for started in 0..self.workers {
             let named = thread::Builder::new().name(format!("worker-{}", started + 1));
-            match named.spawn(work()) {
+            match named.spawn(work(started)) {
                 Ok(worker) => threads.push(worker),
                 Err(error) => {
                     log::warn!("only {started} of {} workers could be started: {error}", self.workers);
@@ -102,7 +102,7 @@ impl<S: BaseServer> ThreadPool<S> {
             // The limit is kept where requests are accepted, so a send never waits; a bounded channel would
             // take the memory for all its places at once.
             let (sender, receiver) = unbounded::<Job<S::Transport>>();
-            let started = self.start_workers(|| {
+            let started = self.start_workers(|_| {
                 let receiver = receiver.clone();
                 move || {
                     for job in receiver {
@@ -163,8 +163,8 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
         let started = match self.queue_size {
-            0 => self.start_workers(|| {
-                let (accepting, mut acceptor) = (Arc::clone(&self.accepting), acceptor.clone());
+            0 => self.start_workers(|number| {
+                let (accepting, mut acceptor) = (Arc::clone(&self.accepting), acceptor.for_thread(number));
                 move || {
                     if accepting.join() {
                         accepting.run(&mut acceptor, |_, _| ());

@@ -31,9 +31,9 @@ struct Books<T: Transport> {
     keeping: bool,
     /// The threads that rest; the one that has rested least comes first, its memory is still warm.
     resting: Vec<Arc<Seat<T>>>,
-    next: u64,
+    next: usize,
     /// Each takes itself off when it ends, so that there are never more records than threads, and one.
-    running: HashMap<u64, JoinHandle<()>>,
+    running: HashMap<usize, JoinHandle<()>>,
     /// The last thread that ended. The next one joins it, and closing the server the last.
     ended: Option<JoinHandle<()>>,
 }
@@ -166,12 +166,12 @@ impl<T: Transport> Threads<T> {
     }
 
     /// What a thread does from its first order to its end.
-    fn live(self: &Arc<Self>, number: u64, seat: &Arc<Seat<T>>) {
+    fn live(self: &Arc<Self>, number: usize, seat: &Arc<Seat<T>>) {
         let mut acceptor = None;
         let mut order = seat.take();
         while let Some(current) = order {
             match current {
-                Order::Accept(new) => self.accept(acceptor.insert(new)),
+                Order::Accept(new) => self.accept(acceptor.insert(new.for_thread(number))),
                 Order::Run(job) => {
                     job.run();
                 }
@@ -222,7 +222,7 @@ impl<T: Transport> Threads<T> {
     }
 
     /// The calling thread is about to end.
-    fn leave(&self, number: u64) {
+    fn leave(&self, number: usize) {
         let mut books = self.lock();
         let Some(this) = books.running.remove(&number) else {
             return;
