@@ -4,7 +4,9 @@ mod support;
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -63,6 +65,9 @@ tests![
     requests_in_progress_end_before_a_thread_pool_does,
     a_handler_sees_that_the_server_drains,
     the_report_counts_each_request_once,
+    a_report_is_the_success_of_main_unless_a_request_was_left_behind,
+    forcing_a_threading_server_spares_descriptors_that_are_somebody_elses_by_now,
+    forcing_a_pool_spares_descriptors_that_are_somebody_elses_by_now,
     a_request_forced_to_end_is_counted_as_forced,
     a_request_of_a_sync_server_forced_to_end_is_counted_as_forced,
     a_drain_timeout_of_zero_forces_at_once,
@@ -697,6 +702,56 @@ fn unread(client: &TcpStream) -> usize {
         .find(|row| row.contains(&format!("{} {}", hex(peer), hex(local))));
     let queues = row.expect("a connection").split_whitespace().nth(4).unwrap();
     usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+}
+
+fn a_report_is_the_success_of_main_unless_a_request_was_left_behind() {
+    // An ExitCode shows what it is in no other way.
+    let code = |report: Report| format!("{:?}", report.report());
+    let mut report = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap().stop().unwrap();
+    report.failed = 1;
+    assert_eq!(code(report), format!("{:?}", ExitCode::SUCCESS));
+    report.leaked = 1;
+    assert_eq!(code(report), format!("{:?}", ExitCode::FAILURE));
+}
+
+/// The numbers of ended requests' sockets are given to other sockets; a forced end must not touch those.
+#[track_caller]
+fn forcing_spares_other_descriptors<S: BaseServer>(make: impl FnOnce(fn(&mut TcpRequest) -> Done) -> S) {
+    let server = make(|request| {
+        request.write_all(b"hello")?;
+        io::copy(request, &mut io::sink()).map(drop)
+    });
+    let running = server.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let begin = || {
+        let mut client = connect(running.server_address());
+        client.read_exact(&mut [0; 5]).unwrap();
+        client
+    };
+    let ended: Vec<_> = (0..5).map(|_| begin()).collect();
+    let forced = begin();
+    let open = Holdings::now();
+    for client in ended {
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(client), b"");
+    }
+    wait_until("the sockets of both sides are closed", || {
+        Holdings::now().sockets() == open.sockets() - 10
+    });
+    let others: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
+    assert_eq!(running.stop().unwrap().forced, 1);
+    for (mut one, other) in others {
+        one.write_all(b"still here\n").unwrap();
+        assert_eq!(exchange_line(other, "\n"), "still here\n");
+    }
+    assert_eq!(read_to_end(forced), b"");
+}
+
+fn forcing_a_threading_server_spares_descriptors_that_are_somebody_elses_by_now() {
+    forcing_spares_other_descriptors(|handler| ThreadingTcpServer::new("127.0.0.1:0", handler));
+}
+
+fn forcing_a_pool_spares_descriptors_that_are_somebody_elses_by_now() {
+    forcing_spares_other_descriptors(|handler| ThreadPoolTcpServer::new("127.0.0.1:0", handler).workers(6));
 }
 
 fn a_request_forced_to_end_is_counted_as_forced() {
