@@ -428,8 +428,11 @@ impl<T: Transport> Acceptor<T> {
     }
 
     fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
-        let listener = core.transport().ok_or_else(not_bound)?.socket();
-        match core.waiter()?.wait(self.set, listener, wakeup, timeout)? {
+        let transport = core.transport().ok_or_else(not_bound)?;
+        if transport.has_ahead() {
+            return self.accept();
+        }
+        match core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)? {
             Event::Request => self.accept(),
             event => Ok(Turn::nothing(event)),
         }

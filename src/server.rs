@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -350,6 +351,10 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     if S::CONCURRENCY == Concurrency::Processes {
         warn_of_threads();
     }
+    server
+        .core()
+        .alone
+        .store(S::CONCURRENCY == Concurrency::None, Ordering::Relaxed);
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
@@ -377,6 +382,8 @@ pub struct Core<T: Transport> {
     /// The transport was made elsewhere: binding and listening are done.
     ready_made: bool,
     waiter: OnceLock<Waiter>,
+    /// One thread accepts, and serves what it has accepted.
+    alone: AtomicBool,
     signals: Mutex<Vec<SignalGuard>>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
     /// field: dropped when the socket is closed.
@@ -394,6 +401,7 @@ impl<T: Transport> Core<T> {
             transport: OnceLock::new(),
             ready_made: false,
             waiter: OnceLock::new(),
+            alone: AtomicBool::new(false),
             signals: Mutex::default(),
         }
     }
@@ -593,7 +601,12 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn get_request(&self) -> io::Result<T::Request> {
-        self.core.transport().ok_or_else(not_bound)?.accept()
+        let transport = self.core.transport().ok_or_else(not_bound)?;
+        if self.core.alone.load(Ordering::Relaxed) {
+            transport.accept_ahead()
+        } else {
+            transport.accept()
+        }
     }
 
     fn verify_request(&self, _request: &T::Request, _client_address: &Address) -> bool {

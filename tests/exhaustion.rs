@@ -128,12 +128,15 @@ fn without_descriptors_a_pool_waits_and_recovers() {
         .args(echo.get_args())
         .args(["--workers", "30"]);
     let server = Process::start(&mut command);
+    let tasks = format!("/proc/{}/task", server.id());
+    wait_until("the workers are there", || fs::read_dir(&tasks).unwrap().count() > 30);
     let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
     for client in &clients {
         assert_echoes(client);
         finish(client);
     }
-    assert!(stop(server, "served=20 failed=0").contains("cannot accept: "));
+    let log = stop(server, "served=20 failed=0");
+    assert!(log.contains("cannot accept: "), "{log}");
 }
 
 /// Its connections are its children's.

@@ -6,6 +6,8 @@
     reason = "fork, signal handlers and descriptor replacement have no safe form; they live here only"
 )]
 
+mod receive;
+
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -17,6 +19,8 @@ use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
 use crate::lifecycle::Wakeup;
+
+pub(crate) use receive::{Received, receive};
 
 /// The two sides of a fork.
 pub(crate) enum Fork {

@@ -1,5 +1,6 @@
 //! What a server listens on.
 
+mod inbox;
 mod inet;
 mod tcp;
 mod udp;
@@ -83,6 +84,21 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// accept(2) lists as passing, backs off when descriptors or memory have run out, and ends only
     /// when the socket itself is broken (`EBADF`, `EINVAL`, `ENOTSOCK`).
     fn accept(&self) -> io::Result<Self::Request>;
+
+    /// As [`accept`](Self::accept), for a server that serves one request at a time: several may be taken
+    /// from the system at once, to be given out one by one.
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    fn accept_ahead(&self) -> io::Result<Self::Request> {
+        self.accept()
+    }
+
+    /// Whether [`accept_ahead`](Self::accept_ahead) has one to give out, whatever the socket says.
+    fn has_ahead(&self) -> bool {
+        false
+    }
 
     /// Gives the listening socket up; requests in progress must be able to go on. Called once in the
     /// server's process, when its queue has been served, and once in each forked child, where only
