@@ -354,7 +354,7 @@ fn two_threads_share_a_connection() {
         let mut incoming = Framed::new(&client, LengthDelimitedCodec::u32_be());
         assert_eq!(
             messages(&mut incoming),
-            (0..1000_u32).map(|n| n.to_be_bytes()).collect::<Vec<_>>()
+            (0..1000_u32).map(u32::to_be_bytes).collect::<Vec<_>>()
         );
     });
     echo.join().unwrap();

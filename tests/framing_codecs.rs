@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use std::panic::catch_unwind;
 
 use socketserver::framing::{
-    DecodeError, Decoder, DelimiterCodec, EncodeError, Encoder, FixedLengthCodec, Framed,
+    DecodeError, Decoded, Decoder, DelimiterCodec, EncodeError, Encoder, FixedLengthCodec, Framed,
     LengthDelimitedCodec as Length, LinesCodec, NetstringCodec, WholeStreamCodec,
 };
 use support::pieces::Pieces;
@@ -205,8 +205,8 @@ fn fixed_lengths() {
     both_ways(&FixedLengthCodec::new(3), b"onetwo", &[b"one", b"two"]);
     both_ways(
         &FixedLengthCodec::new(100_000),
-        &[7; 200_000],
-        &[&[7; 100_000], &[7; 100_000]],
+        &vec![7; 200_000],
+        &[&vec![7; 100_000], &vec![7; 100_000]],
     );
 }
 
@@ -435,6 +435,16 @@ fn a_limit_without_end_is_no_overflow() {
     both_ways(&WholeStreamCodec::new().max_frame_length(most), &long, &[&long]);
 }
 
+/// Says nothing of the end of the stream.
+#[derive(Clone)]
+struct Four;
+
+impl Decoder for Four {
+    fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
+        FixedLengthCodec::new(4).decode(bytes)
+    }
+}
+
 fn the_end_inside_a_message_says_how_much_had_arrived() {
     let header = |arrived, expected| DecodeError::TruncatedHeader { arrived, expected };
     let body = |arrived, expected| DecodeError::Truncated { arrived, expected };
@@ -455,13 +465,6 @@ fn the_end_inside_a_message_says_how_much_had_arrived() {
         DecodeError::Unterminated { arrived: 4 }
     );
     // A user's decoder that says nothing about it.
-    #[derive(Clone)]
-    struct Four;
-    impl Decoder for Four {
-        fn decode(&mut self, bytes: &[u8]) -> io::Result<socketserver::framing::Decoded> {
-            FixedLengthCodec::new(4).decode(bytes)
-        }
-    }
     assert_eq!(decode_error(&Four, b"12341"), body(1, 4));
     for codec in [&u32_be, &Length::varint()] {
         assert_eq!(decode(codec, b"").unwrap(), [[]; 0], "a clean end");
@@ -495,7 +498,7 @@ fn what_could_not_be_decoded_is_not_sent() {
     let does_not_fit = |length, largest| EncodeError::DoesNotFit { length, largest };
     assert_eq!(encode_error(&Length::u8(), &[0; 256]), does_not_fit(256, 255));
     assert_eq!(
-        encode_error(&Length::u16_le(), &[0; 65_536]),
+        encode_error(&Length::u16_le(), &vec![0; 65_536]),
         does_not_fit(65_536, 65_535)
     );
     let signed = Length::builder().length_field_length(1).signed().new_codec();

@@ -47,8 +47,8 @@
 //! Every codec has a `max_frame_length`: 8 MiB, and 8 KiB where a delimiter ends the message, unless you set
 //! another. A longer message is an error before memory is taken for it. What a peer can make a [`Framed`]
 //! hold is that limit and 150 KiB, whatever it sends and however slowly (above 16 MiB, up to twice the limit
-//! while the buffer grows), and 72 KiB between two messages. Memory beyond 72 KiB is taken when so much of a
-//! message has really arrived.
+//! while the buffer grows), and 72 KiB between two messages. More than 72 KiB is taken only when half as much
+//! of a message has really arrived.
 //!
 //! # Codecs of your own
 //!
