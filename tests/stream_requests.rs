@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::thread;
