@@ -126,6 +126,7 @@ mod address;
 mod aliases;
 mod config;
 mod error;
+pub mod framing;
 mod handler;
 mod hooks;
 mod job;

@@ -1,6 +1,6 @@
 //! The buffers behind a stream request, made on first use.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 /// Bytes a buffered read asks for unless told otherwise: as Python's `io.DEFAULT_BUFFER_SIZE`.
 const DEFAULT_SIZE: usize = 8192;
@@ -29,6 +29,14 @@ impl ReadBuffer {
 
     pub(crate) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+
+    /// Puts back what was read and turned out not to be needed, before all that is there.
+    pub(crate) fn put_back(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.bytes.splice(..self.start, bytes.iter().copied());
+            self.start = 0;
+        }
     }
 
     pub(crate) fn consume(&mut self, count: usize) {
@@ -86,6 +94,27 @@ impl WriteBuffer {
         Ok(data.len())
     }
 
+    /// As [`write`](Self::write), header and body in one call of writev(2); what is not gathered may be
+    /// written short, as a vectored write may.
+    pub(crate) fn write_vectored(&mut self, sink: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if self.bytes.len() + length > self.size {
+            self.flush(sink)?;
+        }
+        if length >= self.size {
+            return sink.write_vectored(slices).map_err(write_timed_out);
+        }
+        for slice in slices {
+            self.bytes.extend_from_slice(slice);
+        }
+        Ok(length)
+    }
+
+    /// Takes over what is to be sent with the next flush.
+    pub(crate) fn gather(&mut self, data: &[u8]) {
+        self.bytes.extend_from_slice(data);
+    }
+
     /// Sends what is gathered. After an error the bytes that did not go out are gone: the stream is
     /// broken or timed out in the middle, and sending them again later would not mend it.
     pub(crate) fn flush(&mut self, sink: &mut impl Write) -> io::Result<()> {
@@ -115,8 +144,11 @@ fn receive(source: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
 }
 
 fn send_all(sink: &mut impl Write, data: &[u8]) -> io::Result<()> {
-    sink.write_all(data)
-        .map_err(|error| timed_out(error, "the peer took nothing for the time set by set_timeout"))
+    sink.write_all(data).map_err(write_timed_out)
+}
+
+fn write_timed_out(error: io::Error) -> io::Error {
+    timed_out(error, "the peer took nothing for the time set by set_timeout")
 }
 
 /// A socket whose `SO_RCVTIMEO` or `SO_SNDTIMEO` has run out says EAGAIN (socket(7)), which reads as

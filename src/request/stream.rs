@@ -1,7 +1,7 @@
 //! A request that is a connection.
 
 use std::fmt;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::{Request, ServerContext};
 use crate::address::Address;
+use crate::framing::Framed;
 
 /// A byte stream that can be served: a socket, or anything that reads and writes.
 ///
@@ -93,7 +94,8 @@ impl Stream for UnixStream {
 /// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
 /// [`BufRead`]'s methods are used: the buffer is made then, and a handler that reads into memory of its
 /// own pays for none. Writing sends at once unless [`set_wbufsize`](Self::set_wbufsize) says otherwise,
-/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none.
+/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. Messages are
+/// read and written with [`framed`](Self::framed).
 ///
 /// What a signal interrupts is taken up again; a timeout is an error of the kind
 /// [`TimedOut`](io::ErrorKind::TimedOut).
@@ -181,6 +183,31 @@ impl<S: Stream> StreamRequest<S> {
         self.wbuf.set_size(bytes);
     }
 
+    /// Messages instead of bytes: the codec says where each ends (see [`framing`](crate::framing)).
+    ///
+    /// What the request has read ahead is used first. When the `Framed` is dropped, what it has read ahead
+    /// goes back to the request, and messages that it was [fed](Framed::feed) are sent with the request's
+    /// next flush, at the latest when the handler ends.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// fn echo(request: &mut TcpRequest) -> std::io::Result<()> {
+    ///     let mut framed = request.framed(LengthDelimitedCodec::u32_be());
+    ///     while let Some(message) = framed.next() {
+    ///         framed.send(message?)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", echo);
+    /// ```
+    pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
+        Framed::lent(self, codec, |request, unread, unsent| {
+            request.rbuf.put_back(unread);
+            request.wbuf.gather(unsent);
+        })
+    }
+
     /// The two directions apart, so that one can be read while the other is written, by one thread or
     /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
     /// sockets do.
@@ -239,6 +266,10 @@ impl<S: Stream> BufRead for StreamRequest<S> {
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.wbuf.write(&mut self.stream, data)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.wbuf.write_vectored(&mut self.stream, slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -333,6 +364,10 @@ where
 {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.buffer.write(&mut self.stream, data)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.buffer.write_vectored(&mut self.stream, slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -9,7 +9,9 @@ pub mod gate;
 pub mod interrupt;
 pub mod journal;
 pub mod matrix;
+pub mod pieces;
 pub mod process;
+pub mod serving;
 
 use std::collections::BTreeMap;
 use std::fs;

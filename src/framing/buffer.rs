@@ -1,0 +1,134 @@
+//! What has arrived and was not taken yet.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read};
+use std::mem;
+use std::ops::Range;
+
+use super::Frame;
+
+/// The first size: most messages, and many small ones at a time, in one read.
+const INITIAL: usize = 8 * 1024;
+
+/// The second, and what a peer may keep between two messages: one of 64 KiB, with any header, in one read.
+const RETAINED: usize = 72 * 1024;
+
+/// Of what a message needs, so much is taken at once: the longest message of all codecs unless set otherwise.
+const AT_ONCE: usize = 16 * 1024 * 1024;
+
+/// Bytes between `start` and `end` have arrived; those behind are initialised (zero or stale) so that they
+/// can be read into, and are not cleared again.
+#[derive(Default)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    #[inline]
+    pub(super) fn arrived(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Takes a frame that the decoder has found in [`arrived`](Self::arrived); returns where its message
+    /// is until the next read.
+    #[inline]
+    pub(super) fn take(&mut self, frame: &Frame) -> Range<usize> {
+        let message = self.start + frame.message.start..self.start + frame.message.end;
+        self.start += frame.consumed;
+        assert!(self.start <= self.end, "a decoder took more bytes than have arrived");
+        message
+    }
+
+    #[inline]
+    pub(super) fn get(&self, message: Range<usize>) -> &[u8] {
+        &self.bytes[message]
+    }
+
+    /// A message that was just taken, to keep. One that is most of a big buffer is the buffer itself, so that
+    /// there is no second copy of it in memory.
+    pub(super) fn keep(&mut self, message: Range<usize>) -> Vec<u8> {
+        if message.len() <= RETAINED.max(self.bytes.len() / 2) {
+            return self.get(message).to_vec();
+        }
+        let size = match self.arrived().len() {
+            0 => 0,
+            rest => rest.max(RETAINED),
+        };
+        let mut kept = self.replace(size);
+        kept.truncate(message.end);
+        kept.drain(..message.start);
+        kept
+    }
+
+    /// Moves what has arrived to a buffer of `size` bytes; returns the old one. The new memory is not written
+    /// to before bytes arrive in it, so the system gives no page of a big one earlier (calloc(3)).
+    fn replace(&mut self, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        let arrived = self.arrived();
+        bytes[..arrived.len()].copy_from_slice(arrived);
+        self.end -= self.start;
+        self.start = 0;
+        mem::replace(&mut self.bytes, bytes)
+    }
+
+    /// Everything that has arrived, leaving none.
+    pub(super) fn take_all(&mut self) -> Vec<u8> {
+        let arrived = self.arrived().to_vec();
+        *self = Buffer::default();
+        arrived
+    }
+
+    /// One read, tried again when a signal interrupts it; 0 at the end of the stream. `missing` is how many
+    /// bytes the message needs at least.
+    pub(super) fn read_from(&mut self, source: &mut impl Read, missing: usize) -> io::Result<usize> {
+        self.make_room(missing);
+        loop {
+            match source.read(&mut self.bytes[self.end..]) {
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn make_room(&mut self, missing: usize) {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == 0 && self.bytes.len() > RETAINED {
+            // The peer may say nothing more for hours: a big message's memory goes back first.
+            self.replace(0);
+        }
+        let size = self.bytes.len();
+        let needed = self.end.saturating_add(missing);
+        if self.end == size || (self.end > size / 2 && needed > size) {
+            self.grow(needed);
+        }
+    }
+
+    /// Two sizes for what is small; then, when so much of a message has really arrived, what it needs.
+    fn grow(&mut self, needed: usize) {
+        let size = match self.bytes.len() {
+            0 => INITIAL,
+            INITIAL => RETAINED,
+            size => needed.min(AT_ONCE.max(2 * size)).max(size + size / 2),
+        };
+        self.replace(size);
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("arrived", &self.arrived().len())
+            .field("size", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}

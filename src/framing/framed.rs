@@ -1,0 +1,408 @@
+//! A stream and a codec: messages in, messages out.
+
+use std::fmt;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::buffer::Buffer;
+use super::{DecodeError, Decoded, Decoder, EncodeError, Encoder};
+
+/// Up to this many bytes are put together for one write. Copying so few costs less than a system call, and
+/// a stream that cannot gather (writev(2)) then gets header and message in one piece, too: in two, Nagle's
+/// algorithm would hold the second back until the first is acknowledged.
+const WRITE_BUFFER: usize = 8 * 1024;
+
+/// Messages over a stream: what the codec `C` makes of the bytes of `S`.
+///
+/// Reading needs `S: Read` and a [`Decoder`], writing `S: Write` and an [`Encoder`]. In a handler
+/// [`request.framed(codec)`](crate::StreamRequest::framed) makes one; on a client, or over anything else,
+/// [`Framed::new`] does. A reference to a stream is a stream: with two `Framed` over the same `&TcpStream`,
+/// or over the halves of [`split`](crate::StreamRequest::split), one thread can read while another writes.
+///
+/// It is an iterator over owned messages; [`next_ref`](Self::next_ref) lends them instead.
+///
+/// # When something goes wrong
+///
+/// * **Nothing is lost to a timeout.** When a read fails (a timeout, `WouldBlock`), what has arrived of a
+///   message is kept and the next call goes on from there. When a write fails half-way, the rest is kept and
+///   [`flush`](Self::flush) goes on with it. What a signal interrupts is taken up again at once.
+/// * **After a [`DecodeError`]**, or an end of the stream inside a message, nothing is known about where the
+///   next message begins. The iterator ends; `next_ref` repeats that it is so. Close the connection.
+/// * **A message that cannot be sent** is refused before anything of it is written; go on as you like.
+///
+/// ```
+/// use socketserver::MemoryStream;
+/// use socketserver::framing::{Framed, LinesCodec};
+///
+/// let mut framed = Framed::new(MemoryStream::new("hello\nworld\n\negon\n"), LinesCodec::new());
+/// assert_eq!(framed.next_ref()?, Some(&b"hello"[..]));
+/// let rest: Vec<Vec<u8>> = framed.by_ref().collect::<Result<_, _>>()?;
+/// assert_eq!(rest, [&b"world"[..], b"", b"egon"]);
+/// framed.send("bye")?;
+/// assert_eq!(framed.get_ref().written(), b"bye\n");
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Framed<S, C> {
+    codec: C,
+    io: Io<S>,
+    out_of_step: bool,
+    message_timeout: Option<Duration>,
+    /// When the first byte of the message in progress was seen, if there is a timeout.
+    begun: Option<Instant>,
+}
+
+/// The stream with what was read ahead and what was not yet sent.
+struct Io<S> {
+    /// `None` once it was taken apart.
+    stream: Option<S>,
+    unread: Buffer,
+    unsent: Vec<u8>,
+    write_failed: bool,
+    give_back: Option<GiveBack<S>>,
+}
+
+/// Why the stream is there.
+const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed with it";
+
+/// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second).
+type GiveBack<S> = fn(&mut S, &[u8], &[u8]);
+
+/// What a [`Framed`] is made of, from [`Framed::into_parts`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FramedParts<S, C> {
+    /// The stream.
+    pub io: S,
+    /// The codec.
+    pub codec: C,
+    /// Bytes that have arrived and belong to no message that was returned: to be used before anything
+    /// else is read from the stream.
+    pub read_buf: Vec<u8>,
+    /// Bytes of messages that were not yet sent.
+    pub write_buf: Vec<u8>,
+}
+
+impl<S, C> Framed<S, C> {
+    /// Messages over `stream`. Nothing is allocated before the first read or write.
+    ///
+    /// Reading takes from the stream whatever is there, so bytes behind a message may be in the `Framed`
+    /// and not in the stream any more; [`into_parts`](Self::into_parts) returns them.
+    pub fn new(stream: S, codec: C) -> Self {
+        Self::assemble(stream, codec, None)
+    }
+
+    /// As [`new`](Self::new), over a stream that can take back what was read ahead or not sent when the
+    /// `Framed` is dropped.
+    pub(crate) fn lent(stream: S, codec: C, give_back: GiveBack<S>) -> Self {
+        Self::assemble(stream, codec, Some(give_back))
+    }
+
+    fn assemble(stream: S, codec: C, give_back: Option<GiveBack<S>>) -> Self {
+        Framed {
+            codec,
+            io: Io {
+                stream: Some(stream),
+                unread: Buffer::default(),
+                unsent: Vec::new(),
+                write_failed: false,
+                give_back,
+            },
+            out_of_step: false,
+            message_timeout: None,
+            begun: None,
+        }
+    }
+
+    /// The stream.
+    pub fn get_ref(&self) -> &S {
+        self.io.stream()
+    }
+
+    /// The stream, to change. Bytes read from it here are missing from the messages.
+    pub fn get_mut(&mut self) -> &mut S {
+        self.io.stream_mut()
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> &C {
+        &self.codec
+    }
+
+    /// The codec, to change.
+    pub fn codec_mut(&mut self) -> &mut C {
+        &mut self.codec
+    }
+
+    /// The same stream with another codec, from the next message on: for protocols that begin in lines and
+    /// go on with lengths. What was read ahead is kept.
+    pub fn map_codec<D>(self, map: impl FnOnce(C) -> D) -> Framed<S, D> {
+        Framed {
+            codec: map(self.codec),
+            io: self.io,
+            out_of_step: self.out_of_step,
+            message_timeout: self.message_timeout,
+            begun: self.begun,
+        }
+    }
+
+    /// Takes it apart. What was read ahead or not yet sent is in the parts.
+    pub fn into_parts(mut self) -> FramedParts<S, C> {
+        FramedParts {
+            io: self.io.take_stream(),
+            codec: self.codec,
+            read_buf: self.io.unread.take_all(),
+            write_buf: mem::take(&mut self.io.unsent),
+        }
+    }
+
+    /// Limits how long one message may take from its first byte to its last; `None`, the default: for ever.
+    ///
+    /// It ends a peer that sends a byte now and then to keep a timeout of the stream from running out. It is
+    /// looked at between reads, so a peer that falls silent is noticed only if the stream has a timeout, too
+    /// ([`StreamRequest::set_timeout`](crate::StreamRequest::set_timeout),
+    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout)). Past it, reading fails with
+    /// [`TimedOut`](ErrorKind::TimedOut).
+    pub fn set_message_timeout(&mut self, timeout: impl Into<Option<Duration>>) {
+        self.message_timeout = timeout.into();
+        self.begun = None;
+    }
+}
+
+impl<S: Read, C: Decoder> Framed<S, C> {
+    /// The next message, lent out of the buffer it arrived in; `None` at the end of the stream. Nothing is
+    /// allocated or copied but to make room for a message that is longer than any before.
+    ///
+    /// # Errors
+    ///
+    /// Those of the read, after which it may be called again; a [`DecodeError`], or the codec's own error,
+    /// after which it fails always; [`set_message_timeout`](Self::set_message_timeout)'s.
+    ///
+    /// # Panics
+    ///
+    /// If the codec returns a frame outside the bytes that it was given.
+    #[inline]
+    pub fn next_ref(&mut self) -> io::Result<Option<&[u8]>> {
+        if self.out_of_step {
+            return Err(DecodeError::OutOfStep.into());
+        }
+        let message = self.advance()?;
+        Ok(message.map(|message| self.io.unread.get(message)))
+    }
+
+    /// Finds the next message, reading as often as it takes.
+    #[inline]
+    fn advance(&mut self) -> io::Result<Option<Range<usize>>> {
+        loop {
+            match self.codec.decode(self.io.unread.arrived()) {
+                Ok(Decoded::Frame(frame)) => {
+                    self.begun = None;
+                    return Ok(Some(self.io.unread.take(&frame)));
+                }
+                Ok(Decoded::Incomplete(missing)) => {
+                    if self.receive(missing)? == 0 {
+                        return self.end();
+                    }
+                }
+                Err(error) => return Err(self.lose_step(error)),
+            }
+        }
+    }
+
+    /// One read, unless the message in progress has taken too long.
+    fn receive(&mut self, missing: usize) -> io::Result<usize> {
+        if let Some(timeout) = self.message_timeout {
+            self.check_time(timeout)?;
+        }
+        self.io.read(missing)
+    }
+
+    fn check_time(&mut self, timeout: Duration) -> io::Result<()> {
+        let arrived = self.io.unread.arrived().len();
+        if arrived > 0 && self.begun.get_or_insert_with(Instant::now).elapsed() >= timeout {
+            return Err(io::Error::new(
+                ErrorKind::TimedOut,
+                format!("a message is not complete after {timeout:?}: {arrived} bytes had arrived"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The stream has ended.
+    fn end(&mut self) -> io::Result<Option<Range<usize>>> {
+        match self.codec.decode_eof(self.io.unread.arrived()) {
+            Ok(Some(frame)) => Ok(Some(self.io.unread.take(&frame))),
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.lose_step(error)),
+        }
+    }
+
+    #[cold]
+    fn lose_step(&mut self, error: io::Error) -> io::Error {
+        self.out_of_step = true;
+        error
+    }
+}
+
+/// The messages, each in memory of its own; ends with the stream. An error after which reading can go on
+/// (a timeout) does not end it; after any other the next is `None`.
+impl<S: Read, C: Decoder> Iterator for Framed<S, C> {
+    type Item = io::Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.out_of_step {
+            return None;
+        }
+        let message = self.advance().transpose()?;
+        Some(message.map(|message| self.io.unread.keep(message)))
+    }
+}
+
+impl<S: Write, C: Encoder> Framed<S, C> {
+    /// Sends a message, after those that were [fed](Self::feed): one write for all of them, header and all,
+    /// if the stream takes as much at a time.
+    ///
+    /// # Errors
+    ///
+    /// An [`EncodeError`](super::EncodeError), or the codec's own error: nothing of the message was written.
+    /// Those of the write: what was not written is kept, and [`flush`](Self::flush) goes on with it. Until
+    /// that has succeeded, further messages are refused.
+    pub fn send(&mut self, message: impl AsRef<[u8]>) -> io::Result<()> {
+        self.feed(message)?;
+        self.flush()
+    }
+
+    /// Sends a message with the next [`flush`](Self::flush), or when 8 KiB are gathered: many small messages
+    /// go out in one write.
+    ///
+    /// What is fed and not flushed when the `Framed` is dropped is not sent; only in a handler is it, by the
+    /// request, at the end.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn feed(&mut self, message: impl AsRef<[u8]>) -> io::Result<()> {
+        if self.io.write_failed {
+            return Err(EncodeError::Unflushed.into());
+        }
+        let message = message.as_ref();
+        let gathered = self.io.unsent.len();
+        match self.append(message) {
+            Ok(None) => Ok(()),
+            Ok(Some(header_end)) => self.io.write_around(header_end, message),
+            Err(error) => {
+                self.io.unsent.truncate(gathered);
+                Err(error)
+            }
+        }
+    }
+
+    /// Appends header, message and trailer to what is gathered. A big message is left out: then this returns
+    /// where it belongs.
+    fn append(&mut self, message: &[u8]) -> io::Result<Option<usize>> {
+        let gathered = &mut self.io.unsent;
+        self.codec.encode_header(message, gathered)?;
+        let header_end = gathered.len();
+        let is_big = header_end + message.len() > WRITE_BUFFER;
+        if !is_big {
+            gathered.extend_from_slice(message);
+        }
+        self.codec.encode_trailer(message, gathered)?;
+        Ok(is_big.then_some(header_end))
+    }
+}
+
+impl<S: Write, C> Framed<S, C> {
+    /// Sends what was [fed](Self::feed), and what an earlier write that failed has left; flushes the stream.
+    ///
+    /// # Errors
+    ///
+    /// Those of the write: what was not written is kept.
+    pub fn flush(&mut self) -> io::Result<()> {
+        if !self.io.unsent.is_empty() {
+            self.io.write_around(self.io.unsent.len(), &[])?;
+        }
+        self.get_mut().flush()
+    }
+}
+
+impl<S> Io<S> {
+    fn stream(&self) -> &S {
+        self.stream.as_ref().expect(IN_ONE_PIECE)
+    }
+
+    fn stream_mut(&mut self) -> &mut S {
+        self.stream.as_mut().expect(IN_ONE_PIECE)
+    }
+
+    fn take_stream(&mut self) -> S {
+        self.stream.take().expect(IN_ONE_PIECE)
+    }
+}
+
+impl<S: Read> Io<S> {
+    fn read(&mut self, missing: usize) -> io::Result<usize> {
+        let stream = self.stream.as_mut().expect(IN_ONE_PIECE);
+        self.unread.read_from(stream, missing)
+    }
+}
+
+impl<S: Write> Io<S> {
+    /// Writes what is gathered, with `message` between what is before `at` and what is behind it; keeps what
+    /// an error leaves.
+    fn write_around(&mut self, at: usize, message: &[u8]) -> io::Result<()> {
+        let stream = self.stream.as_mut().expect(IN_ONE_PIECE);
+        let (before, behind) = self.unsent.split_at(at);
+        let written = write_all(stream, &mut [before, message, behind].map(IoSlice::new));
+        self.write_failed = written.is_err();
+        written.map_err(|(error, rest)| {
+            self.unsent = rest;
+            error
+        })?;
+        self.unsent.clear();
+        self.unsent.shrink_to(WRITE_BUFFER);
+        Ok(())
+    }
+}
+
+/// Writes all of the slices; an error comes with what was not written.
+fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<(), (io::Error, Vec<u8>)> {
+    // Empty ones at the front would look like a stream that takes nothing.
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        let error = match stream.write_vectored(slices) {
+            Ok(0) => ErrorKind::WriteZero.into(),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut slices, written);
+                continue;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => error,
+        };
+        let rest = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        return Err((error, rest));
+    }
+    Ok(())
+}
+
+impl<S> Drop for Io<S> {
+    fn drop(&mut self) {
+        if let (Some(stream), Some(give_back)) = (&mut self.stream, self.give_back) {
+            // Trying once more what has just failed would make the request's end wait for it.
+            let unsent = if self.write_failed { &[] } else { &self.unsent[..] };
+            give_back(stream, self.unread.arrived(), unsent);
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Io<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Io")
+            .field("stream", &self.stream)
+            .field("unread", &self.unread)
+            .field("unsent", &self.unsent.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+//! Messages that are lines.
+
+use std::io;
+
+use super::search::Search;
+use super::{Decoded, Decoder, Encoder, Frame};
+
+/// Messages that are lines: as tokio-util's codec of this name and netty's `LineBasedFrameDecoder`.
+///
+/// A line ends with LF or CRLF when it is read, which is not part of the message, and with the one that the
+/// constructor chose when it is sent. A message that has an LF in it, or a CR at its end, cannot be sent. The
+/// bytes need not be UTF-8; [`str::from_utf8`] tells.
+///
+/// A line that the end of the stream cuts off is an error unless
+/// [`allow_unterminated`](Self::allow_unterminated) says otherwise: half a command is not to be run.
+///
+/// ```
+/// use socketserver::MemoryStream;
+/// use socketserver::framing::{Framed, LinesCodec};
+///
+/// let mut framed = Framed::new(MemoryStream::new("hello\r\nworld\n"), LinesCodec::crlf());
+/// assert_eq!(framed.next_ref()?, Some(&b"hello"[..]));
+/// assert_eq!(framed.next_ref()?, Some(&b"world"[..]));
+/// framed.send("egon")?;
+/// assert_eq!(framed.get_ref().written(), b"egon\r\n");
+/// assert!(framed.send("two\nlines").is_err());
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinesCodec {
+    end: &'static [u8],
+    search: Search,
+}
+
+impl LinesCodec {
+    /// Lines that are sent with LF at their end.
+    pub fn new() -> Self {
+        LinesCodec {
+            end: b"\n",
+            search: Search::default(),
+        }
+    }
+
+    /// Lines that are sent with CRLF at their end, as most protocols of the Internet want it.
+    pub fn crlf() -> Self {
+        LinesCodec {
+            end: b"\r\n",
+            ..Self::new()
+        }
+    }
+
+    /// Sets the longest line in bytes, without its end; 8 KiB unless set. A longer one is refused as soon as
+    /// so many bytes have arrived.
+    #[must_use]
+    pub fn max_frame_length(mut self, bytes: usize) -> Self {
+        self.search.limit = bytes;
+        self
+    }
+
+    /// Takes what comes after the last line end for a line, too, when the stream ends, unless it is empty: as
+    /// [`BufRead::lines`](io::BufRead::lines) does.
+    #[must_use]
+    pub fn allow_unterminated(mut self) -> Self {
+        self.search.allow_unterminated = true;
+        self
+    }
+}
+
+impl Default for LinesCodec {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Decoder for LinesCodec {
+    #[inline]
+    fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
+        let limit = self.search.limit;
+        let window = limit.saturating_add(2);
+        let Some(line_feed) = self.search.find(bytes, b"\n", window)? else {
+            return Ok(Decoded::Incomplete(window - bytes.len()));
+        };
+        let line = &bytes[..line_feed];
+        let length = line.strip_suffix(b"\r").unwrap_or(line).len();
+        if length > limit {
+            return Err(self.search.no_delimiter(length).into());
+        }
+        Ok(Decoded::Frame(Frame {
+            message: 0..length,
+            consumed: line_feed + 1,
+        }))
+    }
+
+    fn decode_eof(&mut self, bytes: &[u8]) -> io::Result<Option<Frame>> {
+        match self.decode(bytes)? {
+            Decoded::Frame(frame) => Ok(Some(frame)),
+            Decoded::Incomplete(_) => Ok(self.search.last(bytes)?),
+        }
+    }
+}
+
+impl Encoder for LinesCodec {
+    fn encode_header(&mut self, message: &[u8], _: &mut Vec<u8>) -> io::Result<()> {
+        self.search.check(message, b"\n")?;
+        if message.ends_with(b"\r") {
+            let at = message.len() - 1;
+            return Err(super::EncodeError::ContainsDelimiter { at }.into());
+        }
+        Ok(())
+    }
+
+    fn encode_trailer(&mut self, _: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        out.extend_from_slice(self.end);
+        Ok(())
+    }
+}
