@@ -1,0 +1,57 @@
+//! Client programs that are not part of this project: whether they are here, and what becomes of a test
+//! whose client is not.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// Set to `required`, a missing client fails its test; `scripts/test.sh`, which installs them all, sets it.
+const REQUIRED: &str = "SOCKETSERVER_TEST_CLIENTS";
+
+/// What the running test has found to be missing.
+static MISSING: Mutex<Option<String>> = Mutex::new(None);
+
+/// Whether `program` (`nc`) is on the path. If not, the test that asks is to return at once:
+///
+/// ```ignore
+/// if !clients::available("nc") {
+///     return;
+/// }
+/// ```
+///
+/// It is then shown as `ignored (no nc)`. Where clients are required the call panics instead, so the test
+/// fails.
+#[track_caller]
+pub fn available(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).any(|directory: PathBuf| directory.join(program).is_file());
+    found || skip(program)
+}
+
+/// As [`available`], for `python3` with a module (`test.test_socketserver`) that it may come without.
+#[track_caller]
+pub fn python_with(module: &str) -> bool {
+    if !available("python3") {
+        return false;
+    }
+    let import = format!("import {module}");
+    let tried = Command::new("python3").args(["-c", &import]).output().unwrap();
+    tried.status.success() || skip(&format!("python3 with {module}"))
+}
+
+#[track_caller]
+fn skip(what: &str) -> bool {
+    let missing = format!("no {what}");
+    assert!(
+        env::var_os(REQUIRED).is_none_or(|value| value != "required"),
+        "{missing}, and {REQUIRED}=required: `bash scripts/test.sh` installs the test clients"
+    );
+    *MISSING.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+    false
+}
+
+/// What the test that has just ended lacked.
+pub fn take_missing() -> Option<String> {
+    MISSING.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
