@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -277,7 +276,7 @@ fn end_by_two_signals(strategy: &str) -> (std::io::Result<usize>, Ended) {
     if strategy == "sync" {
         // Its loop is busy: two signals that are pending at once would be one.
         wait_until("the first signal has been taken", || {
-            !is_pending(&server.process, Signal::SIGTERM)
+            !server.process.has_pending(Signal::SIGTERM)
         });
     } else {
         let address = server.process.address().to_owned();
@@ -288,13 +287,6 @@ fn end_by_two_signals(strategy: &str) -> (std::io::Result<usize>, Ended) {
     server.process.signal(Signal::SIGTERM);
     let end = client.read(&mut [0]);
     (end, server.process.end())
-}
-
-/// Whether a signal waits for the process.
-fn is_pending(process: &Process, signal: Signal) -> bool {
-    let status = fs::read_to_string(Path::new("/proc").join(process.id().to_string()).join("status")).unwrap();
-    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
-    u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) != 0
 }
 
 fn a_second_signal_ends_a_threading_server_at_once() {

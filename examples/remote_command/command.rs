@@ -30,6 +30,9 @@ pub(crate) struct Limits {
 /// same, and its command is not to be left behind.
 const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 
+/// The client has ended its sending side, or all of it: the next poll(2) tells which.
+const HALF_CLOSED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
 /// What became of a command.
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
@@ -99,7 +102,7 @@ pub(crate) fn run_command(command: &[u8], limits: Limits, client: Option<Borrowe
         };
         // The end of a process is nothing that poll(2) sees; the end of this pipe is.
         let (exited, writer) = pipe()?;
-        let shell = group.id();
+        let shell = pid(&group.shell);
         thread::Builder::new().spawn_scoped(scope, move || {
             while waitid(Id::Pid(shell), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
             drop(writer);
@@ -117,42 +120,63 @@ pub(crate) fn run_command(command: &[u8], limits: Limits, client: Option<Borrowe
     })
 }
 
-/// The shell and all that it starts: a process group of its own.
+/// The shell and all that it starts: a process group of its own, led by a process that kills it when the
+/// server is gone, however that ended: a forked child of the server ends by SIGTERM.
 struct Group {
+    leader: Child,
     shell: Child,
 }
 
+/// Waits for the end of its standard input, which the server holds the other end of.
+const LEADER: &str = "read -r _; kill -s KILL 0";
+
 impl Group {
     fn start(command: &[u8]) -> io::Result<Self> {
+        let mut leader = Command::new("sh")
+            .args(["-c", LEADER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
         let shell = Command::new("sh")
             .args(["-c", "--"])
             .arg(OsStr::from_bytes(command))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        Ok(Group { shell })
+            .process_group(pid(&leader).as_raw())
+            .spawn();
+        match shell {
+            Ok(shell) => Ok(Group { leader, shell }),
+            Err(error) => {
+                leader.kill()?;
+                leader.wait()?;
+                Err(error)
+            }
+        }
     }
 
-    fn id(&self) -> Pid {
-        // The kernel's limit of process ids is 2²².
-        Pid::from_raw(self.shell.id().cast_signed())
-    }
-
-    /// Kills what is left of it. Before the shell is reaped, so that the number is still the group's.
+    /// Kills what is left of it, and reaps the leader last: until then the number is the group's.
     fn end(&mut self) -> io::Result<ExitStatus> {
-        let _ = killpg(self.id(), Signal::SIGKILL);
-        self.shell.wait()
+        let _ = killpg(pid(&self.leader), Signal::SIGKILL);
+        let status = self.shell.wait();
+        self.leader.wait()?;
+        status
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Ok(None) = self.shell.try_wait() {
+        if let Ok(None) = self.leader.try_wait() {
             let _ = self.end();
         }
     }
+}
+
+fn pid(child: &Child) -> Pid {
+    // The kernel's limit of process ids is 2²².
+    Pid::from_raw(child.id().cast_signed())
 }
 
 /// One output of a command.
@@ -256,7 +280,7 @@ impl<O: Read + AsFd, E: Read + AsFd> Running<'_, O, E> {
         // half-closed, only they are news.
         let hang_up = match self.at_deadline {
             Killed::ClientLeft => PollFlags::empty(),
-            _ => PollFlags::from_bits_retain(libc::POLLRDHUP),
+            _ => HALF_CLOSED,
         };
         let watched = [
             (
@@ -282,7 +306,8 @@ impl<O: Read + AsFd, E: Read + AsFd> Running<'_, O, E> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
+        // What nix has no name for is the half-close.
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(HALF_CLOSED));
         Ok(sources
             .into_iter()
             .zip(events)

@@ -83,11 +83,12 @@ struct ServeOptions {
     strategy: StrategyName,
 
     /// How many seconds a command may take; then it is killed with all that it has started.
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Duration,
 
     /// How many bytes a command may print, both outputs together; then it is killed.
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = output_limit)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = output_limit,
+          allow_negative_numbers = true)]
     max_output: usize,
 
     /// Serve an address that is not loopback: anybody who reaches it runs commands here.

@@ -10,6 +10,8 @@ pub mod interrupt;
 pub mod journal;
 pub mod matrix;
 pub mod process;
+pub mod program;
+pub mod remote_command;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +22,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
 
 /// No wait of a test is longer: past it, the test has failed.
@@ -192,6 +196,16 @@ pub fn connect(address: &Address) -> TcpStream {
     stream.set_read_timeout(Some(CEILING)).unwrap();
     stream.set_write_timeout(Some(CEILING)).unwrap();
     stream
+}
+
+/// Closes a connection with a reset instead of an end (`SO_LINGER`, socket(7)).
+pub fn reset(client: TcpStream) {
+    let at_once = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&client, sockopt::Linger, &at_once).unwrap();
+    drop(client);
 }
 
 /// Sends a line and returns the line that comes back.

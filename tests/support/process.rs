@@ -20,13 +20,17 @@ pub const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
 /// Names the role that a process of this binary plays instead of running its tests.
 const ROLE: &str = "SOCKETSERVER_TEST_ROLE";
 
-/// The `echo` example, which `cargo test` builds beside the test binaries.
-pub fn echo_path() -> PathBuf {
+/// An example, which `cargo test` builds beside the test binaries.
+pub fn example_path(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(Path::parent).unwrap();
-    let path = target.join("examples/echo");
+    let path = target.join("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
     path
+}
+
+pub fn echo_path() -> PathBuf {
+    example_path("echo")
 }
 
 pub fn echo(transport: &str, strategy: &str, address: &str) -> Command {
@@ -133,6 +137,13 @@ impl Process {
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
         kill(pid(self.id()), signal).unwrap();
+    }
+
+    /// Whether a signal waits for the process.
+    pub fn has_pending(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) != 0
     }
 
     pub fn is_running(&mut self) -> bool {
