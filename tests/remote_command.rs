@@ -5,7 +5,8 @@ mod support;
 use std::io::Write;
 use std::process::Command;
 
-use support::process::{Ended, STRATEGIES, example_path};
+use nix::sys::signal::Signal;
+use support::process::{STRATEGIES, example_path};
 use support::program::Program;
 use support::remote_command::{ask, call, client, connect, output_of, read_answer, serve, server};
 
@@ -25,12 +26,11 @@ tests![
     a_command_that_is_not_text_is_run_as_it_is,
     a_command_that_cannot_be_started_says_why,
     a_command_has_nothing_on_its_standard_input,
+    a_command_is_logged_in_one_line_and_at_most_its_beginning,
     loopback_addresses_are_served,
     an_address_that_is_not_loopback_is_refused,
     an_address_that_is_not_loopback_is_served_if_that_is_allowed,
     what_gbk_does_not_have_becomes_a_question_mark,
-    an_answer_of_another_protocol_is_told_as_that,
-    an_answer_that_ends_early_says_how_much_of_it_came,
     arguments_that_make_no_sense_are_refused,
     two_clients_are_served_at_once,
 ];
@@ -114,53 +114,6 @@ fn call_without_a_server_says_where_it_could_not_connect() {
     assert!(ended.errors.starts_with(&told), "{ended:?}");
 }
 
-fn an_answer_of_another_protocol_is_told_as_that() {
-    let ended = call_with_the_answer(b"\xFF\xFF\xFF\xFFHTTP");
-    assert!(
-        ended
-            .errors
-            .contains("the server announced -1 bytes: it speaks another protocol"),
-        "{ended:?}"
-    );
-}
-
-fn an_answer_that_ends_early_says_how_much_of_it_came() {
-    let ended = call_with_the_answer(b"");
-    assert!(
-        ended
-            .errors
-            .contains("the server closed the connection without an answer"),
-        "{ended:?}"
-    );
-    let ended = call_with_the_answer(&[0, 0]);
-    assert!(
-        ended.errors.contains("the answer ended after 2 of 4 header bytes"),
-        "{ended:?}"
-    );
-    let ended = call_with_the_answer(&[&100_i32.to_ne_bytes()[..], b"only this"].concat());
-    assert!(
-        ended.errors.contains("the answer ended after 9 of 100 bytes"),
-        "{ended:?}"
-    );
-}
-
-/// Calls a server that answers the first command with these bytes and leaves.
-#[track_caller]
-fn call_with_the_answer(answer: &[u8]) -> Ended {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            let (mut client, _) = listener.accept().unwrap();
-            std::io::Read::read(&mut client, &mut [0; 1024]).unwrap();
-            client.write_all(answer).unwrap();
-        });
-        let ended = call("struct", &address, "true");
-        assert_eq!(ended.status.code(), Some(1));
-        ended
-    })
-}
-
 // ----- Commands ----------------------------------------------------------------------------------
 
 fn every_strategy_serves() {
@@ -170,7 +123,7 @@ fn every_strategy_serves() {
         assert_eq!(ask(&mut client, b"echo one"), "one\n", "{strategy}");
         assert_eq!(ask(&mut client, b"echo two"), "two\n", "{strategy}");
         drop(client);
-        server.signal(nix::sys::signal::Signal::SIGTERM);
+        server.signal(Signal::SIGTERM);
         let ended = server.end();
         assert!(
             ended.output.starts_with("stopped: served=1 failed=0 "),
@@ -214,6 +167,18 @@ fn a_command_that_cannot_be_started_says_why() {
 fn a_command_has_nothing_on_its_standard_input() {
     let server = serve("struct", &[]);
     assert_eq!(ask(&mut connect(server.address()), b"cat; echo end"), "end\n");
+}
+
+fn a_command_is_logged_in_one_line_and_at_most_its_beginning() {
+    let server = serve("struct", &[]);
+    let command = format!("echo {}\n# {}", "x".repeat(100), "y".repeat(500));
+    ask(&mut connect(server.address()), command.as_bytes());
+    server.signal(Signal::SIGTERM);
+    let errors = server.end().errors;
+    assert!(errors.contains(": echo xxx"), "{errors}");
+    assert!(errors.contains(r"xxx\n# yyy"), "{errors}");
+    assert!(errors.contains("yyy …\n"), "{errors}");
+    assert!(errors.len() < 500, "{errors}");
 }
 
 fn what_gbk_does_not_have_becomes_a_question_mark() {
@@ -293,7 +258,7 @@ fn arguments_that_make_no_sense_are_refused() {
             &["--strategy", "async"],
             "[possible values: sync, threading, forking, pool]",
         ),
-        (&["--protocol", "http"], "[possible values: struct"),
+        (&["--protocol", "http"], "[possible values: ready, struct, udp, framed]"),
         (&["--address", "127.0.0.1"], "write HOST:PORT"),
     ] {
         let mut command = Command::new(example_path("remote_command"));

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, ErrorKind, PipeReader, Read, pipe};
+use std::io::{self, ErrorKind, PipeReader, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -53,14 +53,23 @@ pub(crate) enum Killed {
 
 impl Outcome {
     /// The answer in one text, as the tutorial has it: standard error if there is any, else standard
-    /// output. A command that was killed says so in a last line.
+    /// output.
     pub(crate) fn text(&self) -> Vec<u8> {
-        let output = if self.stderr.is_empty() {
-            &self.stdout
+        if self.stderr.is_empty() {
+            self.with_end(&self.stdout)
         } else {
-            &self.stderr
-        };
-        let mut text = output.clone();
+            self.errors()
+        }
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn errors(&self) -> Vec<u8> {
+        self.with_end(&self.stderr)
+    }
+
+    /// A command that was killed says so in a last line.
+    fn with_end(&self, output: &[u8]) -> Vec<u8> {
+        let mut text = output.to_vec();
         if let Some(killed) = self.killed {
             if text.last().is_some_and(|last| *last != b'\n') {
                 text.push(b'\n');
@@ -139,14 +148,13 @@ impl Group {
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()?;
-        let shell = Command::new("sh")
-            .args(["-c", "--"])
-            .arg(OsStr::from_bytes(command))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(pid(&leader).as_raw())
-            .spawn();
+        let shell = shell_for(command).and_then(|mut shell| {
+            shell
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .process_group(pid(&leader).as_raw())
+                .spawn()
+        });
         match shell {
             Ok(shell) => Ok(Group { leader, shell }),
             Err(error) => {
@@ -173,6 +181,28 @@ impl Drop for Group {
         }
     }
 }
+
+/// The shell that runs `command`, with nothing on its standard input.
+fn shell_for(command: &[u8]) -> io::Result<Command> {
+    let mut shell = Command::new("sh");
+    if command.len() <= LONGEST_ARGUMENT {
+        shell
+            .args(["-c", "--"])
+            .arg(OsStr::from_bytes(command))
+            .stdin(Stdio::null());
+    } else {
+        let mut script = tempfile::tempfile()?;
+        script.write_all(command)?;
+        shell.args(["-c", FROM_STDIN]).stdin(script);
+    }
+    Ok(shell)
+}
+
+/// What fits one argument of a program: 32 pages with the NUL at the end (`MAX_ARG_STRLEN`, execve(2)).
+const LONGEST_ARGUMENT: usize = 32 * 4096 - 1;
+
+/// Runs the commands in the file that is standard input, from its beginning, which opening it anew brings.
+const FROM_STDIN: &str = "exec 3<&0 </dev/null; . /dev/fd/3";
 
 fn pid(child: &Child) -> Pid {
     // The kernel's limit of process ids is 2²².
