@@ -6,9 +6,10 @@ use std::io::Write;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use support::connect_to;
 use support::process::{STRATEGIES, example_path};
 use support::program::Program;
-use support::remote_command::{ask, call, client, connect, output_of, read_answer, serve, server};
+use support::remote_command::{ask, call, client, output_of, read_answer, serve, server};
 
 tests![
     call_prints_the_output_and_nothing_else,
@@ -119,7 +120,7 @@ fn call_without_a_server_says_where_it_could_not_connect() {
 fn every_strategy_serves() {
     for strategy in STRATEGIES {
         let server = serve("struct", &["--strategy", strategy]);
-        let mut client = connect(server.address());
+        let mut client = connect_to(server.address());
         assert_eq!(ask(&mut client, b"echo one"), "one\n", "{strategy}");
         assert_eq!(ask(&mut client, b"echo two"), "two\n", "{strategy}");
         drop(client);
@@ -134,7 +135,7 @@ fn every_strategy_serves() {
 
 fn one_receive_is_one_command_of_at_most_1024_bytes() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     let longest = format!("echo {}", "x".repeat(1019));
     assert_eq!(ask(&mut client, longest.as_bytes()), format!("{}\n", "x".repeat(1019)));
     // What is more is a command of its own: the flaw that the protocol's module tells of.
@@ -145,20 +146,20 @@ fn one_receive_is_one_command_of_at_most_1024_bytes() {
 
 fn two_commands_in_one_receive_are_run_as_one() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     assert_eq!(ask(&mut client, b"echo one; echo two"), "one\ntwo\n");
     assert_eq!(ask(&mut client, b"echo three"), "three\n");
 }
 
 fn a_command_that_is_not_text_is_run_as_it_is() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     assert_eq!(ask(&mut client, b"printf '\xFF\xFE' | wc -c"), "2\n");
 }
 
 fn a_command_that_cannot_be_started_says_why() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     let answer = ask(&mut client, b"echo \0");
     assert!(answer.starts_with("[remote_command: not run: "), "{answer}");
     assert_eq!(ask(&mut client, b"echo on"), "on\n");
@@ -166,13 +167,13 @@ fn a_command_that_cannot_be_started_says_why() {
 
 fn a_command_has_nothing_on_its_standard_input() {
     let server = serve("struct", &[]);
-    assert_eq!(ask(&mut connect(server.address()), b"cat; echo end"), "end\n");
+    assert_eq!(ask(&mut connect_to(server.address()), b"cat; echo end"), "end\n");
 }
 
 fn a_command_is_logged_in_one_line_and_at_most_its_beginning() {
     let server = serve("struct", &[]);
     let command = format!("echo {}\n# {}", "x".repeat(100), "y".repeat(500));
-    ask(&mut connect(server.address()), command.as_bytes());
+    ask(&mut connect_to(server.address()), command.as_bytes());
     server.signal(Signal::SIGTERM);
     let errors = server.end().errors;
     assert!(errors.contains(": echo xxx"), "{errors}");
@@ -197,7 +198,7 @@ fn two_clients_are_served_at_once() {
         let place = support::temp_path("fifo");
         let fifo = place.path.display();
         let server = serve("struct", &["--strategy", strategy]);
-        let (mut first, mut second) = (connect(server.address()), connect(server.address()));
+        let (mut first, mut second) = (connect_to(server.address()), connect_to(server.address()));
         assert_eq!(ask(&mut second, format!("mkfifo {fifo}").as_bytes()), "");
         first.write_all(format!("cat {fifo}").as_bytes()).unwrap();
         assert_eq!(ask(&mut second, format!("echo across > {fifo}").as_bytes()), "");
@@ -211,7 +212,7 @@ fn loopback_addresses_are_served() {
     for address in ["127.0.0.1:0", "127.0.0.2:0", "localhost:0", "[::1]:0"] {
         let mut server = Program::start(&mut server("struct", address));
         let bound = server.address();
-        assert_eq!(ask(&mut connect(&bound), b"echo here"), "here\n", "{address}");
+        assert_eq!(ask(&mut connect_to(&bound), b"echo here"), "here\n", "{address}");
     }
 }
 
@@ -239,7 +240,10 @@ fn an_address_that_is_not_loopback_is_served_if_that_is_allowed() {
     let mut server = Program::start(server("struct", "0.0.0.0:0").arg("--allow-remote"));
     let bound = server.address();
     let port = bound.strip_prefix("0.0.0.0:").unwrap();
-    assert_eq!(ask(&mut connect(&format!("127.0.0.1:{port}")), b"echo here"), "here\n");
+    assert_eq!(
+        ask(&mut connect_to(format!("127.0.0.1:{port}")), b"echo here"),
+        "here\n"
+    );
 }
 
 fn arguments_that_make_no_sense_are_refused() {

@@ -7,8 +7,8 @@ use std::net::{Shutdown, TcpStream};
 
 use nix::sys::signal::Signal;
 use support::process::{Process, STRATEGIES};
-use support::remote_command::{ask, connect, read_answer, serve, wait_until_gone};
-use support::{read_to_end, wait_until};
+use support::remote_command::{ask, read_answer, serve, wait_until_gone};
+use support::{connect_to, read_to_end, wait_until};
 
 tests![
     a_command_that_takes_too_long_is_killed_with_its_children,
@@ -44,7 +44,7 @@ fn start_endless(client: &mut TcpStream) -> String {
 fn a_command_that_takes_too_long_is_killed_with_its_children() {
     for strategy in STRATEGIES {
         let server = serve("struct", &["--timeout", "0.3", "--strategy", strategy]);
-        let mut client = connect(server.address());
+        let mut client = connect_to(server.address());
         let answer = ask(&mut client, ENDLESS.as_bytes());
         let (child, told) = answer.split_once('\n').unwrap();
         assert_eq!(
@@ -58,13 +58,16 @@ fn a_command_that_takes_too_long_is_killed_with_its_children() {
 
 fn a_command_whose_children_keep_its_output_open_is_killed_in_time() {
     let server = serve("struct", &["--timeout", "0.3"]);
-    let answer = ask(&mut connect(server.address()), b"sleep 1000 & echo $!");
+    let answer = ask(&mut connect_to(server.address()), b"sleep 1000 & echo $!");
     wait_until_gone(answer.lines().next().unwrap());
 }
 
 fn what_a_command_leaves_in_the_background_ends_with_it() {
     let server = serve("struct", &[]);
-    let answer = ask(&mut connect(server.address()), b"sleep 1000 >/dev/null 2>&1 & echo $!");
+    let answer = ask(
+        &mut connect_to(server.address()),
+        b"sleep 1000 >/dev/null 2>&1 & echo $!",
+    );
     wait_until_gone(&answer);
 }
 
@@ -72,7 +75,7 @@ fn what_a_command_leaves_in_the_background_ends_with_it() {
 
 fn a_command_that_prints_too_much_is_killed_and_told() {
     let server = serve("struct", &["--max-output", "1000"]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     let told = "[remote_command: killed: it printed more than 1000 bytes; the rest is cut]\n";
     assert_eq!(ask(&mut client, b"yes"), format!("{}{told}", "y\n".repeat(500)));
     assert_eq!(ask(&mut client, b"echo on"), "on\n");
@@ -80,14 +83,17 @@ fn a_command_that_prints_too_much_is_killed_and_told() {
 
 fn output_of_exactly_the_limit_is_sent_whole() {
     let server = serve("struct", &["--max-output", "1000"]);
-    let answer = ask(&mut connect(server.address()), b"head -c 1000 /dev/zero | tr '\\0' x");
+    let answer = ask(
+        &mut connect_to(server.address()),
+        b"head -c 1000 /dev/zero | tr '\\0' x",
+    );
     assert_eq!(answer, "x".repeat(1000));
 }
 
 fn the_limit_counts_both_outputs_together() {
     let server = serve("struct", &["--max-output", "1000"]);
     let answer = ask(
-        &mut connect(server.address()),
+        &mut connect_to(server.address()),
         b"head -c 600 /dev/zero | tr '\\0' x; head -c 600 /dev/zero | tr '\\0' x >&2",
     );
     assert!(answer.ends_with("\n[remote_command: killed: it printed more than 1000 bytes; the rest is cut]\n"));
@@ -97,7 +103,7 @@ fn the_limit_counts_both_outputs_together() {
 
 fn a_command_without_an_end_is_killed_when_its_client_resets() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     let child = start_endless(&mut client);
     support::reset(client);
     wait_until_gone(&child);
@@ -106,7 +112,7 @@ fn a_command_without_an_end_is_killed_when_its_client_resets() {
 
 fn a_command_without_an_end_is_killed_when_its_client_closes() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     let child = start_endless(&mut client);
     drop(client);
     wait_until_gone(&child);
@@ -129,7 +135,7 @@ fn assert_failed_once(server: Process) {
 
 fn a_client_that_ends_its_sending_side_still_gets_the_answer() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     client.write_all(b"sleep 0.2; echo here").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_answer(&mut client), "here\n");
@@ -144,7 +150,7 @@ fn sigterm_waits_for_the_command_that_runs() {
         let fifo = place.path.display();
         nix::unistd::mkfifo(&place.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let server = serve("struct", &["--strategy", strategy]);
-        let mut client = connect(server.address());
+        let mut client = connect_to(server.address());
         client.write_all(format!("cat {fifo}").as_bytes()).unwrap();
         // Opening waits until the command has opened its end: it runs.
         let mut end = std::fs::OpenOptions::new().write(true).open(&place.path).unwrap();
@@ -165,7 +171,7 @@ fn sigterm_waits_for_the_command_that_runs() {
 fn a_second_signal_kills_the_command_that_runs() {
     for strategy in STRATEGIES {
         let server = serve("struct", &["--strategy", strategy]);
-        let mut client = connect(server.address());
+        let mut client = connect_to(server.address());
         let child = start_endless(&mut client);
         server.signal(Signal::SIGTERM);
         // Two signals that are pending at once would be one.
@@ -182,7 +188,7 @@ fn a_second_signal_kills_the_command_that_runs() {
 
 fn a_server_that_is_killed_takes_the_command_with_it() {
     let server = serve("struct", &[]);
-    let mut client = connect(server.address());
+    let mut client = connect_to(server.address());
     let child = start_endless(&mut client);
     server.signal(Signal::SIGKILL);
     wait_until_gone(&child);

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use support::clients;
 use support::process::{Process, STRATEGIES};
-use support::program::Program;
-use support::remote_command::{call, client, output_of, peer, peer_of, serve};
+use support::program::{Program, peer, peer_of};
+use support::remote_command::{call, client, output_of, serve};
 
 tests![
     a_python_client_gets_every_kind_of_output_over_struct,

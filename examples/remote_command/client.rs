@@ -1,7 +1,6 @@
 //! Calls a server: one command, a prompt, or many commands at a time.
 
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
-use std::net::TcpStream;
 use std::process::ExitCode;
 
 use crate::CallOptions;
@@ -36,21 +35,6 @@ pub(crate) fn pipeline(options: &CallOptions) -> io::Result<ExitCode> {
         io::stderr().write_all(&answer.errors)
     })?;
     Ok(status.into())
-}
-
-/// A connection to a server. Commands are sent at once: the client waits for the answer to each.
-pub(crate) fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).map_err(|error| cannot_connect(address, &error))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-pub(crate) fn cannot_connect(address: &str, error: &io::Error) -> io::Error {
-    let hint = match error.kind() {
-        ErrorKind::InvalidInput => "; write HOST:PORT, such as 127.0.0.1:8080",
-        _ => "",
-    };
-    io::Error::new(error.kind(), format!("cannot connect to {address}: {error}{hint}"))
 }
 
 pub(crate) fn no_answer() -> io::Error {

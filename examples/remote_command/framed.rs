@@ -18,10 +18,11 @@ use std::thread;
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::{check, connect, no_answer};
+use crate::client::{check, no_answer};
 use crate::command::Outcome;
 use crate::encoding::Encoding;
 use crate::protocol::{Answer, Client, Protocol};
+use crate::support::connect;
 
 /// The longest command that a server takes, in bytes.
 const LONGEST_COMMAND: usize = 8 << 20;

@@ -17,6 +17,8 @@ mod protocol;
 mod ready;
 mod server;
 mod struct_header;
+#[path = "../support/mod.rs"]
+mod support;
 mod udp;
 
 use std::io::{self, ErrorKind};

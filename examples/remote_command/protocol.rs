@@ -5,7 +5,7 @@
 //! [`struct_header`](crate::struct_header), [`framed`](crate::framed); and, without a stream,
 //! [`udp`](crate::udp).
 
-use std::io::{self, Read};
+use std::io;
 
 use socketserver::prelude::*;
 
@@ -57,16 +57,4 @@ impl Answer {
             ..Answer::default()
         }
     }
-}
-
-/// How much one receive takes, in bytes, in the tutorial's programs.
-pub(crate) const RECEIVE: usize = 1024;
-
-/// One receive, which the tutorial's servers take for a command, whatever it is that has come; `None` at
-/// the end of the stream.
-pub(crate) fn receive_once(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-    let mut received = vec![0; RECEIVE];
-    let count = stream.read(&mut received)?;
-    received.truncate(count);
-    Ok((count > 0).then_some(received))
 }

@@ -1,7 +1,6 @@
-//! Serves a protocol: the handler of connections, and the rule that only this machine is served.
+//! Serves a protocol: the handler of connections, and what runs the commands.
 
 use std::io::{self, Write};
-use std::net::ToSocketAddrs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use socketserver::prelude::*;
 
 use crate::command::{Killed, Limits, Outcome, run_command};
 use crate::protocol::Protocol;
+use crate::support::refuse_remote;
 use crate::{ServeOptions, StrategyName};
 
 /// How much longer than a command may take a stopping server waits for it and for its answer to go out.
@@ -79,7 +79,7 @@ fn not_run(error: &io::Error) -> Outcome {
 /// Serves until a signal stops it.
 pub(crate) fn serve(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
     if !options.allow_remote {
-        refuse_remote(&options.common.address)?;
+        refuse_remote(&options.common.address, "run commands here")?;
     }
     match options.strategy {
         StrategyName::Sync => run(server, options),
@@ -97,28 +97,4 @@ fn run(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
     println!("listening on {}", server.server_address());
     io::stdout().flush()?;
     server.serve_forever()
-}
-
-/// Every address that `text` stands for has to be loopback: the server takes any of them.
-fn refuse_remote(text: &str) -> io::Result<()> {
-    // As the server reads it: an empty host is every address.
-    let full = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
-    let Ok(mut found) = full.to_socket_addrs() else {
-        // Not an address at all: the server says what is wrong with it.
-        return Ok(());
-    };
-    match found.find(|address| !address.ip().to_canonical().is_loopback()) {
-        None => Ok(()),
-        Some(remote) => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!(
-                "{remote} is not a loopback address: anybody who reaches it could run commands here; use \
-                 127.0.0.1 or [::1], or allow it with --allow-remote"
-            ),
-        )),
-    }
 }

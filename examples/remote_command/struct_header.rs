@@ -14,10 +14,11 @@ use std::net::TcpStream;
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::{connect, no_answer};
+use crate::client::no_answer;
 use crate::command::Outcome;
 use crate::encoding::Encoding;
-use crate::protocol::{Answer, Client, Protocol, RECEIVE, receive_once};
+use crate::protocol::{Answer, Client, Protocol};
+use crate::support::{RECEIVE, connect, receive_once};
 
 #[derive(Clone)]
 pub(crate) struct StructHeader {

@@ -14,10 +14,10 @@ use std::time::Duration;
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::cannot_connect;
 use crate::encoding::Encoding;
 use crate::protocol::{Answer, Client};
 use crate::server::Runner;
+use crate::support::cannot_connect;
 
 /// What a UDP datagram holds over IPv4: 65,535 bytes without the headers of IP and UDP (udp(7)).
 const LONGEST: usize = 65_507;

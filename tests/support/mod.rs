@@ -16,7 +16,7 @@ pub mod remote_command;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -192,7 +192,12 @@ pub fn inet(address: &Address) -> SocketAddr {
 /// A connection that fails rather than waits for ever.
 #[track_caller]
 pub fn connect(address: &Address) -> TcpStream {
-    let stream = TcpStream::connect(inet(address)).unwrap();
+    connect_to(inet(address))
+}
+
+#[track_caller]
+pub fn connect_to(address: impl ToSocketAddrs) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(CEILING)).unwrap();
     stream.set_write_timeout(Some(CEILING)).unwrap();
     stream

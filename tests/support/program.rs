@@ -1,6 +1,7 @@
 //! Programs whose standard input and output are in a test's hands: examples, and peers in Python.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -36,11 +37,14 @@ impl Program {
         }
     }
 
-    /// Runs a program to its end, with `input` as all of its standard input.
+    /// Runs a program to its end, with `input` as all of its standard input, which it need not read.
     #[track_caller]
     pub fn run(command: &mut Command, input: &str) -> Ended {
         let mut program = Self::start(command);
-        program.say(input);
+        let written = program.input.as_mut().map(|pipe| pipe.write_all(input.as_bytes()));
+        if let Some(Err(error)) = written {
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        }
         program.end()
     }
 
@@ -110,6 +114,11 @@ impl Program {
         kill(pid(self.id()), signal).unwrap();
     }
 
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        self.output.text()
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -133,6 +142,26 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A program of tests/peers.
+pub fn peer(name: &str) -> Command {
+    let mut command = Command::new("python3");
+    // Its output is UTF-8 whatever the locale.
+    command
+        .args(["-X", "utf8"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name));
+    // It shares a module with others, of which no compiled copy is to be left in the project.
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+/// A peer that is told an address, as host and port.
+pub fn peer_of(name: &str, address: &str) -> Command {
+    let (host, port) = address.rsplit_once(':').unwrap();
+    let mut command = peer(name);
+    command.args([host, port]);
+    command
 }
 
 /// What a program writes, read as it comes, so that it never waits for the test.

@@ -1,13 +1,14 @@
-//! The `remote_command` example, both sides of it, and its peers in Python.
+//! The `remote_command` example, both sides of it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
+
+use nix::sys::signal::Signal;
 
 use super::process::{Ended, Process, example_path};
 use super::program::Program;
-use super::{CEILING, wait_until};
+use super::wait_until;
 
 /// The example as a server; more options go behind it.
 pub fn server(protocol: &str, address: &str) -> Command {
@@ -43,33 +44,25 @@ pub fn output_of(protocol: &str, address: &str, command: &str) -> String {
     ended.output
 }
 
-/// A program of tests/peers.
-pub fn peer(name: &str) -> Command {
-    let mut command = Command::new("python3");
-    // Its output is UTF-8 whatever the locale.
-    command
-        .args(["-X", "utf8"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name));
-    // It shares a module with others, of which no compiled copy is to be left in the project.
-    command.env("PYTHONDONTWRITEBYTECODE", "1");
-    command
-}
-
-/// A peer that is told an address, as host and port.
-pub fn peer_of(name: &str, address: &str) -> Command {
-    let (host, port) = address.rsplit_once(':').unwrap();
-    let mut command = peer(name);
-    command.args([host, port]);
-    command
-}
-
-/// A connection to a server, that fails rather than waits for ever.
+/// The call has failed and told `text`.
 #[track_caller]
-pub fn connect(address: &str) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(CEILING)).unwrap();
-    stream.set_write_timeout(Some(CEILING)).unwrap();
-    stream
+pub fn assert_failed(ended: &Ended, text: &str) {
+    assert_eq!((ended.status.code(), &*ended.output), (Some(1), ""), "{ended:?}");
+    assert!(ended.errors.starts_with("remote_command: "), "{ended:?}");
+    assert!(ended.errors.contains(text), "{ended:?}");
+}
+
+/// What the client tells when no answer has come.
+pub const NO_ANSWER: &str = "the server closed the connection without an answer";
+
+/// Stops a server; returns what it logged.
+#[track_caller]
+pub fn stop(server: Process, counts: &str) -> String {
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.output.starts_with(&format!("stopped: {counts} ")), "{ended:?}");
+    ended.errors
 }
 
 /// Sends a command of the struct protocol and returns its answer.
