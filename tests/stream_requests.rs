@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::thread;
@@ -14,7 +14,7 @@ use socketserver::prelude::*;
 use socketserver::run_handler;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
-use support::journal::{Journaled, journal};
+use support::serving::{serve_one, serve_well};
 use support::{EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
 
 tests![
@@ -45,35 +45,6 @@ tests![
 ];
 
 type Handled = io::Result<()>;
-
-/// Serves one connection with `handler`; returns what the client got and the failures.
-#[track_caller]
-fn serve_one(
-    handler: impl BaseRequestHandler<TcpRequest>,
-    client: impl FnOnce(&mut TcpStream),
-) -> (Vec<u8>, Vec<String>) {
-    let (journal, pen) = journal();
-    let server = Journaled::over(TcpServer::new("127.0.0.1:0", handler), &pen);
-    let running = server.spawn().unwrap();
-    let mut stream = connect(running.server_address());
-    client(&mut stream);
-    let answer = read_to_end(stream);
-    running.stop().unwrap();
-    let failures = journal
-        .of("handle_error")
-        .into_iter()
-        .map(|entry| entry.event)
-        .collect();
-    (answer, failures)
-}
-
-/// As [`serve_one`], where nothing may fail.
-#[track_caller]
-fn serve_well(handler: impl BaseRequestHandler<TcpRequest>, client: impl FnOnce(&mut TcpStream)) -> Vec<u8> {
-    let (answer, failures) = serve_one(handler, client);
-    assert_eq!(failures, [""; 0]);
-    answer
-}
 
 // SocketWriterTest.test_basics
 fn wfile_is_a_writer_whose_descriptor_is_the_requests() {

@@ -10,11 +10,11 @@ use super::Frame;
 /// The first size: most messages, and many small ones at a time, in one read.
 const INITIAL: usize = 8 * 1024;
 
-/// How much is added at least when that does not do.
-const STEP: usize = 64 * 1024;
+/// The second, and what a peer may keep between two messages: one of 64 KiB, with any header, in one read.
+const RETAINED: usize = 72 * 1024;
 
-/// What a peer may keep between two messages: a message of 64 KiB with any header in one read.
-const RETAINED: usize = INITIAL + STEP;
+/// Of what a message needs, so much is taken at once: the longest message of all codecs unless set otherwise.
+const AT_ONCE: usize = 16 * 1024 * 1024;
 
 /// Bytes between `start` and `end` have arrived; those behind are initialised (zero or stale) so that they
 /// can be read into, and are not cleared again.
@@ -46,19 +46,31 @@ impl Buffer {
         &self.bytes[message]
     }
 
-    /// A message that was just taken, to keep. A big one is the buffer itself, so that there is no second
-    /// copy of it in memory.
+    /// A message that was just taken, to keep. One that is most of a big buffer is the buffer itself, so that
+    /// there is no second copy of it in memory.
     pub(super) fn keep(&mut self, message: Range<usize>) -> Vec<u8> {
-        if message.len() <= RETAINED || self.end - self.start > STEP {
+        if message.len() <= RETAINED.max(self.bytes.len() / 2) {
             return self.get(message).to_vec();
         }
-        let rest = self.arrived().to_vec();
+        let size = match self.arrived().len() {
+            0 => 0,
+            rest => rest.max(RETAINED),
+        };
+        let mut kept = self.replace(size);
+        kept.truncate(message.end);
+        kept.drain(..message.start);
+        kept
+    }
+
+    /// Moves what has arrived to a buffer of `size` bytes; returns the old one. The new memory is not written
+    /// to before bytes arrive in it, so the system gives no page of a big one earlier (calloc(3)).
+    fn replace(&mut self, size: usize) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        let arrived = self.arrived();
+        bytes[..arrived.len()].copy_from_slice(arrived);
+        self.end -= self.start;
         self.start = 0;
-        self.end = rest.len();
-        let mut owned = mem::replace(&mut self.bytes, rest);
-        owned.truncate(message.end);
-        owned.drain(..message.start);
-        owned
+        mem::replace(&mut self.bytes, bytes)
     }
 
     /// Everything that has arrived, leaving none.
@@ -84,25 +96,31 @@ impl Buffer {
         }
     }
 
-    /// Memory follows what has arrived, not what is announced: at most four times as much, and never more
-    /// than a step above what the message needs.
     fn make_room(&mut self, missing: usize) {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        let needed = self.end.saturating_add(missing.max(1));
-        if self.end == 0 && needed <= RETAINED && self.bytes.len() > RETAINED {
+        if self.end == 0 && self.bytes.len() > RETAINED {
             // The peer may say nothing more for hours: a big message's memory goes back first.
-            self.bytes = Vec::new();
+            self.replace(0);
         }
         let size = self.bytes.len();
-        if size == 0 && needed <= INITIAL {
-            self.bytes.resize(INITIAL, 0);
-        } else if needed > size {
-            self.bytes.resize(needed.min(4 * size).max(size + STEP), 0);
+        let needed = self.end.saturating_add(missing);
+        if self.end == size || (self.end > size / 2 && needed > size) {
+            self.grow(needed);
         }
+    }
+
+    /// Two sizes for what is small; then, when so much of a message has really arrived, what it needs.
+    fn grow(&mut self, needed: usize) {
+        let size = match self.bytes.len() {
+            0 => INITIAL,
+            INITIAL => RETAINED,
+            size => needed.min(AT_ONCE.max(2 * size)).max(size + size / 2),
+        };
+        self.replace(size);
     }
 }
 

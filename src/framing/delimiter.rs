@@ -67,7 +67,7 @@ impl Decoder for DelimiterCodec {
                 message: 0..end,
                 consumed: end + self.delimiter.len(),
             }),
-            None => Decoded::Incomplete(1),
+            None => Decoded::Incomplete(window - bytes.len()),
         })
     }
 

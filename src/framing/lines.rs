@@ -76,8 +76,9 @@ impl Decoder for LinesCodec {
     #[inline]
     fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
         let limit = self.search.limit;
-        let Some(line_feed) = self.search.find(bytes, b"\n", limit.saturating_add(2))? else {
-            return Ok(Decoded::Incomplete(1));
+        let window = limit.saturating_add(2);
+        let Some(line_feed) = self.search.find(bytes, b"\n", window)? else {
+            return Ok(Decoded::Incomplete(window - bytes.len()));
         };
         let line = &bytes[..line_feed];
         let length = line.strip_suffix(b"\r").unwrap_or(line).len();

@@ -45,8 +45,10 @@
 //! # Limits
 //!
 //! Every codec has a `max_frame_length`: 8 MiB, and 8 KiB where a delimiter ends the message, unless you set
-//! another. A longer message is an error before memory is taken for it. What a peer can make the process
-//! hold is that limit and some 150 KiB, whatever it sends and however slowly.
+//! another. A longer message is an error before memory is taken for it. What a peer can make a [`Framed`]
+//! hold is that limit and 150 KiB, whatever it sends and however slowly (above 16 MiB, up to twice the limit
+//! while the buffer grows), and 72 KiB between two messages. More than 72 KiB is taken only when half as much
+//! of a message has really arrived.
 //!
 //! # Codecs of your own
 //!
@@ -100,8 +102,11 @@ pub struct Frame {
 pub enum Decoded {
     /// A whole message.
     Frame(Frame),
-    /// The beginning of one, or nothing: at least so many bytes are missing. A large message of known
-    /// length is read in few large reads if this says so; 1 is always right.
+    /// The beginning of one, or nothing: room is wanted for so many bytes more, at least 1.
+    ///
+    /// What is missing of a message whose length is known; else what is left up to the limit. With a number
+    /// that is too small it costs more memory (half as much again) and more reads to receive a message of
+    /// more than 72 KiB.
     Incomplete(usize),
 }
 

@@ -52,14 +52,16 @@ impl Default for WholeStreamCodec {
 
 impl Decoder for WholeStreamCodec {
     fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
-        if bytes.len() > self.max_frame_length {
-            return Err(DecodeError::TooLong {
-                length: bytes.len() as u64,
-                limit: self.max_frame_length,
+        let (arrived, limit) = (bytes.len(), self.max_frame_length);
+        match limit.checked_sub(arrived) {
+            // The end of the stream needs no room, but a byte too many does.
+            Some(left) => Ok(Decoded::Incomplete(left.saturating_add(1))),
+            None => Err(DecodeError::TooLong {
+                length: arrived as u64,
+                limit,
             }
-            .into());
+            .into()),
         }
-        Ok(Decoded::Incomplete(1))
     }
 
     fn decode_eof(&mut self, bytes: &[u8]) -> io::Result<Option<Frame>> {

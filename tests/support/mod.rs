@@ -9,9 +9,11 @@ pub mod gate;
 pub mod interrupt;
 pub mod journal;
 pub mod matrix;
+pub mod pieces;
 pub mod process;
 pub mod program;
 pub mod remote_command;
+pub mod serving;
 
 use std::collections::BTreeMap;
 use std::fs;
