@@ -8,7 +8,7 @@
 //! nc 127.0.0.1 7777
 //! ```
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -91,7 +91,8 @@ fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
         Ok(report) => {
-            println!("stopped: {report}");
+            // Whoever started it may have stopped reading.
+            let _ = writeln!(io::stdout(), "stopped: {report}");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> std::io::Result<Report> {
+fn run(options: &Options) -> io::Result<Report> {
     if options.workers.is_some() && options.strategy != StrategyName::Pool {
         eprintln!("echo: --workers has no effect without --strategy pool");
     }
@@ -114,7 +115,7 @@ fn run(options: &Options) -> std::io::Result<Report> {
     }
 }
 
-fn with_strategy(server: impl BaseServer, options: &Options) -> std::io::Result<Report> {
+fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Report> {
     match options.strategy {
         StrategyName::Sync => serve(server),
         StrategyName::Threading => serve(server.threading()),
@@ -129,10 +130,11 @@ fn with_strategy(server: impl BaseServer, options: &Options) -> std::io::Result<
     }
 }
 
-fn serve(server: impl BaseServer) -> std::io::Result<Report> {
+fn serve(server: impl BaseServer) -> io::Result<Report> {
     let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGINT]).bind()?;
-    println!("listening on {}", server.server_address());
-    std::io::stdout().flush()?;
+    let mut output = io::stdout();
+    writeln!(output, "listening on {}", server.server_address())?;
+    output.flush()?;
     server.serve_forever()
 }
 

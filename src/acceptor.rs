@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -11,25 +12,29 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
-use crate::lifecycle::{State, Ticket, Wakeup};
-use crate::server::Core;
+use crate::lifecycle::{Pause, Shared, State, Ticket, Wakeup};
+use crate::server::{Core, not_bound};
 use crate::transport::Transport;
 
-/// Waits for the listener and for wake-ups, in two nested sets (epoll(7)), so that waiting without the
-/// listener needs no change to a set that others use.
+/// Waits for the listener and for wake-ups, in sets (epoll(7)) that never change once they are made.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    /// Stop and wake.
+    /// The listener, stop and wake. Threads that accept beside each other use different sets, because a
+    /// connection wakes everybody who waits in one set, but only one of the sets (`EPOLLEXCLUSIVE`). Made
+    /// when they are needed, the first one at once.
+    all: [OnceLock<Epoll>; SETS],
+    /// Stop, wake, and a place among the requests in progress.
     quiet: Epoll,
-    /// The listener and `quiet`.
-    all: Epoll,
 }
+
+/// As many threads wait without waking each other up for nothing.
+const SETS: usize = 4;
 
 /// The tokens of what is waited for.
 const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const WAKE: u64 = 2;
-const QUIET: u64 = 3;
+const PLACE: u64 = 3;
 
 /// What a wait came back with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,34 +47,63 @@ enum Event {
 
 impl Waiter {
     pub(crate) fn new(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Self> {
-        let input = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
-        let quiet = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        quiet.add(wakeup.stop_fd(), input(STOP))?;
-        quiet.add(wakeup.wake_fd(), input(WAKE))?;
-        let all = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        all.add(listener, input(LISTENER))?;
-        all.add(&quiet.0, input(QUIET))?;
-        Ok(Waiter { quiet, all })
+        let quiet = wakeup_set(wakeup)?;
+        quiet.add(wakeup.place_fd(), EpollEvent::new(EpollFlags::EPOLLIN, PLACE))?;
+        let mut all = [const { OnceLock::new() }; SETS];
+        all[0] = listener_set(listener, wakeup)?.into();
+        Ok(Waiter { all, quiet })
     }
 
-    /// Waits for a request, a wake-up, or the end of `timeout`.
-    fn wait(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
-        match wait_one(&self.all, timeout)? {
-            None => Ok(Event::TimedOut),
-            Some(LISTENER) => Ok(Event::Request),
-            Some(_) => self.wait_quiet(wakeup, Some(Duration::ZERO)),
+    /// Waits in the set with this number for a request, a wake-up, or the end of `timeout`.
+    fn wait(
+        &self,
+        number: usize,
+        listener: &impl AsFd,
+        wakeup: &Wakeup,
+        timeout: Option<Duration>,
+    ) -> io::Result<Event> {
+        let own = &self.all[number % SETS];
+        if own.get().is_none() {
+            // Without a descriptor for it, the first set does.
+            if let Ok(set) = listener_set(listener, wakeup) {
+                let _ = own.set(set);
+            }
+        }
+        match own.get().or(self.all[0].get()) {
+            Some(set) => wait_in(set, wakeup, timeout),
+            None => Ok(Event::Other),
         }
     }
 
-    /// Waits for a wake-up or the end of `timeout`, whatever requests there are.
+    /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
     fn wait_quiet(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
-        match wait_one(&self.quiet, timeout)? {
-            None => return Ok(Event::TimedOut),
-            Some(STOP) => wakeup.stop_seen(),
-            Some(_) => wakeup.clear(),
-        }
-        Ok(Event::Other)
+        wait_in(&self.quiet, wakeup, timeout)
     }
+}
+
+fn wakeup_set(wakeup: &Wakeup) -> io::Result<Epoll> {
+    let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    set.add(wakeup.stop_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+    set.add(wakeup.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+    Ok(set)
+}
+
+fn listener_set(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Epoll> {
+    let set = wakeup_set(wakeup)?;
+    let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+    set.add(listener, EpollEvent::new(exclusive, LISTENER))?;
+    Ok(set)
+}
+
+fn wait_in(set: &Epoll, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
+    match wait_one(set, timeout)? {
+        None => return Ok(Event::TimedOut),
+        Some(LISTENER) => return Ok(Event::Request),
+        Some(STOP) => wakeup.stop_seen(),
+        Some(PLACE) => wakeup.take_place(),
+        Some(_) => wakeup.clear(),
+    }
+    Ok(Event::Other)
 }
 
 /// The token of one event, or `None` when the time was over or a signal came.
@@ -139,38 +173,47 @@ fn remedy(error: &io::Error) -> Remedy {
 }
 
 /// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
+/// Shared by all that accept for a server: an episode is one for all of them.
 #[derive(Debug)]
 struct Backoff {
     what: &'static str,
-    delay: Option<Duration>,
+    /// The last delay in milliseconds; 0 while all is well.
+    delay: AtomicU64,
 }
 
 impl Backoff {
-    const FIRST: Duration = Duration::from_millis(5);
-    const LONGEST: Duration = Duration::from_secs(1);
+    const FIRST: u64 = 5;
+    const LONGEST: u64 = 1000;
 
     fn new(what: &'static str) -> Self {
-        Backoff { what, delay: None }
+        Backoff {
+            what,
+            delay: AtomicU64::new(0),
+        }
     }
 
     /// The next delay; only the first of an episode is logged.
-    fn next(&mut self, why: &dyn fmt::Display) -> Duration {
-        let delay = match self.delay {
-            None => {
-                log::warn!("{}: {why}; trying again until it works", self.what);
-                Self::FIRST
-            }
-            Some(delay) => (delay * 2).min(Self::LONGEST),
-        };
-        self.delay = Some(delay);
-        delay
+    fn next(&self, why: &dyn fmt::Display) -> Duration {
+        let longer = |delay: u64| (delay * 2).clamp(Self::FIRST, Self::LONGEST);
+        let before = self.delay.update(Ordering::Relaxed, Ordering::Relaxed, longer);
+        if before == 0 {
+            log::warn!("{}: {why}; trying again until it works", self.what);
+        }
+        Duration::from_millis(longer(before))
     }
 
-    fn over(&mut self) {
-        if self.delay.take().is_some() {
+    fn over(&self) {
+        if self.delay.load(Ordering::Relaxed) != 0 && self.delay.swap(0, Ordering::Relaxed) != 0 {
             log::info!("{}: over", self.what);
         }
     }
+}
+
+/// The episodes of one server's accepting.
+#[derive(Debug)]
+struct Backoffs {
+    accepting: Backoff,
+    processing: Backoff,
 }
 
 /// What came of one turn of the loop.
@@ -207,17 +250,27 @@ pub enum Handled {
 /// another thread, so several may accept.
 pub struct Acceptor<T: Transport> {
     server: Outermost<T>,
+    /// At least so often `service_actions` runs.
+    interval: Option<Duration>,
+    /// The end of a child may have to interrupt a wait.
+    forks: bool,
     /// The place of the next request, kept while waiting for one.
     ticket: Option<Ticket>,
-    accepting: Backoff,
-    processing: Backoff,
+    /// There was no place for one.
+    pause: Option<Pause>,
+    backoffs: Arc<Backoffs>,
+    /// Where it waits; see [`Waiter`].
+    set: usize,
     /// How many more requests are taken from the kernel's queue; set when the server was told to stop.
     queued: Option<u32>,
 }
 
 impl<T: Transport> Clone for Acceptor<T> {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.server))
+        Acceptor {
+            backoffs: Arc::clone(&self.backoffs),
+            ..Self::new(Arc::clone(&self.server))
+        }
     }
 }
 
@@ -232,10 +285,16 @@ impl<T: Transport> fmt::Debug for Acceptor<T> {
 impl<T: Transport> Acceptor<T> {
     pub(crate) fn new(server: Outermost<T>) -> Self {
         Acceptor {
+            interval: server.core().attribute(|config| config.poll_interval),
+            forks: server.forks(),
             server,
             ticket: None,
-            accepting: Backoff::new("cannot accept"),
-            processing: Backoff::new("cannot start a request"),
+            pause: None,
+            backoffs: Arc::new(Backoffs {
+                accepting: Backoff::new("cannot accept"),
+                processing: Backoff::new("cannot start a request"),
+            }),
+            set: 0,
             queued: None,
         }
     }
@@ -250,14 +309,17 @@ impl<T: Transport> Acceptor<T> {
         reason = "an iterator would hide that an error ends it"
     )]
     pub fn next(&mut self) -> io::Result<Option<Job<T>>> {
-        let interval = self.server.core().attribute(|config| config.poll_interval);
-        loop {
-            match self.turn(interval)? {
-                Turn::Job(job) => return Ok(Some(job)),
-                Turn::Stopped => return Ok(None),
-                Turn::Refused | Turn::Again | Turn::TimedOut => {}
+        let next = loop {
+            match self.turn(self.interval) {
+                Ok(Turn::Job(job)) => return Ok(Some(job)),
+                Ok(Turn::Refused | Turn::Again | Turn::TimedOut) => {}
+                Ok(Turn::Stopped) => break Ok(None),
+                Err(error) => break Err(error),
             }
-        }
+        };
+        // It accepts no more, and its place is not to be waited for, however long it is kept.
+        self.ticket = None;
+        next
     }
 
     /// Gives a job to the outermost [`process_request`](crate::BaseServer::process_request), and pauses
@@ -270,11 +332,12 @@ impl<T: Transport> Acceptor<T> {
         process(&self.server, job);
         if self.server.core().shared().take_congested() {
             let delay = self
+                .backoffs
                 .processing
                 .next(&"the system has no room for another thread or process");
             self.pause(delay)
         } else {
-            self.processing.over();
+            self.backoffs.processing.over();
             Ok(())
         }
     }
@@ -297,14 +360,59 @@ impl<T: Transport> Acceptor<T> {
         }
     }
 
+    /// Waits without accepting until the server is told to stop, or something woke it up: for a thread
+    /// that lets others accept. True if it is to stop.
+    pub(crate) fn stand_by(&self) -> io::Result<bool> {
+        let wakeup = self.server.core().shared().wakeup()?;
+        wakeup.wait_stop()?;
+        let stopping = wakeup.is_stopping();
+        if stopping {
+            // The threads that accept may be busy, and not have seen it yet.
+            self.shared().advance(State::Draining);
+        }
+        Ok(stopping)
+    }
+
+    /// The server was told to stop, but some of the threads that accept have not ended that: waits a
+    /// moment. False when the time for it is over.
+    pub(crate) fn stand_by_stopping(&self) -> io::Result<bool> {
+        /// A thread's last words may wake another than this one; then it looks again by itself.
+        const SLICE: Duration = Duration::from_millis(10);
+        let core = self.server.core();
+        let wakeup = core.shared().wakeup()?;
+        let patience = core.drain_time_left();
+        if wakeup.is_forced() || patience.is_zero() {
+            return Ok(false);
+        }
+        wakeup.wait(patience.min(SLICE))?;
+        Ok(true)
+    }
+
+    /// A clone for the thread with this number among those that accept.
+    pub(crate) fn for_thread(&self, number: usize) -> Self {
+        Acceptor {
+            set: number,
+            ..self.clone()
+        }
+    }
+
+    /// What the server's parts share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        self.server.core().shared()
+    }
+
     /// One turn: service actions, a wait of at most `timeout`, at most one request.
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn<T>> {
         let server = Arc::clone(&self.server);
         let core = server.core();
         let wakeup = core.shared().wakeup()?;
+        // Hooks run here: waiting for the server from one of them could never end.
+        let _busy = core.shared().enter();
 
-        // In this order: a child that ends after the service actions writes the wake-up.
-        wakeup.about_to_wait();
+        if self.forks {
+            // Before the service actions: a child that ends after them writes the wake-up.
+            wakeup.about_to_wait();
+        }
         server.service_actions();
         let turn = if wakeup.is_stopping() {
             self.turn_stopping(core, wakeup)
@@ -313,27 +421,28 @@ impl<T: Transport> Acceptor<T> {
         } else {
             core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
         };
-        wakeup.awake();
+        if self.forks {
+            wakeup.awake();
+        }
         turn
     }
 
     fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
-        match core.waiter()?.wait(wakeup, timeout)? {
-            Event::Request => {
-                wakeup.awake();
-                self.accept()
-            }
+        let listener = core.transport().ok_or_else(not_bound)?.socket();
+        match core.waiter()?.wait(self.set, listener, wakeup, timeout)? {
+            Event::Request => self.accept(),
             event => Ok(Turn::nothing(event)),
         }
     }
 
     /// The server was told to stop: what the kernel has queued is still accepted, as many as fit into
-    /// its queue, so that a flood of new ones cannot put the end off.
+    /// its queue (Linux has room for one more than listen(2) was told), so that a flood of new ones cannot
+    /// put the end off.
     fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
         core.shared().advance(State::Draining);
         let queued = self
             .queued
-            .get_or_insert_with(|| core.attribute(|config| config.request_queue_size));
+            .get_or_insert_with(|| core.attribute(|config| config.request_queue_size).saturating_add(1));
         let Some(left) = queued.checked_sub(1) else {
             return Ok(Turn::Stopped);
         };
@@ -352,7 +461,10 @@ impl<T: Transport> Acceptor<T> {
     /// Whether the limit leaves a place for another request; if not, a wake-up comes when it does.
     fn has_place(&mut self) -> bool {
         if self.ticket.is_none() {
-            self.ticket = Ticket::take(self.server.core().shared(), self.server.capacity());
+            match Ticket::take(self.server.core().shared(), self.server.capacity()) {
+                Ok(ticket) => (self.ticket, self.pause) = (Some(ticket), None),
+                Err(pause) => self.pause = Some(pause),
+            }
         }
         self.ticket.is_some()
     }
@@ -360,7 +472,7 @@ impl<T: Transport> Acceptor<T> {
     fn accept(&mut self) -> io::Result<Turn<T>> {
         match self.server.get_request() {
             Ok(request) => {
-                self.accepting.over();
+                self.backoffs.accepting.over();
                 let Some(ticket) = self.ticket.take() else {
                     return Ok(Turn::Again);
                 };
@@ -377,7 +489,7 @@ impl<T: Transport> Acceptor<T> {
             Remedy::Wait => {}
             Remedy::Retry => log::debug!("accept: {error}"),
             Remedy::BackOff => {
-                let delay = self.accepting.next(error);
+                let delay = self.backoffs.accepting.next(error);
                 self.pause(delay)?;
             }
             Remedy::GiveUp => {
@@ -436,7 +548,7 @@ mod tests {
 
     #[test]
     fn a_back_off_doubles_to_a_second_and_starts_again() {
-        let mut backoff = Backoff::new("test");
+        let backoff = Backoff::new("test");
         let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
         assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         backoff.over();

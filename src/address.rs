@@ -20,6 +20,7 @@ use std::sync::Arc;
 /// | Given | TCP, UDP | Unix sockets |
 /// |---|---|---|
 /// | `"127.0.0.1:80"`, `"[::1]:80"`, a [`SocketAddr`] | that address | an error |
+/// | `"[fe80::1%eth0]:80"`, `("fe80::1%eth0", 80)` | that address on that interface | an error |
 /// | `"localhost:80"`, `("localhost", 80)` | resolved when bound; each address is tried in turn | an error |
 /// | `":80"`, `("", 80)` | `0.0.0.0:80`, as in Python | a path |
 /// | `"/run/x.sock"`, a [`Path`] | an error | that path |
@@ -159,22 +160,23 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
             "`{name}` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one"
         )));
     };
-    if port.parse::<u16>().is_err() {
+    let Ok(port) = port.parse::<u16>() else {
         return Err(invalid(format!(
             "`{name}` has no valid port: `{port}` is not a number from 0 to 65535"
         )));
-    }
+    };
     if host.contains(':') && !host.starts_with('[') {
         return Err(invalid(format!(
             "`{name}` is ambiguous: write an IPv6 address in brackets, such as [::1]:80"
         )));
     }
-    let full = if host.is_empty() {
-        format!("0.0.0.0:{port}")
-    } else {
-        name.to_owned()
-    };
-    let found: Vec<_> = full
+    // Without brackets, as getaddrinfo(3) takes an address with the name of its interface.
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let asked = if host.is_empty() { "0.0.0.0" } else { host };
+    let found: Vec<_> = (asked, port)
         .to_socket_addrs()
         .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve `{host}`: {error}")))?
         .collect();
@@ -254,6 +256,8 @@ impl From<(&str, u16)> for Address {
         }
         match host.parse::<IpAddr>() {
             Ok(ip) => (ip, port).into(),
+            // An IPv6 address with the name of its interface.
+            Err(_) if host.contains(':') => Address::Name(format!("[{host}]:{port}").into()),
             Err(_) => Address::Name(format!("{host}:{port}").into()),
         }
     }

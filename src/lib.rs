@@ -89,7 +89,7 @@
 //! | `serve_forever(poll_interval=0.5)` | [`serve_forever`](BaseServer::serve_forever), [`poll_interval`](Configure::poll_interval) | consumes the server and returns a [`Report`]; to serve again, make another. No interval unless set: idle costs nothing |
 //! | `shutdown()` | [`shutdown`](BaseServer::shutdown), [`ShutdownHandle`] | asks and never blocks; waiting is [`ShutdownHandle::wait`] |
 //! | `handle_request()` | [`handle_request`](BaseServer::handle_request) | on an `Arc`; says what became of it |
-//! | `fileno()` | [`fileno`](BaseServer::fileno) | `None` before binding |
+//! | `fileno()` | [`fileno`](BaseServer::fileno) | `None` before binding and after the end |
 //! | `socket`, `server_address`, `address_family`, `socket_type` | [`socket`](BaseServer::socket), [`server_address`](BaseServer::server_address), [`address_family`](BaseServer::address_family), [`socket_type`](BaseServer::socket_type) | the family follows from the address |
 //! | `RequestHandlerClass` | [`request_handler_class`](Construct::request_handler_class) | the prototype that is cloned |
 //! | `server_bind`, `server_activate`, `server_close` | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |

@@ -215,13 +215,14 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         Self::Transport::SOCKET_TYPE
     }
 
-    /// The listening socket, once the server is bound.
+    /// The listening socket, from binding until the server is closed.
     fn socket(&self) -> Option<&<Self::Transport as Transport>::Socket> {
-        self.core().transport().map(Transport::socket)
+        let open = self.core().state() < State::Closed;
+        self.core().transport().filter(|_| open).map(Transport::socket)
     }
 
-    /// The descriptor of the listening socket, once the server is bound: to wait for requests in a
-    /// loop of one's own before `handle_request`.
+    /// The descriptor of the listening socket, from binding until the server is closed: to wait for
+    /// requests in a loop of one's own before `handle_request`.
     fn fileno(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.socket().map(std::os::fd::AsFd::as_fd)
     }
@@ -252,7 +253,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().server_activate()
     }
 
-    /// Cleans up. Called once the requests are done (or given up): the listening socket is closed.
+    /// Cleans up and closes the socket. Called once the requests are done (or given up).
     fn server_close(&self) {
         self.inner().server_close();
     }
@@ -434,7 +435,10 @@ impl<T: Transport> Core<T> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in self.config().shutdown_signals {
-            guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
+            // Listened to twice, one signal would count as two, and the second stops at once.
+            if guards.iter().all(|guard| guard.signal != signal) {
+                guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
+            }
         }
         Ok(())
     }
@@ -477,6 +481,17 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    /// Whoever waits for the end, or keeps the value of a closed server, can have the address. A request
+    /// that was left behind keeps its socket.
+    fn close(&self) {
+        if self.shared.registry.running() > 0 {
+            return;
+        }
+        if let (Some(transport), Ok(wakeup)) = (self.transport(), self.shared.wakeup()) {
+            transport.close(wakeup.stop_fd());
+        }
+    }
+
     /// In a forked child: gives up what is the parent's.
     pub(crate) fn enter_child(&self) {
         if let Ok(wakeup) = self.shared.wakeup() {
@@ -492,7 +507,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-fn not_bound() -> io::Error {
+pub(crate) fn not_bound() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotConnected,
         "the server is not bound: a server_bind hook must call inner().server_bind()",
@@ -574,6 +589,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
 
     fn server_close(&self) {
         self.core.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.core.close();
     }
 
     fn get_request(&self) -> io::Result<T::Request> {
@@ -627,6 +643,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn terminate_requests(&self, _force: Force) {
+        // Datagrams have no sockets of their own: those whose replies wait look at this.
+        self.core.shared.force();
         self.core.shared.registry.shutdown_sockets();
     }
 }

@@ -6,10 +6,13 @@ mod support;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
+use nix::sys::socket::SockaddrStorage;
 use socketserver::prelude::*;
 use support::process::{STRATEGIES, as_ordinary_user, echo_for_everybody, echo_path};
 use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
@@ -17,6 +20,7 @@ use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
 tests![
     a_tcp_port_in_use_is_refused,
     a_udp_port_in_use_is_refused,
+    a_port_that_another_server_listens_on_first_is_refused,
     a_port_in_use_is_refused_under_every_strategy,
     an_abstract_name_in_use_is_refused,
     serve_forever_and_spawn_fail_as_bind_does,
@@ -26,6 +30,7 @@ tests![
     a_port_over_65535_is_told,
     an_ipv6_address_without_brackets_is_told,
     an_address_of_another_machine_is_told,
+    an_ipv6_address_may_name_its_interface,
     a_path_for_a_tcp_server_is_told,
     an_abstract_name_for_a_tcp_server_is_told,
     an_internet_address_for_a_unix_server_is_told,
@@ -100,6 +105,37 @@ fn a_udp_port_in_use_is_refused() {
         ErrorKind::AddrInUse,
         &in_use(&address),
     );
+}
+
+/// Between binding and listening, another server listens: `SO_REUSEADDR` lets both bind (socket(7)).
+struct TooLate<S>(S, OnceLock<TcpServer<EchoLine>>);
+
+impl<S: BaseServer> BaseServer for TooLate<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        let bound = self.fileno().unwrap();
+        let address = nix::sys::socket::getsockname::<SockaddrStorage>(bound.as_raw_fd())?;
+        let port = address.as_sockaddr_in().unwrap().port();
+        let _ = self.1.set(tcp(("127.0.0.1", port)).bind()?);
+        self.0.server_activate()
+    }
+}
+
+fn a_port_that_another_server_listens_on_first_is_refused() {
+    let first = OnceLock::new();
+    let text = error_of(TooLate(tcp("127.0.0.1:0").threading(), first)).to_string();
+    let port = text
+        .trim_start_matches("Address already in use (127.0.0.1:")
+        .split(')')
+        .next()
+        .unwrap();
+    assert_eq!(text, in_use(format!("127.0.0.1:{port}")));
 }
 
 fn a_port_in_use_is_refused_under_every_strategy() {
@@ -177,6 +213,18 @@ fn an_address_of_another_machine_is_told() {
         ErrorKind::AddrNotAvailable,
         text,
     );
+}
+
+/// A link-local address means nothing without it (RFC 4007). Interface 1 is the loopback one, which has
+/// no such address.
+fn an_ipv6_address_may_name_its_interface() {
+    for address in [Address::from("[fe80::1%lo]:0"), Address::from(("fe80::1%lo", 0))] {
+        assert_eq!(address.to_string(), "[fe80::1%lo]:0");
+        let text = "Cannot assign requested address ([fe80::1%1]:0): no interface of this machine has that address";
+        assert_fails(tcp(address), ErrorKind::AddrNotAvailable, text);
+    }
+    let text = error_of(tcp("[fe80::1%no-such]:0")).to_string();
+    assert!(text.starts_with("cannot resolve `fe80::1%no-such`: "), "{text}");
 }
 
 fn a_path_for_a_tcp_server_is_told() {

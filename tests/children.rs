@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -35,6 +36,9 @@ tests![
     a_child_is_reaped_at_once_although_the_server_is_idle,
     many_children_that_end_together_are_all_reaped,
     a_child_of_the_program_is_left_to_the_program,
+    a_child_that_the_program_has_reaped_counts_as_failed,
+    two_servers_of_one_program_reap_their_own_children,
+    forcing_spares_descriptors_that_are_somebody_elses_by_now,
     a_child_that_was_killed_costs_its_own_request_only,
     a_child_that_exits_with_a_status_of_its_own_is_told,
     an_error_in_a_child_is_reported_in_the_child,
@@ -313,6 +317,48 @@ fn a_child_of_the_program_is_left_to_the_program() {
     assert_eq!(counts(running.stop().unwrap()), (10, 0));
     assert_eq!(before.wait().unwrap().code(), Some(72));
     assert_eq!(meanwhile.wait().unwrap().code(), Some(73));
+}
+
+/// As a program does that waits for any child: nobody can know the status any more.
+fn a_child_that_the_program_has_reaped_counts_as_failed() {
+    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, tell_process).bind().unwrap());
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    let process: u32 = exchange_line(&client, "").trim().parse().unwrap();
+    finish(&client);
+    nix::sys::wait::waitpid(pid(process), None).unwrap();
+    assert_eq!(counts(server.close().unwrap()), (0, 1));
+    assert_eq!(server.active_children(), 0);
+    let text = format!("WARN child {process} was reaped by another part of this program; its request counts as failed");
+    assert_eq!(logged(), [text]);
+}
+
+fn two_servers_of_one_program_reap_their_own_children() {
+    let spawn = || ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let servers = [spawn(), spawn()];
+    let clients = servers
+        .each_ref()
+        .map(|running| client_in_progress(running.server_address()).0);
+    assert_eq!(children().len(), 2);
+    clients.iter().for_each(finish);
+    wait_until_reaped();
+    for running in servers {
+        assert_eq!(counts(running.stop().unwrap()), (1, 0));
+    }
+}
+
+/// The parent has closed its copy of the connection, and its number is given to another socket.
+fn forcing_spares_descriptors_that_are_somebody_elses_by_now() {
+    let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::ZERO);
+    let running = server.spawn().unwrap();
+    let (client, _) = client_in_progress(running.server_address());
+    let others: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
+    assert_eq!(running.stop().unwrap().forced, 1);
+    for (mut one, other) in others {
+        one.write_all(b"still here\n").unwrap();
+        assert_eq!(exchange_line(other, "\n"), "still here\n");
+    }
+    assert_eq!(read_to_end(client), b"");
 }
 
 /// Notes how children ended.

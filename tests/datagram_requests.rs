@@ -5,13 +5,18 @@ mod support;
 
 use std::io::{BufRead, Read, Write};
 use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{MemoryDatagrams, Running, run_handler};
+use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::{udp_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, inet, temp_path};
+use support::{CEILING, EchoLine, TempPath, inet, temp_path};
 
 tests![
     a_udp_datagram_over_the_limit_is_cut_and_says_so,
@@ -34,6 +39,11 @@ tests![
     a_datagram_can_go_to_somebody_else,
     a_reply_that_is_too_long_is_an_error,
     a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on,
+    replies_wait_for_a_unix_client_that_reads_later,
+    a_unix_client_that_stops_reading_does_not_keep_a_sync_server_from_its_end,
+    a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_end,
+    a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end,
+    a_second_signal_ends_a_sync_server_whose_reply_waits,
     a_failing_datagram_costs_no_other,
     a_server_over_ipv6_replies,
     a_handler_is_driven_in_memory,
@@ -325,6 +335,82 @@ fn a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on() {
     assert_eq!(seen.recv_timeout(CEILING), Ok(path.path.as_path().into()));
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed), (1, 1));
+}
+
+// A Unix datagram that finds its receiver's queue full waits (unix(7)), and a signal interrupts that.
+fn replies_wait_for_a_unix_client_that_reads_later() {
+    const REPLIES: u32 = 5_000;
+    let interrupts = Interrupts::new();
+    let (sender, thread) = mpsc::channel();
+    let handler = move |request: &mut DatagramRequest| {
+        sender.send(gettid()).unwrap();
+        (0..REPLIES).try_for_each(|number| request.reply(&number.to_ne_bytes()))
+    };
+    let place = temp_path("server");
+    let running = UnixDatagramServer::new(&place.path, handler).spawn().unwrap();
+    let (client, _path) = unix_datagram_client(running.server_address());
+    client.send(b"").unwrap();
+    let replying = thread.recv_timeout(CEILING).unwrap();
+    for _ in 0..3 {
+        wait_until_asleep(replying);
+        interrupts.interrupt(replying);
+    }
+    for number in 0..REPLIES {
+        let mut reply = [0; 4];
+        assert_eq!(client.recv(&mut reply).unwrap(), 4);
+        assert_eq!(u32::from_ne_bytes(reply), number);
+    }
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
+}
+
+/// Replies for as long as it can.
+fn reply_without_end(request: &mut DatagramRequest) -> std::io::Result<()> {
+    loop {
+        request.reply(b"again")?;
+    }
+}
+
+/// A client that asks [`reply_without_end`] and reads one reply: the next that finds no room waits.
+#[track_caller]
+fn client_that_stops_reading(address: &Address) -> (UnixDatagram, TempPath) {
+    let (client, path) = unix_datagram_client(address);
+    client.send(b"").unwrap();
+    assert_eq!(client.recv(&mut [0; 9]).unwrap(), 5);
+    (client, path)
+}
+
+#[track_caller]
+fn ends_although_a_client_stops_reading<S: BaseServer>(make: impl FnOnce(Address) -> S) {
+    let place = temp_path("server");
+    let server = make(place.path.as_path().into()).drain_timeout(Duration::from_millis(20));
+    let running = server.spawn().unwrap();
+    let _client = client_that_stops_reading(running.server_address());
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.leaked), (0, 1, 0));
+}
+
+fn a_unix_client_that_stops_reading_does_not_keep_a_sync_server_from_its_end() {
+    ends_although_a_client_stops_reading(|address| UnixDatagramServer::new(address, reply_without_end));
+}
+
+fn a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_end() {
+    ends_although_a_client_stops_reading(|address| ThreadingUnixDatagramServer::new(address, reply_without_end));
+}
+
+fn a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end() {
+    ends_although_a_client_stops_reading(|address| ThreadPoolUnixDatagramServer::new(address, reply_without_end));
+}
+
+fn a_second_signal_ends_a_sync_server_whose_reply_waits() {
+    let place = temp_path("server");
+    let server = UnixDatagramServer::new(&place.path, reply_without_end).shutdown_on_signals([signal::SIGUSR2]);
+    let running = server.spawn().unwrap();
+    let _client = client_that_stops_reading(running.server_address());
+    for _ in 0..2 {
+        nix::sys::signal::raise(Signal::SIGUSR2).unwrap();
+    }
+    assert_eq!(running.join().unwrap().failed, 1);
 }
 
 fn a_failing_datagram_costs_no_other() {

@@ -21,6 +21,8 @@ tests![
     without_threads_a_threading_server_serves_on_its_loop,
     without_threads_a_pool_works_with_those_it_has,
     without_any_thread_a_pool_serves_on_its_loop,
+    without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server,
+    without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_pool,
     without_processes_a_forking_server_loses_one_request_only,
 ];
 
@@ -211,6 +213,36 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
     }
     let log = stop(server, "served=3 failed=0");
     assert!(log.contains("only 0 of 10 workers could be started: "), "{log}");
+}
+
+/// The loop is busy with a client that stays, so nothing but a signal handler can end its request.
+#[track_caller]
+fn assert_ended_by_two_signals(strategy: &str) {
+    let (server, _place) = with_few_tasks(1, &["--strategy", strategy]);
+    let client = connect(&server);
+    assert_echoes(&client);
+    for _ in 0..2 {
+        server.signal(Signal::SIGTERM);
+        // Two that are pending at once would be one.
+        wait_until("the signal has been taken", || !server.is_pending(Signal::SIGTERM));
+    }
+    assert_eq!(read_to_end(&client), b"");
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(
+        ended
+            .output
+            .starts_with("stopped: served=1 failed=0 drained=0 forced=1 "),
+        "{ended:?}"
+    );
+}
+
+fn without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server() {
+    assert_ended_by_two_signals("threading");
+}
+
+fn without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_pool() {
+    assert_ended_by_two_signals("pool");
 }
 
 fn without_processes_a_forking_server_loses_one_request_only() {

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{Handled, State};
+use socketserver::{Handled, MemoryDatagrams, State, Udp};
 use support::interrupt::{Interrupts, is_asleep};
 use support::journal::{Journaled, journal};
 use support::matrix::udp_client;
@@ -40,6 +40,8 @@ tests![
     closing_waits_for_the_requests_and_counts_them,
     service_actions_run_once_a_turn,
     service_actions_run_at_each_poll_interval_without_a_request,
+    service_actions_run_at_each_poll_interval_while_the_server_drains,
+    a_flood_of_requests_does_not_put_the_end_off,
     verify_comes_before_process,
     a_refused_request_is_shut_down_exactly_once,
     a_refused_request_is_not_counted,
@@ -351,6 +353,53 @@ fn service_actions_run_at_each_poll_interval_without_a_request() {
         turns.load(Ordering::SeqCst) >= 10
     });
     assert_eq!(running.stop().unwrap().served, 0);
+}
+
+fn service_actions_run_at_each_poll_interval_while_the_server_drains() {
+    let leave = support::gate::Gate::default();
+    let in_handler = leave.clone();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+        request.write_all(b"begun\n")?;
+        in_handler.wait();
+        io::Result::Ok(())
+    });
+    let server = Loop::over(server).poll_interval(Duration::from_millis(1));
+    let turns = Arc::clone(&server.turns);
+    let running = server.spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), ""), "begun\n");
+    let handle = running.shutdown_handle();
+    handle.shutdown();
+    wait_until("it drains", || handle.state() == State::Draining);
+    let before = turns.load(Ordering::SeqCst);
+    wait_until("service_actions has run ten times more", || {
+        turns.load(Ordering::SeqCst) >= before + 10
+    });
+    leave.open();
+    assert_eq!(running.join().unwrap().drained, 1);
+}
+
+/// A server to which there is always another datagram.
+struct Flooded<S>(S);
+
+impl<S: BaseServer<Transport = Udp>> BaseServer for Flooded<S> {
+    type Transport = Udp;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn get_request(&self) -> io::Result<DatagramRequest> {
+        let nowhere = Arc::new(MemoryDatagrams::default());
+        Ok(DatagramRequest::new(Vec::new(), 0, Address::Unnamed, nowhere))
+    }
+}
+
+fn a_flood_of_requests_does_not_put_the_end_off() {
+    let server = Flooded(UdpServer::new("127.0.0.1:0", EchoLine)).request_queue_size(10);
+    server.shutdown();
+    let report = server.serve_forever().unwrap();
+    assert!(report.served <= 11, "{report}: more than a queue of 10 holds");
 }
 
 /// What becomes of one request to a server that refuses it or not, hook by hook.

@@ -4,11 +4,13 @@ mod support;
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -38,6 +40,11 @@ tests![
     shutdown_from_a_request_handler_ends_a_sync_server,
     shutdown_from_a_raw_signal_handler_ends_the_loop,
     shutdown_after_the_end_does_nothing,
+    a_signal_that_is_asked_for_twice_is_listened_to_once,
+    one_signal_ends_all_the_servers_of_a_program,
+    a_signal_after_the_end_of_a_server_is_left_to_the_program,
+    listening_to_signals_takes_no_thread,
+    idle_servers_end_in_milliseconds,
     waiting_in_a_sync_handler_is_a_deadlock,
     waiting_in_a_threading_handler_is_a_deadlock,
     waiting_in_a_pool_handler_is_a_deadlock,
@@ -46,7 +53,10 @@ tests![
     waiting_from_another_thread_ends_with_the_server,
     waiting_on_the_serving_thread_after_the_end_returns,
     what_the_kernel_had_queued_is_served_before_the_end,
+    what_a_small_queue_had_taken_is_served_before_the_end,
     after_shutdown_nobody_can_connect,
+    a_closed_server_has_given_its_address_up,
+    whoever_waited_for_the_end_can_have_the_address,
     a_tcp_address_can_be_served_again_right_after_the_end,
     a_udp_address_can_be_served_again_right_after_the_end,
     a_threading_udp_server_is_gone_when_serve_forever_returns,
@@ -55,6 +65,9 @@ tests![
     requests_in_progress_end_before_a_thread_pool_does,
     a_handler_sees_that_the_server_drains,
     the_report_counts_each_request_once,
+    a_report_is_the_success_of_main_unless_a_request_was_left_behind,
+    forcing_a_threading_server_spares_descriptors_that_are_somebody_elses_by_now,
+    forcing_a_pool_spares_descriptors_that_are_somebody_elses_by_now,
     a_request_forced_to_end_is_counted_as_forced,
     a_request_of_a_sync_server_forced_to_end_is_counted_as_forced,
     a_drain_timeout_of_zero_forces_at_once,
@@ -295,6 +308,79 @@ fn shutdown_after_the_end_does_nothing() {
     assert_eq!((handle.state(), handle.wait()), (State::Closed, Ok(())));
 }
 
+/// Raises SIGUSR2, which does nothing to this process but what servers listen for.
+fn raise_sigusr2() {
+    nix::sys::signal::raise(Signal::SIGUSR2).unwrap();
+}
+
+// Taken for a second signal, it would end the request at once.
+fn a_signal_that_is_asked_for_twice_is_listened_to_once() {
+    let (running, client) = with_a_silent_client(|read_all, begun| {
+        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+            .shutdown_on_signals([signal::SIGUSR2, signal::SIGUSR2])
+            .shutdown_on_signals([signal::SIGUSR2])
+    });
+    let handle = running.shutdown_handle();
+    raise_sigusr2();
+    wait_until("it drains", || handle.state() >= State::Draining);
+    assert_eq!(handle.wait_timeout(Duration::from_millis(20)), Err(WaitError::TimedOut));
+    drop(client);
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
+}
+
+fn one_signal_ends_all_the_servers_of_a_program() {
+    let spawn = || {
+        let server = TcpServer::new("127.0.0.1:0", EchoLine).shutdown_on_signals([signal::SIGUSR2]);
+        server.spawn().unwrap()
+    };
+    let running = [spawn(), spawn(), spawn()];
+    raise_sigusr2();
+    for server in running {
+        assert_eq!(server.join().unwrap().served, 0);
+    }
+}
+
+fn a_signal_after_the_end_of_a_server_is_left_to_the_program() {
+    let seen = Arc::<AtomicUsize>::default();
+    let in_handler = Arc::clone(&seen);
+    let _action = OnSignal::new(Signal::SIGUSR2, move || {
+        in_handler.fetch_add(1, Ordering::SeqCst);
+    });
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).shutdown_on_signals([signal::SIGUSR2]);
+    let running = server.spawn().unwrap();
+    raise_sigusr2();
+    running.join().unwrap();
+    raise_sigusr2();
+    assert_eq!(seen.load(Ordering::SeqCst), 2, "beside a server, and without one");
+}
+
+// A forking server would have to warn of it.
+fn listening_to_signals_takes_no_thread() {
+    let before = threads();
+    let server = ForkingTcpServer::new("127.0.0.1:0", EchoLine);
+    let server = server.shutdown_on_signals([signal::SIGINT, signal::SIGTERM]);
+    let _server = server.bind().unwrap();
+    assert_eq!(threads(), before);
+}
+
+// CPython takes 221 to 491 ms, with its interval of half a second [measured].
+fn idle_servers_end_in_milliseconds() {
+    let mut took: Vec<_> = (0..21)
+        .map(|_| {
+            let running = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap();
+            let handle = running.shutdown_handle();
+            wait_until("it serves", || handle.state() == State::Serving);
+            let begun = Instant::now();
+            running.stop().unwrap();
+            begun.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    // The one in the middle, which a busy machine does not delay much.
+    assert!(took[10] < Duration::from_millis(100), "{took:?}");
+}
+
 /// A handler that waits for its own server says so instead of hanging, and asking it to stop goes on.
 #[track_caller]
 fn waiting_is_a_deadlock<S: BaseServer>(make: impl FnOnce(fn(&mut TcpRequest) -> Done) -> S) {
@@ -397,6 +483,22 @@ fn what_the_kernel_had_queued_is_served_before_the_end() {
     }
 }
 
+// Linux takes one connection more than listen(2) was told.
+fn what_a_small_queue_had_taken_is_served_before_the_end() {
+    for size in [0, 1, 3] {
+        let server = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| request.write_all(b"served"))
+            .request_queue_size(size)
+            .bind()
+            .unwrap();
+        let clients: Vec<_> = (0..=size).map(|_| connect(&server.server_address())).collect();
+        server.shutdown();
+        assert_eq!(server.serve_forever().unwrap().served, u64::from(size) + 1);
+        for client in clients {
+            assert_eq!(read_to_end(client), b"served");
+        }
+    }
+}
+
 fn after_shutdown_nobody_can_connect() {
     let (running, client) = with_a_silent_client(|read_all, begun| {
         ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
@@ -409,6 +511,35 @@ fn after_shutdown_nobody_can_connect() {
     assert_ne!(running.shutdown_handle().state(), State::Closed);
     drop(client);
     running.join().unwrap();
+}
+
+// M6, although the value of the server is still there.
+fn a_closed_server_has_given_its_address_up() {
+    #[track_caller]
+    fn check<S: BaseServer>(address: Address, make: impl Fn(Address) -> S) {
+        let closed = Arc::new(make(address).bind().unwrap());
+        closed.close().unwrap();
+        assert!(closed.socket().is_none() && closed.fileno().is_none());
+        make(closed.server_address()).bind().unwrap();
+    }
+    let name = || Address::abstract_name(format!("socketserver-test-{}", std::process::id()));
+    check("127.0.0.1:0".into(), |address| TcpServer::new(address, EchoLine));
+    check("127.0.0.1:0".into(), |address| UdpServer::new(address, EchoLine));
+    check("127.0.0.1:0".into(), |address| ForkingUdpServer::new(address, EchoLine));
+    check(name(), |address| ThreadingUnixStreamServer::new(address, EchoLine));
+    check(name(), |address| ThreadPoolUnixDatagramServer::new(address, EchoLine));
+}
+
+fn whoever_waited_for_the_end_can_have_the_address() {
+    for _ in 0..20 {
+        let server = UdpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+        let (address, handle) = (server.server_address(), server.shutdown_handle());
+        let serving = thread::spawn(move || server.serve_forever());
+        handle.shutdown();
+        assert_eq!(handle.wait_timeout(CEILING), Ok(()));
+        UdpSocket::bind(inet(&address)).unwrap();
+        serving.join().unwrap().unwrap();
+    }
 }
 
 // The server closes first, so its port lingers in TIME-WAIT; allow_reuse_address is the default here.
@@ -571,6 +702,56 @@ fn unread(client: &TcpStream) -> usize {
         .find(|row| row.contains(&format!("{} {}", hex(peer), hex(local))));
     let queues = row.expect("a connection").split_whitespace().nth(4).unwrap();
     usize::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
+}
+
+fn a_report_is_the_success_of_main_unless_a_request_was_left_behind() {
+    // An ExitCode shows what it is in no other way.
+    let code = |report: Report| format!("{:?}", report.report());
+    let mut report = TcpServer::new("127.0.0.1:0", EchoLine).spawn().unwrap().stop().unwrap();
+    report.failed = 1;
+    assert_eq!(code(report), format!("{:?}", ExitCode::SUCCESS));
+    report.leaked = 1;
+    assert_eq!(code(report), format!("{:?}", ExitCode::FAILURE));
+}
+
+/// The numbers of ended requests' sockets are given to other sockets; a forced end must not touch those.
+#[track_caller]
+fn forcing_spares_other_descriptors<S: BaseServer>(make: impl FnOnce(fn(&mut TcpRequest) -> Done) -> S) {
+    let server = make(|request| {
+        request.write_all(b"hello")?;
+        io::copy(request, &mut io::sink()).map(drop)
+    });
+    let running = server.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let begin = || {
+        let mut client = connect(running.server_address());
+        client.read_exact(&mut [0; 5]).unwrap();
+        client
+    };
+    let ended: Vec<_> = (0..5).map(|_| begin()).collect();
+    let forced = begin();
+    let open = Holdings::now();
+    for client in ended {
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(client), b"");
+    }
+    wait_until("the sockets of both sides are closed", || {
+        Holdings::now().sockets() == open.sockets() - 10
+    });
+    let others: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
+    assert_eq!(running.stop().unwrap().forced, 1);
+    for (mut one, other) in others {
+        one.write_all(b"still here\n").unwrap();
+        assert_eq!(exchange_line(other, "\n"), "still here\n");
+    }
+    assert_eq!(read_to_end(forced), b"");
+}
+
+fn forcing_a_threading_server_spares_descriptors_that_are_somebody_elses_by_now() {
+    forcing_spares_other_descriptors(|handler| ThreadingTcpServer::new("127.0.0.1:0", handler));
+}
+
+fn forcing_a_pool_spares_descriptors_that_are_somebody_elses_by_now() {
+    forcing_spares_other_descriptors(|handler| ThreadPoolTcpServer::new("127.0.0.1:0", handler).workers(6));
 }
 
 fn a_request_forced_to_end_is_counted_as_forced() {

@@ -176,7 +176,7 @@ fn a_second_signal_kills_the_command_that_runs() {
         server.signal(Signal::SIGTERM);
         // Two signals that are pending at once would be one.
         wait_until("the first signal has been taken", || {
-            !server.has_pending(Signal::SIGTERM)
+            !server.is_pending(Signal::SIGTERM)
         });
         server.signal(Signal::SIGTERM);
         wait_until_gone(&child);

@@ -9,8 +9,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::process::{Ended, Process, STRATEGIES, TRANSPORTS, echo};
-use support::{CEILING, TempPath, exchange_line, read_to_end, temp_path, wait_until};
+use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
+use support::{CEILING, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
     sigterm_ends_every_idle_server,
@@ -28,43 +28,6 @@ tests![
     a_second_signal_ends_a_sync_server_at_once,
     a_signal_for_the_whole_group_spares_the_children_of_a_forking_server,
 ];
-
-/// An echo server that listens on a port or path of its own.
-struct Server {
-    process: Process,
-    place: TempPath,
-    name: String,
-}
-
-fn start(transport: &str, strategy: &str) -> Server {
-    let place = temp_path("socket");
-    let address = match transport {
-        "tcp" | "udp" => "127.0.0.1:0",
-        _ => place.path.to_str().unwrap(),
-    };
-    Server {
-        process: Process::start(&mut echo(transport, strategy, address)),
-        name: format!("{transport} {strategy}"),
-        place,
-    }
-}
-
-fn start_each() -> Vec<Server> {
-    let mut servers = Vec::new();
-    for transport in TRANSPORTS {
-        for strategy in STRATEGIES {
-            servers.push(start(transport, strategy));
-        }
-    }
-    servers
-}
-
-/// The process ended well and told exactly `counts`.
-#[track_caller]
-fn assert_ended(name: &str, ended: &Ended, counts: &str) {
-    assert_eq!(ended.status.code(), Some(0), "{name}: {ended:?}");
-    assert_eq!(ended.output, format!("stopped: {counts}\n"), "{name}: {ended:?}");
-}
 
 const NOTHING: &str = "served=0 failed=0 drained=0 forced=0 leaked=0";
 
@@ -105,8 +68,7 @@ fn connect(server: &Server) -> TcpStream {
 
 /// One request, answered.
 fn exchange(server: &Server) {
-    let transport = server.name.split_once(' ').unwrap().0;
-    match transport {
+    match server.transport {
         "tcp" => {
             let stream = connect(server);
             assert_eq!(exchange_line(&stream, "hello\n"), "hello\n");
@@ -141,19 +103,7 @@ fn what_was_served_is_counted_at_the_end() {
         for _ in 0..3 {
             exchange(&server);
         }
-        server.process.signal(Signal::SIGTERM);
-        let ended = server.process.end();
-        assert_eq!(ended.status.code(), Some(0), "{}: {ended:?}", server.name);
-        assert!(
-            ended.output.starts_with("stopped: served=3 failed=0 drained="),
-            "{}: {ended:?}",
-            server.name
-        );
-        assert!(
-            ended.output.ends_with(" forced=0 leaked=0\n"),
-            "{}: {ended:?}",
-            server.name
-        );
+        server.assert_served(3, Signal::SIGTERM);
     }
 }
 
@@ -164,10 +114,7 @@ fn the_socket_path_is_removed_at_the_end() {
                 let server = start(transport, strategy);
                 assert!(server.place.path.exists());
                 exchange(&server);
-                server.process.signal(signal);
-                let ended = server.process.end();
-                assert_eq!(ended.status.code(), Some(0), "{}: {ended:?}", server.name);
-                assert!(!server.place.path.exists(), "{} after {signal}", server.name);
+                server.assert_served(1, signal);
             }
         }
     }
@@ -276,7 +223,7 @@ fn end_by_two_signals(strategy: &str) -> (std::io::Result<usize>, Ended) {
     if strategy == "sync" {
         // Its loop is busy: two signals that are pending at once would be one.
         wait_until("the first signal has been taken", || {
-            !server.process.has_pending(Signal::SIGTERM)
+            !server.process.is_pending(Signal::SIGTERM)
         });
     } else {
         let address = server.process.address().to_owned();
@@ -321,6 +268,7 @@ fn a_signal_for_the_whole_group_spares_the_children_of_a_forking_server() {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let server = Server {
         process: Process::start(&mut command),
+        transport: "tcp",
         name: "tcp forking".to_owned(),
         place,
     };

@@ -38,6 +38,7 @@ tests![
     a_unix_connection_takes_the_options_of_tcp,
     the_stream_ends_with_the_handler,
     the_stream_ends_although_the_handler_kept_another_handle,
+    the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor,
     a_request_knows_both_addresses_and_its_number,
     a_handler_is_driven_in_memory,
     a_handler_that_fails_in_memory_says_why,
@@ -353,11 +354,33 @@ fn the_stream_ends_although_the_handler_kept_another_handle() {
     let (sender, kept) = mpsc::channel();
     let handler = move |request: &mut TcpRequest| -> Handled {
         request.write_all(b"all")?;
-        sender.send(request.get_ref().try_clone()?).unwrap();
+        // One of the two ways to have it each time.
+        let clone = if request.server().number() % 2 == 1 {
+            request.get_ref().try_clone()?
+        } else {
+            request.get_mut().try_clone()?
+        };
+        sender.send(clone).unwrap();
+        Ok(())
+    };
+    let running = TcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"all");
+    }
+    running.stop().unwrap();
+    assert_eq!(kept.try_iter().count(), 2, "the other handles were open all the time");
+}
+
+fn the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor() {
+    let (sender, kept) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| -> Handled {
+        let (_, mut wfile) = request.split();
+        wfile.write_all(b"all")?;
+        sender.send(wfile.fileno().unwrap().try_clone_to_owned()?).unwrap();
         Ok(())
     };
     assert_eq!(serve_well(handler, |_| {}), b"all");
-    assert!(kept.try_recv().is_ok(), "the other handle was open all the time");
+    assert!(kept.try_recv().is_ok(), "the copy was open all the time");
 }
 
 fn a_request_knows_both_addresses_and_its_number() {

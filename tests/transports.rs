@@ -27,9 +27,11 @@ use support::process::{Process, role, serve_as_role};
 use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
 
 tests![
-    roles: serves_an_inherited_descriptor_in_threads, serves_an_inherited_descriptor_in_a_pool;
+    roles: serves_an_inherited_descriptor_in_threads, serves_an_inherited_descriptor_in_a_pool,
+        serves_an_inherited_descriptor_in_processes;
     a_transport_of_ones_own_serves_an_inherited_descriptor_in_threads,
     a_transport_of_ones_own_serves_an_inherited_descriptor_in_a_pool,
+    a_transport_of_ones_own_serves_an_inherited_descriptor_in_processes,
     an_inherited_listener_goes_on_after_its_server,
     a_transport_of_ones_own_tells_why_it_cannot_bind,
     a_transport_of_ones_own_may_have_a_stream_of_its_own,
@@ -143,6 +145,10 @@ fn serves_an_inherited_descriptor_in_a_pool() {
     serve_as_role(inherited().thread_pool().workers(2));
 }
 
+fn serves_an_inherited_descriptor_in_processes() {
+    serve_as_role(inherited().forking());
+}
+
 /// A process in that role, which inherits a listener of ours.
 fn hand_over(listener: &TcpListener, name: &str) -> Process {
     // dup(2) leaves FD_CLOEXEC out.
@@ -172,6 +178,10 @@ fn a_transport_of_ones_own_serves_an_inherited_descriptor_in_threads() {
 
 fn a_transport_of_ones_own_serves_an_inherited_descriptor_in_a_pool() {
     assert_serves_inherited("serves_an_inherited_descriptor_in_a_pool");
+}
+
+fn a_transport_of_ones_own_serves_an_inherited_descriptor_in_processes() {
+    assert_serves_inherited("serves_an_inherited_descriptor_in_processes");
 }
 
 /// What socket activation is for: a client that comes between two servers waits for the next one.

@@ -71,6 +71,8 @@ fn wait_until_idle<T: Transport>(
     patient: bool,
 ) -> io::Result<()> {
     let registry = &server.core().shared().registry;
+    // service_actions runs as often as at other times.
+    let interval = server.core().attribute(|config| config.poll_interval);
     loop {
         // Before the look, so that a child that ends after it writes the wake-up.
         wakeup.about_to_wait();
@@ -82,7 +84,7 @@ fn wait_until_idle<T: Transport>(
             return Ok(());
         }
         let left = deadline.map_or(Duration::MAX, |deadline| deadline - now);
-        wakeup.wait(left)?;
+        wakeup.wait(interval.map_or(left, |interval| left.min(interval)))?;
     }
 }
 

@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use crate::address::Address;
 
 pub(crate) use drain::drain;
-pub(crate) use registry::{Registry, Ticket};
+pub(crate) use registry::{Pause, Registry, Ticket};
 pub(crate) use wakeup::Wakeup;
 
 pub use report::Report;
@@ -90,7 +90,7 @@ impl Shared {
     }
 
     /// Ends the patience with requests in progress.
-    fn force(&self) {
+    pub(crate) fn force(&self) {
         if let Ok(wakeup) = &self.wakeup {
             wakeup.force();
         }
@@ -100,9 +100,19 @@ impl Shared {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_stopping())
     }
 
+    pub(crate) fn is_forced(&self) -> bool {
+        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_forced())
+    }
+
     pub(crate) fn wake(&self) {
         if let Ok(wakeup) = &self.wakeup {
             wakeup.wake();
+        }
+    }
+
+    fn give_place(&self) {
+        if let Ok(wakeup) = &self.wakeup {
+            wakeup.give_place();
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::socket::{Shutdown, shutdown};
@@ -13,9 +12,6 @@ use super::Shared;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
-    next_number: AtomicU64,
-    served: AtomicU64,
-    failed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -24,8 +20,14 @@ struct Inner {
     sockets: HashMap<u64, RawFd>,
     /// Places taken, those of requests that are not accepted yet included.
     taken: usize,
-    /// An acceptor found no place and waits for a wake-up.
-    paused: bool,
+    /// Requests in progress.
+    running: usize,
+    /// Requests accepted so far: the last one's number.
+    accepted: u64,
+    served: u64,
+    failed: u64,
+    /// Acceptors that found no place and wait for one.
+    paused: usize,
 }
 
 impl Registry {
@@ -36,17 +38,17 @@ impl Registry {
 
     /// Requests in progress.
     pub(crate) fn running(&self) -> usize {
-        self.lock().taken
+        self.lock().running
     }
 
     /// Requests that ended without an error.
     pub(crate) fn served(&self) -> u64 {
-        self.served.load(Ordering::SeqCst)
+        self.lock().served
     }
 
     /// Requests that ended otherwise.
     pub(crate) fn failed(&self) -> u64 {
-        self.failed.load(Ordering::SeqCst)
+        self.lock().failed
     }
 
     /// Shuts down, both ways, the sockets of all requests in progress, so that whoever reads or writes
@@ -70,31 +72,44 @@ impl Registry {
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
     number: Option<u64>,
-    served: bool,
+    end: End,
+}
+
+/// What a request counts as when its ticket is dropped.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Served,
+    Failed,
+    Refused,
 }
 
 impl Ticket {
-    /// Takes a place, or arranges a wake-up for when there is one.
-    pub(crate) fn take(shared: &Arc<Shared>, capacity: usize) -> Option<Self> {
+    /// Takes a place, or arranges to be told when there is one.
+    pub(crate) fn take(shared: &Arc<Shared>, capacity: usize) -> Result<Self, Pause> {
         let mut inner = shared.registry.lock();
         if inner.taken >= capacity {
-            inner.paused = true;
-            return None;
+            inner.paused += 1;
+            return Err(Pause {
+                shared: Arc::clone(shared),
+            });
         }
         inner.taken += 1;
-        Some(Ticket {
+        Ok(Ticket {
             shared: Arc::clone(shared),
             number: None,
-            served: false,
+            end: End::Failed,
         })
     }
 
     /// A request has been accepted for this place. Returns its number, counted from 1.
     pub(crate) fn assign(&mut self, socket: Option<BorrowedFd<'_>>) -> u64 {
-        let number = self.shared.registry.next_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut inner = self.shared.registry.lock();
+        inner.running += 1;
+        inner.accepted += 1;
+        let number = inner.accepted;
         self.number = Some(number);
         if let Some(socket) = socket {
-            self.shared.registry.lock().sockets.insert(number, socket.as_raw_fd());
+            inner.sockets.insert(number, socket.as_raw_fd());
         }
         number
     }
@@ -113,12 +128,12 @@ impl Ticket {
 
     /// The request was refused before it began: it is in no count.
     pub(crate) fn refused(mut self) {
-        self.number = None;
+        self.end = End::Refused;
     }
 
     /// The request ended well. Without this it counts as failed.
     pub(crate) fn served(mut self) {
-        self.served = true;
+        self.end = End::Served;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -128,22 +143,37 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let registry = &self.shared.registry;
-        if self.number.is_some() {
-            let counter = if self.served {
-                &registry.served
-            } else {
-                &registry.failed
-            };
-            counter.fetch_add(1, Ordering::SeqCst);
-        }
-        let mut inner = registry.lock();
+        let accepted = self.number.is_some();
+        let mut inner = self.shared.registry.lock();
         inner.taken -= 1;
-        let last = inner.taken == 0;
-        let paused = std::mem::take(&mut inner.paused);
+        if accepted {
+            inner.running -= 1;
+            match self.end {
+                End::Served => inner.served += 1,
+                End::Failed => inner.failed += 1,
+                End::Refused => {}
+            }
+        }
+        let last = accepted && inner.running == 0;
+        let paused = inner.paused > 0;
         drop(inner);
-        if paused || (last && self.shared.is_stopping()) {
+        if paused {
+            self.shared.give_place();
+        }
+        if last && self.shared.is_stopping() {
             self.shared.wake();
         }
+    }
+}
+
+/// An acceptor waits for a place: as long as this lives, each place that becomes free is told.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.shared.registry.lock().paused -= 1;
     }
 }

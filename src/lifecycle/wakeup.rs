@@ -10,11 +10,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{Shutdown, shutdown};
 
-/// Two event descriptors (eventfd(2)) and the flags that go with them.
+/// Event descriptors (eventfd(2)) and the flags that go with them.
 ///
 /// `stop` is written once and never read: it stays readable, so every thread and process that waits on
 /// it sees it, and none can eat another's wake-up. `wake` only says "look again" and is read by whoever
-/// it wakes.
+/// it wakes. `place` counts the places that have become free, and only an acceptor that waits for one
+/// reads it: each wakes one such acceptor, and none that waits for requests can eat it.
 ///
 /// What [`Wakeup::shutdown_signal`] and [`Wakeup::child_signal`] do is async-signal-safe: atomics,
 /// write(2) and shutdown(2).
@@ -22,6 +23,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 pub(crate) struct Wakeup {
     stop: EventFd,
     wake: EventFd,
+    place: EventFd,
     stopping: AtomicBool,
     forced: AtomicBool,
     shutdown_signals: AtomicU32,
@@ -47,6 +49,7 @@ impl Wakeup {
         Ok(Wakeup {
             stop: EventFd::from_flags(flags)?,
             wake: EventFd::from_flags(flags)?,
+            place: EventFd::from_flags(flags | EfdFlags::EFD_SEMAPHORE)?,
             stopping: AtomicBool::new(false),
             forced: AtomicBool::new(false),
             shutdown_signals: AtomicU32::new(0),
@@ -136,6 +139,16 @@ impl Wakeup {
         let _ = self.wake.write(1);
     }
 
+    /// A place has become free, and an acceptor waits for one.
+    pub(crate) fn give_place(&self) {
+        let _ = self.place.write(1);
+    }
+
+    /// Takes one [`Wakeup::give_place`].
+    pub(crate) fn take_place(&self) {
+        let _ = self.place.read();
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         if self.stopping.load(Ordering::SeqCst) {
             return true;
@@ -182,21 +195,48 @@ impl Wakeup {
         let _ = self.wake.read();
     }
 
-    /// Waits for a wake-up, stopping or not, at most `timeout`; takes it.
+    /// Waits for a wake-up or a place, stopping or not, at most `timeout`; takes it.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.place.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut fds, poll_timeout(timeout)) {
             Ok(0) | Err(Errno::EINTR) => Ok(()),
             Ok(_) => {
                 self.clear();
+                self.take_place();
                 Ok(())
             }
             Err(errno) => Err(errno.into()),
         }
     }
 
+    /// Waits for a wake-up or for being told to stop; takes the wake-up.
+    pub(crate) fn wait_stop(&self) -> io::Result<()> {
+        let mut fds = [
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {
+                if fds[0].any().unwrap_or_default() {
+                    self.stop_seen();
+                }
+                self.clear();
+                Ok(())
+            }
+            Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     pub(crate) fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.as_fd()
+    }
+
+    pub(crate) fn place_fd(&self) -> BorrowedFd<'_> {
+        self.place.as_fd()
     }
 
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {

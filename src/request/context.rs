@@ -42,6 +42,11 @@ impl ServerContext {
         self.shared.as_ref().is_some_and(|shared| shared.is_stopping())
     }
 
+    /// Whether the server's patience with its requests is over.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_forced())
+    }
+
     /// Asks the server to stop; never blocks. In a forked child it stops the parent's loop.
     pub fn shutdown(&self) {
         if let Some(shared) = &self.shared {

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use super::{Request, ServerContext};
 use crate::address::Address;
@@ -15,8 +17,8 @@ pub trait DatagramSocket: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Those of sendto(2); and an address to which nothing can be sent, such as that of a Unix client
-    /// that has none.
+    /// Those of sendto(2), [`WouldBlock`](io::ErrorKind::WouldBlock) to be called again; and an address to
+    /// which nothing can be sent, such as that of a Unix client that has none.
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()>;
 }
 
@@ -131,7 +133,9 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// Those of sendto(2): over UDP more than 65,507 bytes are too many (`EMSGSIZE`). A Unix client
-    /// without a path cannot be answered.
+    /// without a path cannot be answered. One that does not read (unix(7): a receiver's queue holds
+    /// `net.unix.max_dgram_qlen` datagrams) is waited for, until the server is to stop at once: then
+    /// [`TimedOut`](io::ErrorKind::TimedOut).
     pub fn reply(&self, packet: &[u8]) -> io::Result<()> {
         self.send_to(packet, &self.client_address)
     }
@@ -142,7 +146,25 @@ impl DatagramRequest {
     ///
     /// As [`reply`](Self::reply).
     pub fn send_to(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        self.socket.send_datagram(packet, to)
+        loop {
+            match self.socket.send_datagram(packet, to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room()?,
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Goes on waiting for a receiver that has no room for a datagram, unless the server's patience is over.
+    fn wait_for_room(&self) -> io::Result<()> {
+        if self.context.is_forced() {
+            let text = "the receiver takes no datagrams, and the server has been told to stop";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        // The server's own sockets have waited already, and been woken up at once if there was room; this
+        // keeps those that never wait from spinning.
+        thread::sleep(Duration::from_millis(1));
+        Ok(())
     }
 
     /// A writer whose content goes back as one datagram when the handler has ended, even if it is

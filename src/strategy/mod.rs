@@ -1,10 +1,12 @@
 //! Where and when requests run: Python's mix-ins.
 
+mod accepting;
 mod forking;
 #[cfg(doctest)]
 mod stacked;
 mod thread_pool;
 mod threading;
+mod threads;
 
 pub use forking::Forking;
 pub use thread_pool::ThreadPool;

@@ -2,23 +2,29 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, unbounded};
 
+use super::accepting::Accepting;
 use super::one_strategy;
+use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::job::Job;
 use crate::server::{BaseServer, Concurrency, Construct};
-use crate::transport::Transport;
 
-/// Runs requests in a fixed number of threads, the workers, with a bounded queue before them.
+/// Runs requests in a fixed number of threads, the workers.
 ///
-/// A full queue stops accepting, it drops nothing: at most `workers + queue` connections are accepted at
-/// a time, and the kernel's queue ([`request_queue_size`](crate::Configure::request_queue_size)) holds
-/// what comes beyond. A client that keeps a connection open keeps a worker: with conversations rather
-/// than requests, use [`Threading`](crate::Threading), or timeouts.
+/// The workers accept for themselves: what no worker is free for waits in the kernel's queue
+/// ([`request_queue_size`](crate::Configure::request_queue_size)), and nothing is handed over. With a
+/// [`queue_size`](Self::queue_size), the accept loop accepts ahead, up to that many requests, and hands
+/// them over; a full queue stops accepting, it drops nothing. That costs a tenth of the speed, and is for
+/// hooks that must see a client at once (`verify_request`), and for clients that cannot wait to be
+/// accepted.
+///
+/// A client that keeps a connection open keeps a worker: with conversations rather than requests, use
+/// [`Threading`](crate::Threading), or timeouts.
 ///
 /// Python has no such mix-in; its users bolt on `ThreadPoolExecutor`, from which the default number of
 /// workers comes: the processors and four more, at most 32.
@@ -34,8 +40,14 @@ pub struct ThreadPool<S: BaseServer> {
     inner: S,
     workers: usize,
     queue_size: usize,
-    pool: OnceLock<Pool<S::Transport>>,
+    accepting: Arc<Accepting>,
+    queue: OnceLock<Queue<S::Transport>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
+
+/// Where workers that do not accept get their jobs from; taken away to end them, absent if there could be
+/// none.
+type Queue<T> = Mutex<Option<Sender<Job<T>>>>;
 
 impl<S: BaseServer> ThreadPool<S> {
     /// Gives `server` this strategy. It must not have one already, which the compiler checks.
@@ -45,8 +57,10 @@ impl<S: BaseServer> ThreadPool<S> {
         ThreadPool {
             inner: server,
             workers: (processors + 4).min(32),
-            queue_size: 64,
-            pool: OnceLock::new(),
+            queue_size: 0,
+            accepting: Arc::new(Accepting::new(usize::MAX)),
+            queue: OnceLock::new(),
+            threads: Mutex::default(),
         }
     }
 
@@ -57,16 +71,51 @@ impl<S: BaseServer> ThreadPool<S> {
         self
     }
 
-    /// Sets how many accepted requests may wait for a worker: 64 unless set; 0 is fine.
+    /// Sets how many accepted requests may wait for a worker: 0 unless set, and the workers accept for
+    /// themselves.
     #[must_use]
     pub fn queue_size(mut self, requests: usize) -> Self {
         self.queue_size = requests;
         self
     }
 
-    /// The workers, started with the first request.
-    fn pool(&self) -> &Pool<S::Transport> {
-        self.pool.get_or_init(|| Pool::start(self.workers, self.places()))
+    /// Starts as many workers as there can be; each does what `work` makes for it.
+    fn start_workers<W: FnOnce() + Send + 'static>(&self, mut work: impl FnMut(usize) -> W) -> usize {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for started in 0..self.workers {
+            let named = thread::Builder::new().name(format!("worker-{}", started + 1));
+            match named.spawn(work(started)) {
+                Ok(worker) => threads.push(worker),
+                Err(error) => {
+                    log::warn!("only {started} of {} workers could be started: {error}", self.workers);
+                    return started;
+                }
+            }
+        }
+        self.workers
+    }
+
+    /// Queues a job; gives it back if there is no worker. Those that take from the queue are started with
+    /// the first job for it.
+    fn queue(&self, job: Job<S::Transport>) -> Result<(), Job<S::Transport>> {
+        let queue = self.queue.get_or_init(|| {
+            // The limit is kept where requests are accepted, so a send never waits; a bounded channel would
+            // take the memory for all its places at once.
+            let (sender, receiver) = unbounded::<Job<S::Transport>>();
+            let started = self.start_workers(|_| {
+                let receiver = receiver.clone();
+                move || {
+                    for job in receiver {
+                        job.run();
+                    }
+                }
+            });
+            Mutex::new((started > 0).then_some(sender))
+        });
+        match &*queue.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(sender) => sender.send(job).map_err(|refused| refused.0),
+            None => Err(job),
+        }
     }
 
     /// Requests accepted and not ended: in a worker or in the queue.
@@ -112,10 +161,32 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
         self.inner.server_bind()
     }
 
+    fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        let started = match self.queue_size {
+            0 => self.start_workers(|number| {
+                let (accepting, mut acceptor) = (Arc::clone(&self.accepting), acceptor.for_thread(number));
+                move || {
+                    if accepting.join() {
+                        accepting.run(&mut acceptor, |_, _| ());
+                    }
+                }
+            }),
+            _ => 0,
+        };
+        if started == 0 {
+            return self.inner.serve(acceptor);
+        }
+        while !acceptor.stand_by()? {}
+        self.accepting.wait_until_over(&acceptor)
+    }
+
     fn process_request(&self, job: Job<S::Transport>) {
-        if let Err(job) = self.pool().send(job) {
+        let Some(job) = self.accepting.run_here(job) else {
+            return;
+        };
+        if let Err(job) = self.queue(job) {
             self.core().shared().congested();
-            job.run();
+            self.inner.process_request(job);
         }
     }
 
@@ -125,9 +196,15 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
 
     fn server_close(&self) {
         self.inner.server_close();
-        if let Some(pool) = self.pool.get() {
-            let all_ended = self.core().shared().registry.running() == 0;
-            pool.close(all_ended);
+        if let Some(queue) = self.queue.get() {
+            drop(queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        }
+        let all_ended = self.core().shared().registry.running() == 0;
+        for worker in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if all_ended {
+                // Jobs catch panics; a worker has nothing left to do but to end.
+                let _ = worker.join();
+            }
         }
     }
 }
@@ -139,62 +216,5 @@ impl<S: BaseServer + fmt::Debug> fmt::Debug for ThreadPool<S> {
             .field("workers", &self.workers)
             .field("queue_size", &self.queue_size)
             .finish_non_exhaustive()
-    }
-}
-
-/// The workers and their queue.
-struct Pool<T: Transport> {
-    /// Taken away to end the workers.
-    queue: Mutex<Option<Sender<Job<T>>>>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
-}
-
-impl<T: Transport> Pool<T> {
-    /// Starts as many workers as there can be. The queue has room for every request that may be in
-    /// progress, so a send never waits: the limit is kept where requests are accepted.
-    fn start(workers: usize, places: usize) -> Self {
-        let (sender, receiver) = bounded(places);
-        let mut started = Vec::with_capacity(workers);
-        for number in 1..=workers {
-            match Self::start_worker(number, receiver.clone()) {
-                Ok(worker) => started.push(worker),
-                Err(error) => {
-                    log::warn!("only {} of {workers} workers could be started: {error}", number - 1);
-                    break;
-                }
-            }
-        }
-        let queue = (!started.is_empty()).then_some(sender);
-        Pool {
-            queue: Mutex::new(queue),
-            workers: Mutex::new(started),
-        }
-    }
-
-    fn start_worker(number: usize, queue: Receiver<Job<T>>) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-            for job in queue {
-                job.run();
-            }
-        })
-    }
-
-    /// Queues a job; gives it back if there is no worker.
-    fn send(&self, job: Job<T>) -> Result<(), Job<T>> {
-        match &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(queue) => queue.send(job).map_err(|refused| refused.0),
-            None => Err(job),
-        }
-    }
-
-    /// Ends the workers when the queue is empty, and waits for that if it can only take a moment.
-    fn close(&self, all_ended: bool) {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            if all_ended {
-                // Jobs catch panics; a worker ends with its queue.
-                let _ = worker.join();
-            }
-        }
     }
 }

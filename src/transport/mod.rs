@@ -92,4 +92,12 @@ pub trait Transport: Sized + Send + Sync + 'static {
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
         let _ = (placeholder, in_child);
     }
+
+    /// Closes the socket, where requests in progress have needed it: Python's `server_close`. Called once
+    /// in the server's process, when there are none left.
+    ///
+    /// By default nothing happens until the transport is dropped.
+    fn close(&self, placeholder: BorrowedFd<'_>) {
+        let _ = placeholder;
+    }
 }

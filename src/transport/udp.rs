@@ -2,12 +2,13 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::{MsgFlags, SockType, SockaddrLike, SockaddrStorage, recvmsg};
 
 use super::inet::bound_socket;
+use super::tcp::close_listener;
 use super::{SocketType, Transport};
 use crate::address::Address;
 use crate::config::Config;
@@ -52,6 +53,10 @@ impl Transport for Udp {
             inet_address(from.as_ref()),
             self.socket.clone(),
         ))
+    }
+
+    fn close(&self, placeholder: BorrowedFd<'_>) {
+        close_listener(self.socket.as_fd(), placeholder);
     }
 }
 

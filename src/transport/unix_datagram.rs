@@ -1,18 +1,23 @@
 //! Unix datagram sockets.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{SockType, SockaddrLike, UnixAddr};
 
+use super::tcp::close_listener;
 use super::udp::Inbox;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport};
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::DatagramRequest;
+
+/// How long a reply waits at a time for a client that does not read (`SO_SNDTIMEO`, socket(7)).
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Receives datagrams on a Unix socket (unix(7)): a path or an abstract name.
 ///
@@ -34,8 +39,9 @@ impl Transport for UnixDatagrams {
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         let (socket, file) = bound_socket(address, config, SockType::Datagram)?;
         let socket = UnixDatagram::from(socket);
-        // As for UDP: replies may wait, receiving does not.
+        // As for UDP: replies may wait, receiving does not. In between they look whether to go on waiting.
         socket.set_nonblocking(false)?;
+        socket.set_write_timeout(Some(PATIENCE))?;
         Ok(UnixDatagrams {
             socket: Arc::new(socket),
             inbox: Inbox::new(config),
@@ -66,6 +72,10 @@ impl Transport for UnixDatagrams {
         if let (Some(file), false) = (&self.file, in_child) {
             file.remove();
         }
+    }
+
+    fn close(&self, placeholder: BorrowedFd<'_>) {
+        close_listener(self.socket.as_fd(), placeholder);
     }
 }
 

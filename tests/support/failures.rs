@@ -218,7 +218,8 @@ pub fn the_error_is_reported_where_the_handler_ran<S: Construct<Handler = Steps>
     let (looping, handling) = (place("process_request"), place("handle"));
     match S::CONCURRENCY {
         Concurrency::None => assert_eq!(handling, looping),
-        Concurrency::Threads => assert!(handling.0 == looping.0 && handling.1 != looping.1),
+        // Whether the thread that accepted is the one that handles is the strategy's choice.
+        Concurrency::Threads => assert_eq!(handling.0, looping.0),
         Concurrency::Processes => assert_ne!(handling.0, looping.0),
     }
     server.stop(0, 1);

@@ -105,6 +105,12 @@ impl Holdings {
         }
     }
 
+    /// How many of the descriptors are sockets.
+    pub fn sockets(&self) -> usize {
+        let targets = self.descriptors.values();
+        targets.filter(|target| target.starts_with("socket:")).count()
+    }
+
     #[track_caller]
     fn wait_for_same(&self) {
         let end = Instant::now() + CEILING;

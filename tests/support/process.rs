@@ -139,8 +139,8 @@ impl Process {
         kill(pid(self.id()), signal).unwrap();
     }
 
-    /// Whether a signal waits for the process.
-    pub fn has_pending(&self, signal: Signal) -> bool {
+    /// Whether a signal waits to be taken (proc(5)).
+    pub fn is_pending(&self, signal: Signal) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
         u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) != 0
@@ -171,6 +171,66 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An echo server that listens on a port or path of its own.
+pub struct Server {
+    pub process: Process,
+    pub transport: &'static str,
+    /// Its path, if it is a Unix one.
+    pub place: TempPath,
+    /// What it is, for messages.
+    pub name: String,
+}
+
+#[track_caller]
+pub fn start(transport: &'static str, strategy: &str) -> Server {
+    let place = temp_path("socket");
+    let address = match transport {
+        "tcp" | "udp" => "127.0.0.1:0",
+        _ => place.path.to_str().unwrap(),
+    };
+    Server {
+        process: Process::start(&mut echo(transport, strategy, address)),
+        transport,
+        name: format!("{transport} {strategy}"),
+        place,
+    }
+}
+
+#[track_caller]
+pub fn start_each() -> Vec<Server> {
+    let mut servers = Vec::new();
+    for transport in TRANSPORTS {
+        for strategy in STRATEGIES {
+            servers.push(start(transport, strategy));
+        }
+    }
+    servers
+}
+
+impl Server {
+    /// Stops it by a signal. It has served exactly that many requests, and leaves no path behind.
+    #[track_caller]
+    pub fn assert_served(self, requests: u32, signal: Signal) {
+        let Server {
+            process, place, name, ..
+        } = self;
+        process.signal(signal);
+        let ended = process.end();
+        assert_eq!(ended.status.code(), Some(0), "{name}: {ended:?}");
+        let counts = format!("stopped: served={requests} failed=0 drained=");
+        assert!(ended.output.starts_with(&counts), "{name}: {ended:?}");
+        assert!(ended.output.ends_with(" forced=0 leaked=0\n"), "{name}: {ended:?}");
+        assert!(!place.path.exists(), "{name} after {signal}");
+    }
+}
+
+/// The process ended well and told exactly `counts`.
+#[track_caller]
+pub fn assert_ended(name: &str, ended: &Ended, counts: &str) {
+    assert_eq!(ended.status.code(), Some(0), "{name}: {ended:?}");
+    assert_eq!(ended.output, format!("stopped: {counts}\n"), "{name}: {ended:?}");
 }
 
 /// A process id as nix has it.

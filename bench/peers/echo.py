@@ -1,0 +1,48 @@
+"""Echo servers of Python's socketserver: MIXIN TRANSPORT ADDRESS BUFFER TOUCHED_MB."""
+
+import signal
+import socketserver
+import sys
+import threading
+
+mixin, transport, address, buffer_size, touched_mb = sys.argv[1:]
+buffer_size = int(buffer_size)
+touched = b"\x01" * (int(touched_mb) << 20)
+
+
+class EchoStream(socketserver.BaseRequestHandler):
+    def handle(self):
+        while data := self.request.recv(buffer_size):
+            self.request.sendall(data)
+
+
+class EchoDatagram(socketserver.BaseRequestHandler):
+    def handle(self):
+        packet, sock = self.request
+        sock.sendto(packet, self.client_address)
+
+
+base, handler = {
+    "tcp": ("TCPServer", EchoStream),
+    "unix": ("UnixStreamServer", EchoStream),
+    "udp": ("UDPServer", EchoDatagram),
+    "unixgram": ("UnixDatagramServer", EchoDatagram),
+}[transport]
+
+
+class Server(getattr(socketserver, mixin + base)):
+    # With the default of 5 clients that come at once wait a second for a second SYN.
+    request_queue_size = 128
+
+
+if transport in ("tcp", "udp"):
+    host, port = address.rsplit(":", 1)
+    address = (host, int(port))
+
+with Server(address, handler) as server:
+    # shutdown() waits for the loop to end, so it cannot be called in the loop's thread.
+    stop = threading.Thread(target=server.shutdown)
+    signal.signal(signal.SIGTERM, lambda *_: stop.start())
+    bound = server.server_address
+    print("listening on", bound if isinstance(bound, str) else f"{bound[0]}:{bound[1]}", flush=True)
+    server.serve_forever()

@@ -1,0 +1,147 @@
+//! The servers that are compared. All echo: a stream until its end, a datagram once.
+
+mod ours;
+mod programs;
+mod std_net;
+mod tokio;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+pub use programs::prepare;
+
+use crate::limits;
+
+/// What a server listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    Tcp,
+    Unix,
+    Udp,
+    Unixgram,
+}
+
+impl Transport {
+    /// Whether addresses are paths.
+    pub fn is_unix(self) -> bool {
+        matches!(self, Transport::Unix | Transport::Unixgram)
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Transport::Tcp => "tcp",
+            Transport::Unix => "unix",
+            Transport::Udp => "udp",
+            Transport::Unixgram => "unixgram",
+        })
+    }
+}
+
+pub const STREAMS: &[Transport] = &[Transport::Tcp, Transport::Unix];
+pub const DATAGRAMS: &[Transport] = &[Transport::Udp, Transport::Unixgram];
+const ALL: &[Transport] = &[Transport::Tcp, Transport::Unix, Transport::Udp, Transport::Unixgram];
+
+/// Whose work a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Of this crate.
+    Ours,
+    /// System calls by hand: what the strategy can reach at best.
+    Limit,
+    /// What people use instead.
+    Peer,
+}
+
+/// The buffer that an echo reads into, in bytes: a page, the same for every server, because it is part
+/// of what an idle connection costs.
+pub const BUFFER: usize = 4096;
+
+/// That of the workloads with [`Setup::bulk`].
+pub const BULK_BUFFER: usize = 64 * 1024;
+
+/// How to run a server.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub transport: Transport,
+    /// HOST:PORT, or a path.
+    pub address: String,
+    /// Read into [`BULK_BUFFER`] bytes instead of [`BUFFER`].
+    pub bulk: bool,
+    /// Memory that the process has written to before it serves: a fork copies its page tables.
+    pub touched_mb: usize,
+}
+
+impl Setup {
+    pub fn buffer(&self) -> usize {
+        if self.bulk { BULK_BUFFER } else { BUFFER }
+    }
+}
+
+/// A server by name.
+pub struct Server {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub about: &'static str,
+    pub transports: &'static [Transport],
+    /// Calls [`announce`] when clients can come, then serves until SIGTERM.
+    pub run: fn(&Setup) -> io::Result<()>,
+}
+
+/// All servers.
+pub fn all() -> impl Iterator<Item = &'static Server> {
+    let kinds: [&[Server]; 5] = [
+        ours::SERVERS,
+        limits::SERVERS,
+        std_net::SERVERS,
+        tokio::SERVERS,
+        programs::SERVERS,
+    ];
+    kinds.into_iter().flatten()
+}
+
+/// The server of that name.
+pub fn find(name: &str) -> Option<&'static Server> {
+    all().find(|server| server.name == name)
+}
+
+/// Runs a server in this process, to its end.
+pub fn serve(server: &Server, setup: &Setup) -> io::Result<()> {
+    if !server.transports.contains(&setup.transport) {
+        let text = format!("{} does not serve {}", server.name, setup.transport);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let _touched = touch(setup.touched_mb);
+    (server.run)(setup)
+}
+
+/// Memory with something in each of its pages.
+fn touch(megabytes: usize) -> Vec<u8> {
+    vec![1; megabytes << 20]
+}
+
+/// Tells whoever started this process where the server is.
+pub fn announce(address: impl fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "listening on {address}")?;
+    out.flush()
+}
+
+/// The descriptor's own address.
+pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<String> {
+    use std::os::fd::AsRawFd;
+
+    use nix::sys::socket::{SockaddrStorage, getsockname};
+
+    let address: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    Ok(match address.as_unix_addr().and_then(|unix| unix.path()) {
+        Some(path) => path.display().to_string(),
+        None => address.to_string(),
+    })
+}

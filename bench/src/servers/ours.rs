@@ -1,0 +1,105 @@
+//! The servers of this crate. A variant is one entry of the list.
+
+use std::io::{self, Read, Write};
+
+use socketserver::prelude::*;
+use socketserver::{Active, Job, RequestOf};
+
+use super::{ALL, BUFFER, BULK_BUFFER, Kind, STREAMS, Server, Transport, announce};
+
+/// Each entry is a name, the transports, what it is, and the stack over the bare server.
+macro_rules! servers {
+    ($($name:literal, $transports:expr, $about:literal, |$bare:ident| $stack:expr;)*) => {
+        pub const SERVERS: &[Server] = &[$(Server {
+            name: $name,
+            kind: Kind::Ours,
+            about: $about,
+            transports: $transports,
+            run: |setup| {
+                let handler = Echo { bulk: setup.bulk };
+                let address = setup.address.as_str();
+                match setup.transport {
+                    Transport::Tcp => { let $bare = TcpServer::new(address, handler); run($stack) }
+                    Transport::Unix => { let $bare = UnixStreamServer::new(address, handler); run($stack) }
+                    Transport::Udp => { let $bare = UdpServer::new(address, handler); run($stack) }
+                    Transport::Unixgram => { let $bare = UnixDatagramServer::new(address, handler); run($stack) }
+                }
+            },
+        }),*];
+    };
+}
+
+servers! {
+    "sync", ALL, "one request at a time", |server| server;
+    "threading", ALL, "Threading", |server| server.threading();
+    "threading-mixins", STREAMS, "Threading under three stacked mix-ins",
+        |server| Forward(Forward(Forward(server.threading())));
+    "pool-4", STREAMS, "ThreadPool of 4 workers", |server| server.thread_pool().workers(4);
+    "pool-8", STREAMS, "ThreadPool of 8 workers", |server| server.thread_pool().workers(8);
+    "forking", STREAMS, "Forking", |server| server.forking();
+}
+
+fn run(server: impl BaseServer) -> io::Result<()> {
+    let server = server.shutdown_on_signals([signal::SIGTERM]).bind()?;
+    announce(server.server_address())?;
+    server.serve_forever().map(drop)
+}
+
+/// Sends everything back.
+#[derive(Clone)]
+struct Echo {
+    bulk: bool,
+}
+
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Echo {
+    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+        if self.bulk {
+            echo::<BULK_BUFFER>(request)
+        } else {
+            echo::<BUFFER>(request)
+        }
+    }
+}
+
+/// Not inlined: else each connection's stack has room for the larger buffer.
+#[inline(never)]
+fn echo<const SIZE: usize>(request: &mut (impl Read + Write)) -> HandlerResult {
+    let mut buffer = [0; SIZE];
+    loop {
+        let count = request.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        request.write_all(&buffer[..count])?;
+    }
+}
+
+impl BaseRequestHandler<DatagramRequest> for Echo {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        Ok(request.reply(request.packet())?)
+    }
+}
+
+/// A mix-in that overrides what runs for each request and changes nothing.
+struct Forward<S>(S);
+
+impl<S: BaseServer> BaseServer for Forward<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.inner().verify_request(request, client_address)
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        self.inner().process_request(job);
+    }
+
+    fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
+        self.inner().finish_request(active)
+    }
+}

@@ -1,0 +1,286 @@
+//! The threads of [`Threading`](super::Threading): kept from one request to the next.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::accepting::Accepting;
+use crate::acceptor::Acceptor;
+use crate::job::Job;
+use crate::transport::Transport;
+
+/// How many threads accept at once. More of them wake each other up for one connection; with fewer,
+/// under load, each request calls for another thread.
+const ACCEPTING: usize = 4;
+
+/// How long a thread is kept that has nothing to do.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// Leader and followers: up to [`ACCEPTING`] threads accept for themselves. The last of them that turns
+/// to a request first calls another thread to accept: one that rests, or a new one.
+pub(super) struct Threads<T: Transport> {
+    accepting: Accepting,
+    books: Mutex<Books<T>>,
+}
+
+struct Books<T: Transport> {
+    /// Threads are kept: there is an accept loop that needs them again and again.
+    keeping: bool,
+    /// The threads that rest; the one that has rested least comes first, its memory is still warm.
+    resting: Vec<Arc<Seat<T>>>,
+    next: usize,
+    /// Each takes itself off when it ends, so that there are never more records than threads, and one.
+    running: HashMap<usize, JoinHandle<()>>,
+    /// The last thread that ended. The next one joins it, and closing the server the last.
+    ended: Option<JoinHandle<()>>,
+}
+
+/// What a thread is to do next.
+enum Order<T: Transport> {
+    /// Accept; it is counted as accepting already.
+    Accept(Acceptor<T>),
+    Run(Job<T>),
+    /// End.
+    Leave,
+}
+
+/// Where a thread finds its next order.
+struct Seat<T: Transport> {
+    order: Mutex<Option<Order<T>>>,
+    given: Condvar,
+}
+
+impl<T: Transport> Seat<T> {
+    fn new(order: Order<T>) -> Self {
+        Seat {
+            order: Mutex::new(Some(order)),
+            given: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Order<T>>> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, order: Order<T>) {
+        *self.lock() = Some(order);
+        self.given.notify_one();
+    }
+
+    fn take(&self) -> Option<Order<T>> {
+        self.lock().take()
+    }
+
+    /// The next order, if it comes in time.
+    fn wait(&self, timeout: Duration) -> Option<Order<T>> {
+        let order = self.lock();
+        let waited = self.given.wait_timeout_while(order, timeout, |order| order.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+    }
+}
+
+impl<T: Transport> Threads<T> {
+    pub(super) fn new() -> Self {
+        Threads {
+            accepting: Accepting::new(ACCEPTING),
+            books: Mutex::new(Books {
+                keeping: false,
+                resting: Vec::new(),
+                next: 0,
+                running: HashMap::new(),
+                ended: None,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books<T>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets threads accept until the server has stopped. This thread steps in when there can be no other.
+    pub(super) fn serve(self: &Arc<Self>, mut acceptor: Acceptor<T>) -> io::Result<()> {
+        self.lock().keeping = true;
+        let mut stopping = false;
+        while !stopping {
+            if self.call(&acceptor).is_ok() {
+                stopping = acceptor.stand_by()?;
+            } else {
+                stopping = !accept_here(&mut acceptor)?;
+            }
+        }
+        // All threads may be busy: what the kernel has queued is still accepted.
+        while self.accepting.is_idle() && !self.accepting.has_ended() {
+            if !accept_here(&mut acceptor)? {
+                self.accepting.end();
+            }
+        }
+        self.accepting.wait_until_over(&acceptor)
+    }
+
+    /// Sees to it that a thread accepts.
+    fn call(self: &Arc<Self>, acceptor: &Acceptor<T>) -> io::Result<()> {
+        let mut books = self.lock();
+        if !self.accepting.is_idle() || !self.accepting.join() {
+            return Ok(());
+        }
+        let called = self.give(&mut books, Order::Accept(acceptor.clone()));
+        called.map_err(|(_, error)| {
+            self.accepting.leave();
+            error
+        })
+    }
+
+    /// Runs a job: on this thread if it accepts for itself, else on another; gives it back if there can
+    /// be none.
+    pub(super) fn run(self: &Arc<Self>, job: Job<T>) -> Result<(), (Job<T>, io::Error)> {
+        let Some(job) = self.accepting.run_here(job) else {
+            return Ok(());
+        };
+        match self.give(&mut self.lock(), Order::Run(job)) {
+            Err((Some(Order::Run(job)), error)) => Err((job, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives an order to a thread that rests, or else to a new one.
+    fn give(self: &Arc<Self>, books: &mut Books<T>, order: Order<T>) -> Result<(), (Option<Order<T>>, io::Error)> {
+        if let Some(seat) = books.resting.pop() {
+            seat.give(order);
+            return Ok(());
+        }
+        let seat = Arc::new(Seat::new(order));
+        let number = books.next;
+        let (threads, its_seat) = (Arc::clone(self), Arc::clone(&seat));
+        match thread::Builder::new().spawn(move || threads.live(number, &its_seat)) {
+            Ok(handle) => {
+                books.next += 1;
+                // The books are locked until the record is made, which the thread looks for when it ends.
+                books.running.insert(number, handle);
+                Ok(())
+            }
+            Err(error) => Err((seat.take(), error)),
+        }
+    }
+
+    /// What a thread does from its first order to its end.
+    fn live(self: &Arc<Self>, number: usize, seat: &Arc<Seat<T>>) {
+        let mut acceptor = None;
+        let mut order = seat.take();
+        while let Some(current) = order {
+            match current {
+                Order::Accept(new) => self.accept(acceptor.insert(new.for_thread(number))),
+                Order::Run(job) => {
+                    job.run();
+                }
+                Order::Leave => break,
+            }
+            order = self.rest(seat, acceptor.as_ref());
+        }
+        drop(acceptor);
+        self.leave(number);
+    }
+
+    fn accept(self: &Arc<Self>, acceptor: &mut Acceptor<T>) {
+        self.accepting.run(acceptor, |acceptor, last| {
+            if last && self.call(acceptor).is_err() {
+                // No other thread: the accept loop steps in while this one is busy.
+                acceptor.shared().wake();
+            }
+        });
+    }
+
+    /// The next order of a thread that has done what it was to do; `None`: to end.
+    fn rest(&self, seat: &Arc<Seat<T>>, acceptor: Option<&Acceptor<T>>) -> Option<Order<T>> {
+        let mut books = self.lock();
+        if !books.keeping || self.accepting.has_ended() {
+            return None;
+        }
+        // Again under the lock: since this thread found enough others, the last of them may have looked
+        // for one that rests, and found none.
+        if let Some(acceptor) = acceptor
+            && self.accepting.join()
+        {
+            return Some(Order::Accept(acceptor.clone()));
+        }
+        books.resting.push(Arc::clone(seat));
+        drop(books);
+        if let Some(order) = seat.wait(KEPT) {
+            return Some(order);
+        }
+        let mut books = self.lock();
+        match books.resting.iter().position(|resting| Arc::ptr_eq(resting, seat)) {
+            Some(position) => {
+                books.resting.remove(position);
+                None
+            }
+            // It was called at the last moment.
+            None => seat.take(),
+        }
+    }
+
+    /// The calling thread is about to end.
+    fn leave(&self, number: usize) {
+        let mut books = self.lock();
+        let Some(this) = books.running.remove(&number) else {
+            return;
+        };
+        let before = books.ended.replace(this);
+        drop(books);
+        join(before);
+    }
+
+    /// Lets the threads end that rest. If all requests have ended, waits for all threads: all they have
+    /// still to do is to let go of the server, and its socket must not outlive it.
+    pub(super) fn close(&self, all_ended: bool) {
+        let mut books = self.lock();
+        books.keeping = false;
+        for seat in books.resting.drain(..) {
+            seat.give(Order::Leave);
+        }
+        let running: Vec<_> = if all_ended {
+            books.running.drain().collect()
+        } else {
+            Vec::new()
+        };
+        drop(books);
+        for (_, thread) in running {
+            join(Some(thread));
+        }
+        loop {
+            let last = self.lock().ended.take();
+            if last.is_none() {
+                return;
+            }
+            join(last);
+        }
+    }
+}
+
+/// Accepts and serves one request on this thread; false if the server has stopped.
+fn accept_here<T: Transport>(acceptor: &mut Acceptor<T>) -> io::Result<bool> {
+    let Some(job) = acceptor.next()? else {
+        return Ok(false);
+    };
+    acceptor.process(job)?;
+    Ok(true)
+}
+
+fn join(thread: Option<JoinHandle<()>>) {
+    if let Some(thread) = thread {
+        // Its work catches panics; nothing is lost with the payload of one that got past it.
+        let _ = thread.join();
+    }
+}
+
+impl<T: Transport> fmt::Debug for Threads<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let books = self.lock();
+        f.debug_struct("Threads")
+            .field("running", &books.running.len())
+            .field("resting", &books.resting.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,217 @@
+//! The `echo` example from its command line: what it promises to scripts. How signals end it is in
+//! `signals.rs`, what other people's clients get of it in `real_clients.rs`.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use socketserver::prelude::*;
+use support::matrix::{connect_unix, udp_client, unix_datagram_client};
+use support::process::{Process, STRATEGIES, assert_ended, echo, echo_path, pid, start};
+use support::{connect, exchange_line, read_to_end, temp_path};
+
+tests![
+    without_options_it_serves_tcp_in_threads_on_a_free_port_of_loopback,
+    a_stream_is_echoed_to_its_end_under_every_strategy,
+    the_longest_datagram_is_echoed_under_every_strategy,
+    an_empty_datagram_is_echoed_under_every_strategy,
+    workers_are_as_many_as_asked_for,
+    standard_output_has_two_lines_and_the_log_is_elsewhere,
+    it_ends_well_although_nobody_reads_its_output_any_more,
+    help_names_every_transport_and_strategy,
+    a_transport_that_does_not_exist_is_told,
+    zero_workers_are_refused,
+    workers_without_a_pool_are_told_to_have_no_effect,
+    an_address_that_is_taken_is_told,
+];
+
+/// The address of an Internet server.
+fn inet(process: &Process) -> Address {
+    process.address().into()
+}
+
+fn without_options_it_serves_tcp_in_threads_on_a_free_port_of_loopback() {
+    let process = Process::start(&mut Command::new(echo_path()));
+    let address = inet(&process);
+    assert_eq!(address.ip(), Some("127.0.0.1".parse().unwrap()));
+    assert_ne!(address.port(), Some(0));
+    let silent = connect(&address);
+    let client = connect(&address);
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n", "beside the silent one");
+    drop((silent, client));
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=2 failed=0 "), "{ended:?}");
+}
+
+/// Sends more than all buffers hold, while it reads what comes back.
+#[track_caller]
+fn assert_echoes_all<S: Stream>(stream: S, mut clone: S) {
+    let data: Vec<u8> = (0..5_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let sent = data.clone();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            clone.write_all(&sent).unwrap();
+            clone.shutdown_stream(Shutdown::Write).unwrap();
+        });
+        assert!(read_to_end(stream) == data, "what came back is not what was sent");
+    });
+}
+
+fn a_stream_is_echoed_to_its_end_under_every_strategy() {
+    for strategy in STRATEGIES {
+        let server = start("tcp", strategy);
+        let stream = connect(&inet(&server.process));
+        let clone = stream.try_clone().unwrap();
+        assert_echoes_all(stream, clone);
+        server.assert_served(1, Signal::SIGTERM);
+
+        let server = start("unix", strategy);
+        let stream = connect_unix(&server.place.path.as_path().into());
+        let clone = stream.try_clone().unwrap();
+        assert_echoes_all(stream, clone);
+        server.assert_served(1, Signal::SIGTERM);
+    }
+}
+
+/// Sends each server a datagram of so many bytes, which comes back.
+#[track_caller]
+fn assert_echoes_datagram(udp_length: usize, unix_length: usize) {
+    let mut answer = vec![0; 70_000];
+    for strategy in STRATEGIES {
+        let server = start("udp", strategy);
+        let (client, packet) = (udp_client(&inet(&server.process)), vec![b'u'; udp_length]);
+        client.send(&packet).unwrap();
+        let length = client.recv(&mut answer).unwrap();
+        assert!(answer[..length] == packet, "{strategy}: {length} bytes came back");
+        server.assert_served(1, Signal::SIGTERM);
+
+        let server = start("unixgram", strategy);
+        let (client, _path) = unix_datagram_client(&server.place.path.as_path().into());
+        let packet = vec![b'x'; unix_length];
+        client.send(&packet).unwrap();
+        let length = client.recv(&mut answer).unwrap();
+        assert!(answer[..length] == packet, "{strategy}: {length} bytes came back");
+        server.assert_served(1, Signal::SIGTERM);
+    }
+}
+
+fn the_longest_datagram_is_echoed_under_every_strategy() {
+    // UDP's own limit, and max_packet_size.
+    assert_echoes_datagram(65_507, 65_535);
+}
+
+fn an_empty_datagram_is_echoed_under_every_strategy() {
+    assert_echoes_datagram(0, 0);
+}
+
+fn workers_are_as_many_as_asked_for() {
+    let process = Process::start(echo("tcp", "pool", "127.0.0.1:0").args(["--workers", "2"]));
+    let address = inet(&process);
+    let clients: Vec<_> = (0..3).map(|_| connect(&address)).collect();
+    for client in &clients[..2] {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    let mut third = &clients[2];
+    third.write_all(b"hello\n").unwrap();
+    third.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(
+        third.read(&mut [0]).is_err(),
+        "there are two workers, and they are busy"
+    );
+    third.set_read_timeout(Some(support::CEILING)).unwrap();
+    clients[0].shutdown(Shutdown::Write).unwrap();
+    assert_eq!(exchange_line(third, ""), "hello\n");
+    drop(clients);
+    process.signal(Signal::SIGINT);
+    assert_eq!(process.end().status.code(), Some(0));
+}
+
+fn standard_output_has_two_lines_and_the_log_is_elsewhere() {
+    let place = temp_path("socket");
+    // Its bind has something to log.
+    drop(std::os::unix::net::UnixListener::bind(&place.path).unwrap());
+    let process = Process::start(&mut echo("unix", "threading", place.path.to_str().unwrap()));
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert_ended("unix", &ended, "served=0 failed=0 drained=0 forced=0 leaked=0");
+    assert!(ended.errors.contains("replacing "), "{ended:?}");
+}
+
+fn it_ends_well_although_nobody_reads_its_output_any_more() {
+    let mut command = echo("tcp", "threading", "127.0.0.1:0");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.starts_with("listening on 127.0.0.1:"), "{line}");
+    kill(pid(child.id()), Signal::SIGTERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(output.stderr, b"", "{output:?}");
+}
+
+// ----- What it says instead of serving -----------------------------------------------------------
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(echo_path())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// It ends with that status and says nothing where scripts read the address; returns what it says.
+#[track_caller]
+fn refusal(arguments: &[&str], status: i32) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    assert_eq!(output.stdout, b"", "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn help_names_every_transport_and_strategy() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let options = ["--transport", "--strategy", "--address", "--workers"];
+    for word in options.iter().chain(&support::process::TRANSPORTS).chain(&STRATEGIES) {
+        assert!(text.contains(word), "no {word} in: {text}");
+    }
+}
+
+fn a_transport_that_does_not_exist_is_told() {
+    let text = refusal(&["--transport", "sctp"], 2);
+    assert!(text.contains("invalid value 'sctp'"), "{text}");
+    assert!(text.contains("[possible values: tcp, udp, unix, unixgram]"), "{text}");
+}
+
+fn zero_workers_are_refused() {
+    let text = refusal(&["--strategy", "pool", "--workers", "0"], 1);
+    let expected = "echo: a thread pool of 0 workers would never serve anybody: set workers to 1 or more\n";
+    assert_eq!(text, expected);
+}
+
+fn workers_without_a_pool_are_told_to_have_no_effect() {
+    let process = Process::start(echo("tcp", "threading", "127.0.0.1:0").args(["--workers", "3"]));
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert_eq!(ended.errors, "echo: --workers has no effect without --strategy pool\n");
+}
+
+fn an_address_that_is_taken_is_told() {
+    let server = start("tcp", "threading");
+    let address = server.process.address();
+    let text = refusal(&["--address", address], 1);
+    assert!(
+        text.starts_with(&format!("echo: Address already in use ({address}): ")),
+        "{text}"
+    );
+    server.assert_served(0, Signal::SIGTERM);
+}
