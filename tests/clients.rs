@@ -10,13 +10,11 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{Cause, Phase, Tcp};
 use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, temp_path, wait_until};
+use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, reset, temp_path, wait_until};
 
 tests![
     a_thousand_clients_that_reset_at_once_do_not_end_a_sync_server,
@@ -48,16 +46,6 @@ tests![
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
-
-/// Closes with a reset instead of an end (`SO_LINGER`, socket(7)).
-fn reset(client: TcpStream) {
-    let at_once = linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    setsockopt(&client, sockopt::Linger, &at_once).unwrap();
-    drop(client);
-}
 
 // ----- Resets ------------------------------------------------------------------------------------
 

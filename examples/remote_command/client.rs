@@ -1,43 +1,50 @@
-//! Calls a server: one command, or a prompt.
+//! Calls a server: one command, a prompt, or many commands at a time.
 
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
 
 use crate::CallOptions;
-use crate::protocol::Protocol;
+use crate::framed::FramedClient;
+use crate::protocol::{Answer, Client};
 
 const PROMPT: &[u8] = b">>: ";
 
-/// Calls a server over TCP.
-pub(crate) fn call_tcp(protocol: impl Protocol, options: &CallOptions) -> io::Result<()> {
-    let address = &options.common.address;
-    let stream = TcpStream::connect(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot connect to {address}: {error}")))?;
-    stream.set_nodelay(true)?;
-    let mut caller = Caller { protocol, stream };
+/// Calls a server with the command in the options; without one, asks for commands.
+pub(crate) fn call<C: Client>(options: &CallOptions) -> io::Result<ExitCode> {
+    let mut client = C::start(options)?;
     if options.command.is_empty() {
-        return prompt(&mut caller);
+        prompt(&mut client)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let output = caller.call(options.command.join(" ").trim())?;
-    print(&output)
+    let command = options.command.join(" ");
+    check::<C>(command.trim())?;
+    let answer = client.call(command.trim())?;
+    print(&answer.output)?;
+    io::stderr().write_all(&answer.errors)?;
+    Ok(answer.status.into())
 }
 
-/// One side of a conversation.
-struct Caller<P, S> {
-    protocol: P,
-    stream: S,
+/// Sends each line of standard input at once. The status is that of the first command that failed.
+pub(crate) fn pipeline(options: &CallOptions) -> io::Result<ExitCode> {
+    let mut status = 0;
+    FramedClient::start(options)?.pipeline(|answer| {
+        if status == 0 {
+            status = answer.status;
+        }
+        print(&answer.output)?;
+        io::stderr().write_all(&answer.errors)
+    })?;
+    Ok(status.into())
 }
 
-impl<P: Protocol, S: Read + Write> Caller<P, S> {
-    fn call(&mut self, command: &str) -> io::Result<Vec<u8>> {
-        check::<P>(command)?;
-        self.protocol.call(&mut self.stream, command.as_bytes())
-    }
+pub(crate) fn no_answer() -> io::Error {
+    let text = "the server closed the connection without an answer";
+    io::Error::new(ErrorKind::UnexpectedEof, text)
 }
 
 /// Asks for commands until `quit` or the end of input. The prompt is there also when the input is no
 /// terminal, as with Python's `input`: a program can wait for it.
-fn prompt<P: Protocol, S: Read + Write>(caller: &mut Caller<P, S>) -> io::Result<()> {
+fn prompt<C: Client>(client: &mut C) -> io::Result<()> {
     let mut lines = io::stdin().lock();
     loop {
         print(PROMPT)?;
@@ -52,34 +59,44 @@ fn prompt<P: Protocol, S: Read + Write>(caller: &mut Caller<P, S>) -> io::Result
         match line.trim() {
             "" => {}
             "quit" => return Ok(()),
-            command => {
-                if let Err(error) = check::<P>(command) {
-                    eprintln!("remote_command: {error}");
-                    continue;
-                }
-                let mut output = caller.call(command)?;
-                if output.last().is_some_and(|last| *last != b'\n') {
-                    output.push(b'\n');
-                }
-                print(&output)?;
-            }
+            command => match check::<C>(command) {
+                Ok(()) => show(client.call(command)?)?,
+                Err(error) => eprintln!("remote_command: {error}"),
+            },
         }
     }
 }
 
+/// Prints an answer so that the prompt comes on a line of its own.
+fn show(mut answer: Answer) -> io::Result<()> {
+    for text in [&mut answer.output, &mut answer.errors] {
+        if text.last().is_some_and(|last| *last != b'\n') {
+            text.push(b'\n');
+        }
+    }
+    print(&answer.output)?;
+    io::stderr().write_all(&answer.errors)?;
+    if answer.status != 0 {
+        eprintln!("[exit status {}]", answer.status);
+    }
+    Ok(())
+}
+
 /// Refuses what would not arrive as one command.
-fn check<P: Protocol>(command: &str) -> io::Result<()> {
+pub(crate) fn check<C: Client>(command: &str) -> io::Result<()> {
     let refuse = |why: String| Err(io::Error::new(ErrorKind::InvalidInput, why));
-    if command.is_empty() {
+    if command.is_empty() && !C::CARRIES_EMPTY {
         return refuse("an empty command sends nothing, and no answer would come".to_owned());
     }
-    match P::LONGEST_COMMAND {
-        Some(longest) if command.len() > longest => refuse(format!(
-            "the command has {} bytes; over this protocol more than {longest} would run as two commands",
-            command.len()
-        )),
-        _ => Ok(()),
+    if command.len() > C::LONGEST_COMMAND {
+        return refuse(format!(
+            "the command has {} bytes; over this protocol more than {} {}",
+            command.len(),
+            C::LONGEST_COMMAND,
+            C::TOO_LONG
+        ));
     }
+    Ok(())
 }
 
 fn print(bytes: &[u8]) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::{self, ErrorKind, PipeReader, Read, pipe};
+use std::io::{self, ErrorKind, PipeReader, Read, Write, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -30,6 +30,9 @@ pub(crate) struct Limits {
 /// same, and its command is not to be left behind.
 const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 
+/// The client has ended its sending side, or all of it: the next poll(2) tells which.
+const HALF_CLOSED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
+
 /// What became of a command.
 pub(crate) struct Outcome {
     pub(crate) stdout: Vec<u8>,
@@ -50,14 +53,23 @@ pub(crate) enum Killed {
 
 impl Outcome {
     /// The answer in one text, as the tutorial has it: standard error if there is any, else standard
-    /// output. A command that was killed says so in a last line.
+    /// output.
     pub(crate) fn text(&self) -> Vec<u8> {
-        let output = if self.stderr.is_empty() {
-            &self.stdout
+        if self.stderr.is_empty() {
+            self.with_end(&self.stdout)
         } else {
-            &self.stderr
-        };
-        let mut text = output.clone();
+            self.errors()
+        }
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn errors(&self) -> Vec<u8> {
+        self.with_end(&self.stderr)
+    }
+
+    /// A command that was killed says so in a last line.
+    fn with_end(&self, output: &[u8]) -> Vec<u8> {
+        let mut text = output.to_vec();
         if let Some(killed) = self.killed {
             if text.last().is_some_and(|last| *last != b'\n') {
                 text.push(b'\n');
@@ -99,7 +111,7 @@ pub(crate) fn run_command(command: &[u8], limits: Limits, client: Option<Borrowe
         };
         // The end of a process is nothing that poll(2) sees; the end of this pipe is.
         let (exited, writer) = pipe()?;
-        let shell = group.id();
+        let shell = pid(&group.shell);
         thread::Builder::new().spawn_scoped(scope, move || {
             while waitid(Id::Pid(shell), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
             drop(writer);
@@ -117,42 +129,84 @@ pub(crate) fn run_command(command: &[u8], limits: Limits, client: Option<Borrowe
     })
 }
 
-/// The shell and all that it starts: a process group of its own.
+/// The shell and all that it starts: a process group of its own, led by a process that kills it when the
+/// server is gone, however that ended: a forked child of the server ends by SIGTERM.
 struct Group {
+    leader: Child,
     shell: Child,
 }
 
+/// Waits for the end of its standard input, which the server holds the other end of.
+const LEADER: &str = "read -r _; kill -s KILL 0";
+
 impl Group {
     fn start(command: &[u8]) -> io::Result<Self> {
-        let shell = Command::new("sh")
-            .args(["-c", "--"])
-            .arg(OsStr::from_bytes(command))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+        let mut leader = Command::new("sh")
+            .args(["-c", LEADER])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .process_group(0)
             .spawn()?;
-        Ok(Group { shell })
+        let shell = shell_for(command).and_then(|mut shell| {
+            shell
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .process_group(pid(&leader).as_raw())
+                .spawn()
+        });
+        match shell {
+            Ok(shell) => Ok(Group { leader, shell }),
+            Err(error) => {
+                leader.kill()?;
+                leader.wait()?;
+                Err(error)
+            }
+        }
     }
 
-    fn id(&self) -> Pid {
-        // The kernel's limit of process ids is 2²².
-        Pid::from_raw(self.shell.id().cast_signed())
-    }
-
-    /// Kills what is left of it. Before the shell is reaped, so that the number is still the group's.
+    /// Kills what is left of it, and reaps the leader last: until then the number is the group's.
     fn end(&mut self) -> io::Result<ExitStatus> {
-        let _ = killpg(self.id(), Signal::SIGKILL);
-        self.shell.wait()
+        let _ = killpg(pid(&self.leader), Signal::SIGKILL);
+        let status = self.shell.wait();
+        self.leader.wait()?;
+        status
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Ok(None) = self.shell.try_wait() {
+        if let Ok(None) = self.leader.try_wait() {
             let _ = self.end();
         }
     }
+}
+
+/// The shell that runs `command`, with nothing on its standard input.
+fn shell_for(command: &[u8]) -> io::Result<Command> {
+    let mut shell = Command::new("sh");
+    if command.len() <= LONGEST_ARGUMENT {
+        shell
+            .args(["-c", "--"])
+            .arg(OsStr::from_bytes(command))
+            .stdin(Stdio::null());
+    } else {
+        let mut script = tempfile::tempfile()?;
+        script.write_all(command)?;
+        shell.args(["-c", FROM_STDIN]).stdin(script);
+    }
+    Ok(shell)
+}
+
+/// What fits one argument of a program: 32 pages with the NUL at the end (`MAX_ARG_STRLEN`, execve(2)).
+const LONGEST_ARGUMENT: usize = 32 * 4096 - 1;
+
+/// Runs the commands in the file that is standard input, from its beginning, which opening it anew brings.
+const FROM_STDIN: &str = "exec 3<&0 </dev/null; . /dev/fd/3";
+
+fn pid(child: &Child) -> Pid {
+    // The kernel's limit of process ids is 2²².
+    Pid::from_raw(child.id().cast_signed())
 }
 
 /// One output of a command.
@@ -256,7 +310,7 @@ impl<O: Read + AsFd, E: Read + AsFd> Running<'_, O, E> {
         // half-closed, only they are news.
         let hang_up = match self.at_deadline {
             Killed::ClientLeft => PollFlags::empty(),
-            _ => PollFlags::from_bits_retain(libc::POLLRDHUP),
+            _ => HALF_CLOSED,
         };
         let watched = [
             (
@@ -282,7 +336,8 @@ impl<O: Read + AsFd, E: Read + AsFd> Running<'_, O, E> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
+        // What nix has no name for is the half-close.
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(HALF_CLOSED));
         Ok(sources
             .into_iter()
             .zip(events)

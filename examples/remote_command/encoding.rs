@@ -40,6 +40,34 @@ impl Encoding {
             Encoding::Gbk => GBK.decode_without_bom_handling(&received).0.into_owned().into_bytes(),
         }
     }
+
+    /// Where to cut encoded text to have at most `length` bytes without splitting a character.
+    pub(crate) fn boundary(self, encoded: &[u8], length: usize) -> usize {
+        match self {
+            Encoding::Utf8 => {
+                let is_inside = |index: &usize| encoded.get(*index).is_some_and(|byte| byte & 0xC0 == 0x80);
+                // What is no UTF-8 is cut anywhere; a character has at most three bytes behind its first.
+                let ends = length.saturating_sub(3)..=length;
+                ends.rev().find(|index| !is_inside(index)).unwrap_or(length)
+            }
+            Encoding::Gbk => {
+                let mut end = 0;
+                loop {
+                    // The first byte of two is 0x81 or more; 0x80 is the euro sign.
+                    let next = end
+                        + if encoded.get(end).is_some_and(|byte| *byte > 0x80) {
+                            2
+                        } else {
+                            1
+                        };
+                    if next > length {
+                        return end;
+                    }
+                    end = next;
+                }
+            }
+        }
+    }
 }
 
 fn encode_gbk(text: &str, into: &mut Vec<u8>) {

@@ -2,38 +2,52 @@
 //!
 //! A client sends a command, the server runs it with `sh -c` and sends back what it printed. TCP keeps no
 //! message boundaries, so a protocol has to say where an answer ends; each protocol is a module, and its
-//! comment says what it gets wrong.
+//! comment says what it gets wrong and which other mends that.
 //!
 //! ```text
-//! cargo run --example remote_command -- serve --protocol struct --address 127.0.0.1:8080
-//! cargo run --example remote_command -- call --protocol struct --address 127.0.0.1:8080 ls -l
+//! cargo run --example remote_command -- serve --protocol framed --address 127.0.0.1:8080
+//! cargo run --example remote_command -- call --protocol framed --address 127.0.0.1:8080 ls -l
 //! ```
 
 mod client;
 mod command;
 mod encoding;
+mod framed;
 mod protocol;
+mod ready;
 mod server;
 mod struct_header;
+#[path = "../support/mod.rs"]
+mod support;
+mod udp;
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use socketserver::{Report, TcpServer, UdpServer};
 
 use command::Limits;
 use encoding::Encoding;
-use struct_header::StructHeader;
+use framed::{FramedClient, Messages};
+use protocol::Protocol;
+use ready::{Ready, ReadyClient};
+use server::{Connections, Runner};
+use struct_header::{StructClient, StructHeader};
+use udp::{Datagrams, UdpClient};
 
 /// Runs commands for clients, and is such a client.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
-  remote_command serve --protocol struct --address 127.0.0.1:8080
-  remote_command call --protocol struct --address 127.0.0.1:8080 ls -l
-  remote_command call --protocol struct --address 127.0.0.1:8080
+  remote_command serve --protocol framed --address 127.0.0.1:8080
+  remote_command call --protocol framed --address 127.0.0.1:8080 ls -l
+  remote_command call --protocol framed --address 127.0.0.1:8080
+
+Both sides must name the same protocol. `framed` is the one to copy; `ready` and `struct` are the tutorial's,
+each with what it gets wrong, and `udp` is for comparison.
 
 Whoever can connect to the server runs commands as the user that started it. It serves this machine only
 unless told otherwise, and on this machine every user can connect.")]
@@ -52,8 +66,10 @@ prints `stopped: served=N failed=N …`; a second signal kills them. Logs go to 
 
     /// Sends a command and prints its output; without one, asks for commands at a prompt.
     #[command(after_help = "\
-The exit status is 0 when an answer came, whatever the command did: the protocol does not tell its status.
-At the prompt, an empty line is skipped; `quit` or the end of input ends.")]
+At the prompt, an empty line is skipped; `quit` or the end of input ends.
+
+The exit status is that of the command over `framed`; with --pipeline, of the first one that failed. The other
+protocols do not tell it: it is 0 when an answer came. It is 1 when none came.")]
     Call(CallOptions),
 }
 
@@ -83,11 +99,12 @@ struct ServeOptions {
     strategy: StrategyName,
 
     /// How many seconds a command may take; then it is killed with all that it has started.
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Duration,
 
     /// How many bytes a command may print, both outputs together; then it is killed.
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = output_limit)]
+    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, value_parser = output_limit,
+          allow_negative_numbers = true)]
     max_output: usize,
 
     /// Serve an address that is not loopback: anybody who reaches it runs commands here.
@@ -100,6 +117,14 @@ struct CallOptions {
     #[command(flatten)]
     common: Common,
 
+    /// How many seconds to wait for an answer over udp, where it can get lost.
+    #[arg(long, value_name = "SECS", default_value = "35", value_parser = seconds, allow_negative_numbers = true)]
+    wait: Duration,
+
+    /// Send each line of standard input as a command without waiting for the answers; framed only.
+    #[arg(long, conflicts_with = "command")]
+    pipeline: bool,
+
     /// The command; its words are joined with spaces and run by the server's `sh -c`.
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -107,8 +132,14 @@ struct CallOptions {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum ProtocolName {
+    /// The length of the output as decimal text, a wait for the client's `ready`, then the output.
+    Ready,
     /// A 4-byte native-endian signed length, then the output, as Python's struct.pack('i', n).
     Struct,
+    /// A datagram for the command, one for the output; what does not fit is cut.
+    Udp,
+    /// A 4-byte big-endian length before every message; output, errors and exit status apart.
+    Framed,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -150,29 +181,55 @@ fn main() -> ExitCode {
         Task::Serve(options) => serve(&options),
         Task::Call(options) => call(&options),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("remote_command: {error}");
-            ExitCode::FAILURE
+    done.unwrap_or_else(|error| {
+        eprintln!("remote_command: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn serve(options: &ServeOptions) -> io::Result<ExitCode> {
+    let encoding = options.common.encoding;
+    let report = match options.common.protocol {
+        ProtocolName::Ready => serve_tcp(Ready { encoding }, options)?,
+        ProtocolName::Struct => serve_tcp(StructHeader { encoding }, options)?,
+        ProtocolName::Framed => serve_tcp(Messages { encoding }, options)?,
+        ProtocolName::Udp => {
+            let runner = options.runner();
+            let server = UdpServer::new(&options.common.address, Datagrams { runner, encoding });
+            server::serve(server, options)?
+        }
+    };
+    println!("stopped: {report}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn serve_tcp(protocol: impl Protocol, options: &ServeOptions) -> io::Result<Report> {
+    let runner = options.runner();
+    let server = TcpServer::new(&options.common.address, Connections { protocol, runner });
+    server::serve(server, options)
+}
+
+impl ServeOptions {
+    fn runner(&self) -> Runner {
+        Runner {
+            limits: Limits {
+                timeout: self.timeout,
+                max_output: self.max_output,
+            },
         }
     }
 }
 
-fn serve(options: &ServeOptions) -> io::Result<()> {
-    let limits = Limits {
-        timeout: options.timeout,
-        max_output: options.max_output,
-    };
-    let report = match options.common.protocol {
-        ProtocolName::Struct => server::serve_tcp(StructHeader::new(options.common.encoding), limits, options)?,
-    };
-    println!("stopped: {report}");
-    Ok(())
-}
-
-fn call(options: &CallOptions) -> io::Result<()> {
+fn call(options: &CallOptions) -> io::Result<ExitCode> {
     match options.common.protocol {
-        ProtocolName::Struct => client::call_tcp(StructHeader::new(options.common.encoding), options),
+        ProtocolName::Framed if options.pipeline => client::pipeline(options),
+        _ if options.pipeline => {
+            let text = "--pipeline is for --protocol framed: over the others commands in a hurry run into one another";
+            Err(io::Error::new(ErrorKind::InvalidInput, text))
+        }
+        ProtocolName::Ready => client::call::<ReadyClient>(options),
+        ProtocolName::Struct => client::call::<StructClient>(options),
+        ProtocolName::Udp => client::call::<UdpClient>(options),
+        ProtocolName::Framed => client::call::<FramedClient>(options),
     }
 }

@@ -1,7 +1,6 @@
-//! Serves a protocol: the handler, and the rule that only this machine is served.
+//! Serves a protocol: the handler of connections, and what runs the commands.
 
 use std::io::{self, Write};
-use std::net::ToSocketAddrs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -11,28 +10,45 @@ use socketserver::prelude::*;
 
 use crate::command::{Killed, Limits, Outcome, run_command};
 use crate::protocol::Protocol;
+use crate::support::refuse_remote;
 use crate::{ServeOptions, StrategyName};
 
 /// How much longer than a command may take a stopping server waits for it and for its answer to go out.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Runs the commands of one client, one after the other.
+/// Runs a command for a client.
 #[derive(Clone)]
-struct RunCommands<P> {
-    protocol: P,
-    limits: Limits,
+pub(crate) struct Runner {
+    pub(crate) limits: Limits,
 }
 
-impl<S: Stream, P: Protocol> BaseRequestHandler<StreamRequest<S>> for RunCommands<P> {
+impl Runner {
+    /// # Errors
+    ///
+    /// The client has left meanwhile; the command was killed.
+    pub(crate) fn run(&self, request: &impl Request, command: &[u8]) -> io::Result<Outcome> {
+        log::info!("{}: {}", request.client_address(), in_a_line(command));
+        let outcome = run_command(command, self.limits, request.socket()).unwrap_or_else(|error| not_run(&error));
+        if outcome.killed == Some(Killed::ClientLeft) {
+            let text = "the client left while its command ran; the command was killed";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
+        }
+        log::debug!("{}: {}", request.client_address(), outcome.status);
+        Ok(outcome)
+    }
+}
+
+/// Runs the commands of one connection, one after the other.
+#[derive(Clone)]
+pub(crate) struct Connections<P> {
+    pub(crate) protocol: P,
+    pub(crate) runner: Runner,
+}
+
+impl<S: Stream, P: Protocol> BaseRequestHandler<StreamRequest<S>> for Connections<P> {
     fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
         while let Some(command) = self.protocol.read_command(request)? {
-            log::info!("{}: {}", request.client_address(), String::from_utf8_lossy(&command));
-            let outcome = run_command(&command, self.limits, request.socket()).unwrap_or_else(|error| not_run(&error));
-            if outcome.killed == Some(Killed::ClientLeft) {
-                let text = "the client left while its command ran; the command was killed";
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text).into());
-            }
-            log::debug!("{}: {}", request.client_address(), outcome.status);
+            let outcome = self.runner.run(request, &command)?;
             self.protocol.write_answer(request, &outcome)?;
             if request.server().is_draining() {
                 return Ok(());
@@ -40,6 +56,14 @@ impl<S: Stream, P: Protocol> BaseRequestHandler<StreamRequest<S>> for RunCommand
         }
         Ok(())
     }
+}
+
+/// The beginning of a command, for a log.
+fn in_a_line(command: &[u8]) -> String {
+    const LOGGED: usize = 200;
+    let (begin, rest) = command.split_at(command.len().min(LOGGED));
+    let end = if rest.is_empty() { "" } else { " …" };
+    format!("{}{end}", String::from_utf8_lossy(begin).escape_debug())
 }
 
 /// The outcome of a command that could not be started; 127 is what a shell says of one.
@@ -52,51 +76,25 @@ fn not_run(error: &io::Error) -> Outcome {
     }
 }
 
-/// Serves a protocol over TCP until a signal stops it.
-pub(crate) fn serve_tcp(protocol: impl Protocol, limits: Limits, options: &ServeOptions) -> io::Result<Report> {
-    let address = &options.common.address;
+/// Serves until a signal stops it.
+pub(crate) fn serve(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
     if !options.allow_remote {
-        refuse_remote(address)?;
+        refuse_remote(&options.common.address, "run commands here")?;
     }
-    let server = TcpServer::new(address, RunCommands { protocol, limits });
     match options.strategy {
-        StrategyName::Sync => serve(server, limits),
-        StrategyName::Threading => serve(server.threading(), limits),
-        StrategyName::Forking => serve(server.forking(), limits),
-        StrategyName::Pool => serve(server.thread_pool(), limits),
+        StrategyName::Sync => run(server, options),
+        StrategyName::Threading => run(server.threading(), options),
+        StrategyName::Forking => run(server.forking(), options),
+        StrategyName::Pool => run(server.thread_pool(), options),
     }
 }
 
-fn serve(server: impl BaseServer, limits: Limits) -> io::Result<Report> {
+fn run(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
     let server = server
         .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
-        .drain_timeout(limits.timeout.saturating_add(MARGIN))
+        .drain_timeout(options.timeout.saturating_add(MARGIN))
         .bind()?;
     println!("listening on {}", server.server_address());
     io::stdout().flush()?;
     server.serve_forever()
-}
-
-/// Every address that `text` stands for has to be loopback: the server takes any of them.
-fn refuse_remote(text: &str) -> io::Result<()> {
-    // As the server reads it: an empty host is every address.
-    let full = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
-    let Ok(mut found) = full.to_socket_addrs() else {
-        // Not an address at all: the server says what is wrong with it.
-        return Ok(());
-    };
-    match found.find(|address| !address.ip().to_canonical().is_loopback()) {
-        None => Ok(()),
-        Some(remote) => Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!(
-                "{remote} is not a loopback address: anybody who reaches it could run commands here; use \
-                 127.0.0.1 or [::1], or allow it with --allow-remote"
-            ),
-        )),
-    }
 }

@@ -1,88 +1,65 @@
-//! A length header before the output, as the tutorial packs it: `struct.pack('i', len(output))`.
+//! A length header before the output, as Python packs it: `struct.pack('i', len(output))`.
 //!
-//! The client knows from the header where the output ends, so no answer runs into the next one, and it
-//! costs no round trip. What it gets wrong: only answers are framed. Whatever one receive returns is taken
-//! for a command, so a command longer than [`RECEIVE`] bytes, or cut by the network, runs as two, and two
-//! sent in a hurry run as one. And the header is in the byte order of the machine that packed it.
+//! The header has a fixed size, so the client knows where the length ends and where the output does: no
+//! answer runs into the next one, and the round trip of [`ready`](crate::ready) is gone.
+//!
+//! What it gets wrong: only answers have a header. Whatever one receive returns is taken for a command, so a
+//! command longer than [`RECEIVE`] bytes, or cut by the network, runs as two, and two sent in a hurry run as
+//! one. The header is in the byte order of the machine that packed it. Output and errors come as one, and
+//! how the command ended is not told. [`framed`](crate::framed) mends all of that.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Write};
+use std::net::TcpStream;
 
+use socketserver::prelude::*;
+
+use crate::CallOptions;
+use crate::client::no_answer;
 use crate::command::Outcome;
 use crate::encoding::Encoding;
-use crate::protocol::Protocol;
-
-/// How much one receive takes, in bytes: a command.
-const RECEIVE: usize = 1024;
-
-/// The size of the header, a C `int`.
-const HEADER: usize = size_of::<i32>();
+use crate::protocol::{Answer, Client, Protocol};
+use crate::support::{RECEIVE, connect, receive_once};
 
 #[derive(Clone)]
 pub(crate) struct StructHeader {
-    encoding: Encoding,
+    pub(crate) encoding: Encoding,
 }
 
-impl StructHeader {
-    pub(crate) fn new(encoding: Encoding) -> Self {
-        StructHeader { encoding }
-    }
+/// How answers are framed. The limit of their length is the server's matter.
+fn answers() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::struct_i().max_frame_length(i32::MAX as usize)
 }
 
 impl Protocol for StructHeader {
-    const LONGEST_COMMAND: Option<usize> = Some(RECEIVE);
-
-    fn read_command(&mut self, stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
-        let mut command = vec![0; RECEIVE];
-        let received = stream.read(&mut command)?;
-        command.truncate(received);
-        Ok((received > 0).then_some(command))
+    fn read_command<S: Stream>(&self, request: &mut StreamRequest<S>) -> io::Result<Option<Vec<u8>>> {
+        receive_once(request)
     }
 
-    fn write_answer(&mut self, stream: &mut (impl Read + Write), outcome: &Outcome) -> io::Result<()> {
-        let text = outcome.text();
-        let output = self.encoding.encode(&text);
-        let length = i32::try_from(output.len())
-            .map_err(|_| io::Error::new(ErrorKind::InvalidData, "the output is too long for its header"))?;
-        // One write, so that the header does not travel in a packet of its own.
-        stream.write_all(&[&length.to_ne_bytes(), &*output].concat())
-    }
-
-    fn call(&mut self, stream: &mut (impl Read + Write), command: &[u8]) -> io::Result<Vec<u8>> {
-        stream.write_all(command)?;
-        let mut header = Vec::with_capacity(HEADER);
-        read_up_to(stream, HEADER, &mut header)?;
-        let length = match <[u8; HEADER]>::try_from(&*header) {
-            Ok(bytes) => i32::from_ne_bytes(bytes),
-            Err(_) if header.is_empty() => return Err(cut("the server closed the connection without an answer")),
-            Err(_) => {
-                return Err(cut(&format!(
-                    "the answer ended after {} of {HEADER} header bytes",
-                    header.len()
-                )));
-            }
-        };
-        let length = usize::try_from(length).map_err(|_| {
-            let text = format!("the server announced {length} bytes: it speaks another protocol or byte order");
-            io::Error::new(ErrorKind::InvalidData, text)
-        })?;
-        let mut output = Vec::new();
-        read_up_to(stream, length, &mut output)?;
-        if output.len() < length {
-            return Err(cut(&format!(
-                "the answer ended after {} of {length} bytes",
-                output.len()
-            )));
-        }
-        Ok(self.encoding.decode(output))
+    fn write_answer<S: Stream>(&self, request: &mut StreamRequest<S>, outcome: &Outcome) -> io::Result<()> {
+        request.framed(answers()).send(self.encoding.encode(&outcome.text()))
     }
 }
 
-/// Reads `count` bytes however they are split, fewer only at the end of the stream. Memory is taken as
-/// they arrive, not as they are announced.
-fn read_up_to(stream: &mut impl Read, count: usize, into: &mut Vec<u8>) -> io::Result<()> {
-    stream.take(count as u64).read_to_end(into).map(drop)
+pub(crate) struct StructClient {
+    framed: Framed<TcpStream, LengthDelimitedCodec>,
+    encoding: Encoding,
 }
 
-fn cut(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::UnexpectedEof, what)
+impl Client for StructClient {
+    const LONGEST_COMMAND: usize = RECEIVE;
+    const TOO_LONG: &'static str = "would run as two commands";
+    const CARRIES_EMPTY: bool = false;
+
+    fn start(options: &CallOptions) -> io::Result<Self> {
+        Ok(StructClient {
+            framed: Framed::new(connect(&options.common.address)?, answers()),
+            encoding: options.common.encoding,
+        })
+    }
+
+    fn call(&mut self, command: &str) -> io::Result<Answer> {
+        self.framed.get_mut().write_all(command.as_bytes())?;
+        let output = self.framed.next().ok_or_else(no_answer)??;
+        Ok(Answer::of_text(self.encoding.decode(output)))
+    }
 }

@@ -11,17 +11,21 @@ pub mod journal;
 pub mod matrix;
 pub mod pieces;
 pub mod process;
+pub mod program;
+pub mod remote_command;
 pub mod serving;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
+use nix::libc::linger;
+use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
 
 /// No wait of a test is longer: past it, the test has failed.
@@ -196,10 +200,25 @@ pub fn inet(address: &Address) -> SocketAddr {
 /// A connection that fails rather than waits for ever.
 #[track_caller]
 pub fn connect(address: &Address) -> TcpStream {
-    let stream = TcpStream::connect(inet(address)).unwrap();
+    connect_to(inet(address))
+}
+
+#[track_caller]
+pub fn connect_to(address: impl ToSocketAddrs) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(CEILING)).unwrap();
     stream.set_write_timeout(Some(CEILING)).unwrap();
     stream
+}
+
+/// Closes a connection with a reset instead of an end (`SO_LINGER`, socket(7)).
+pub fn reset(client: TcpStream) {
+    let at_once = linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    setsockopt(&client, sockopt::Linger, &at_once).unwrap();
+    drop(client);
 }
 
 /// Sends a line and returns the line that comes back.

@@ -20,13 +20,17 @@ pub const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
 /// Names the role that a process of this binary plays instead of running its tests.
 const ROLE: &str = "SOCKETSERVER_TEST_ROLE";
 
-/// The `echo` example, which `cargo test` builds beside the test binaries.
-pub fn echo_path() -> PathBuf {
+/// An example, which `cargo test` builds beside the test binaries.
+pub fn example_path(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(Path::parent).unwrap();
-    let path = target.join("examples/echo");
+    let path = target.join("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
     path
+}
+
+pub fn echo_path() -> PathBuf {
+    example_path("echo")
 }
 
 pub fn echo(transport: &str, strategy: &str, address: &str) -> Command {

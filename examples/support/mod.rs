@@ -1,0 +1,57 @@
+//! What the examples share: whom they serve and call, which is this machine unless told otherwise, and the
+//! tutorial's way to receive.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpStream, ToSocketAddrs};
+
+/// Refuses to serve an address that is not loopback. Every address that `text` stands for has to be: the
+/// server takes any of them. `risk` is what anybody who reaches it could do.
+pub(crate) fn refuse_remote(text: &str, risk: &str) -> io::Result<()> {
+    // As the server reads it: an empty host is every address.
+    let full = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text.to_owned()
+    };
+    let Ok(mut found) = full.to_socket_addrs() else {
+        // Not an address at all: the server says what is wrong with it.
+        return Ok(());
+    };
+    match found.find(|address| !address.ip().to_canonical().is_loopback()) {
+        None => Ok(()),
+        Some(remote) => Err(io::Error::new(
+            ErrorKind::PermissionDenied,
+            format!(
+                "{remote} is not a loopback address: anybody who reaches it could {risk}; use 127.0.0.1 or [::1], \
+                 or allow it with --allow-remote"
+            ),
+        )),
+    }
+}
+
+/// A connection to a server. What is written is sent at once: a client waits for the answer.
+pub(crate) fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).map_err(|error| cannot_connect(address, &error))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+pub(crate) fn cannot_connect(address: &str, error: &io::Error) -> io::Error {
+    let hint = match error.kind() {
+        ErrorKind::InvalidInput => "; write HOST:PORT, such as 127.0.0.1:8080",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot connect to {address}: {error}{hint}"))
+}
+
+/// How much one receive takes, in bytes, in the tutorial's programs.
+pub(crate) const RECEIVE: usize = 1024;
+
+/// One receive, which the tutorial's programs take for a message, whatever it is that has come; `None` at
+/// the end of the stream.
+pub(crate) fn receive_once(stream: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut received = vec![0; RECEIVE];
+    let count = stream.read(&mut received)?;
+    received.truncate(count);
+    Ok((count > 0).then_some(received))
+}
