@@ -14,6 +14,7 @@ use crate::address::Address;
 pub use context::ServerContext;
 pub use datagram::{DatagramRequest, DatagramSocket};
 pub use memory::{MemoryDatagrams, MemoryStream};
+pub(crate) use stream::about_to_fork;
 pub use stream::{RFile, Stream, StreamRequest, WFile};
 
 /// What the framework itself needs of a request. Handlers use the methods of the concrete type,

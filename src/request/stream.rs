@@ -89,6 +89,15 @@ impl Stream for UnixStream {
     }
 }
 
+/// Whether this program has forked for a request.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// A child is about to be forked: it gets another handle to every connection that is open in this program,
+/// those of other servers and of requests beside its own included (fork(2)).
+pub(crate) fn about_to_fork() {
+    FORKED.store(true, Ordering::Relaxed);
+}
+
 /// A connection to serve: Python's `request`, `rfile` and `wfile` in one.
 ///
 /// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
@@ -292,7 +301,7 @@ impl<S: Stream> Request for StreamRequest<S> {
 
     /// Closing ends the stream for the peer unless another handle to it is open: then this does.
     fn shutdown(&mut self) {
-        if *self.lent.get_mut() {
+        if *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
         }

@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 use super::one_strategy;
 use crate::address::Address;
 use crate::job::{Force, Job, Remote};
+use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency, Construct};
 use crate::sys::{self, Fork, SignalAction, SignalGuard};
 use crate::transport::Transport;
@@ -192,6 +193,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn process_request(&self, job: Job<S::Transport>) {
+        about_to_fork();
         match sys::fork() {
             Ok(Fork::Child) => self.run_child(job),
             Ok(Fork::Parent(pid)) => {
