@@ -24,6 +24,7 @@ tests![
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_pool,
     without_processes_a_forking_server_loses_one_request_only,
+    without_processes_a_forking_server_does_not_lose_all_that_come_at_once,
 ];
 
 fn connect(server: &Process) -> TcpStream {
@@ -270,4 +271,20 @@ fn without_processes_a_forking_server_loses_one_request_only() {
     let text = format!("process_request failed for {own_end}: Resource temporarily unavailable");
     assert!(ended.errors.contains(&text), "{ended:?}");
     assert!(ended.errors.contains(NO_ROOM), "{ended:?}");
+}
+
+/// Each that is lost makes the next wait longer in the kernel's queue: fifteen would take eight seconds.
+fn without_processes_a_forking_server_does_not_lose_all_that_come_at_once() {
+    let (server, _place) = with_few_tasks(1, &["--strategy", "forking"]);
+    let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    let lost = || {
+        let is_lost = |client: &&TcpStream| {
+            client.set_nonblocking(true).unwrap();
+            client.peek(&mut [0]).is_ok_and(|count| count == 0)
+        };
+        clients.iter().filter(is_lost).count()
+    };
+    wait_until("some are lost", || lost() >= 3);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(lost() < 15, "{} of 20 are lost", lost());
 }
