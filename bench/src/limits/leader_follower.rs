@@ -1,4 +1,4 @@
-//! Leader/follower: idle threads wait for work themselves, so nothing is handed over.
+//! Leader/follower, also "lf": idle threads wait for work themselves, so nothing is handed over.
 //!
 //! At most so many wait; the rest is parked, last in, first out. Whoever takes work and was the last to
 //! wait first passes its turn on, to a parked thread or a new one.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::SockFlag;
 
-use super::sys::{self, Fd};
+use super::sys::{self, Datagram, Fd};
 use crate::servers::Setup;
 
 /// Where work comes from.
@@ -148,7 +148,7 @@ impl Work for Accept {
     fn wait(&self, connection: &mut Fd) {
         loop {
             if let Some(epoll) = self.epoll {
-                let _ = sys::epoll_wait(epoll);
+                let _ = sys::epoll_wait(epoll, &mut [libc::epoll_event { events: 0, u64: 0 }]);
             }
             match sys::accept(self.listener) {
                 Ok(accepted) => return *connection = accepted,
@@ -161,5 +161,31 @@ impl Work for Accept {
 
     fn serve(&self, connection: &mut Fd) {
         sys::serve(*connection, self.bulk);
+    }
+}
+
+/// Datagrams: idle threads in recvfrom, each with a datagram of its own.
+pub fn datagrams(setup: &Setup) -> io::Result<()> {
+    let socket = sys::open(setup, SockFlag::empty())?;
+    run(Receive { socket }, 4)
+}
+
+struct Receive {
+    socket: Fd,
+}
+
+impl Work for Receive {
+    type Item = Datagram;
+
+    fn room() -> Datagram {
+        Datagram::room()
+    }
+
+    fn wait(&self, datagram: &mut Datagram) {
+        while !datagram.receive(self.socket) {}
+    }
+
+    fn serve(&self, datagram: &mut Datagram) {
+        datagram.reply(self.socket);
     }
 }
