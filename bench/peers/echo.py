@@ -30,7 +30,13 @@ base, handler = {
 }[transport]
 
 
-class Server(getattr(socketserver, mixin + base)):
+# ForkingUnixStreamServer has a name of its own only since Python 3.12.
+bases = [getattr(socketserver, base)]
+if mixin:
+    bases.insert(0, getattr(socketserver, mixin + "MixIn"))
+
+
+class Server(*bases):
     # With the default of 5 clients that come at once wait a second for a second SYN.
     request_queue_size = 128
 

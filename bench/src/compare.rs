@@ -87,9 +87,12 @@ fn plan(comparison: &Comparison) -> io::Result<Plan> {
     let by_name = !comparison.workloads.is_empty();
     Ok(all
         .into_iter()
-        .filter(|workload| match by_name {
-            true => chosen(&comparison.workloads, workload.name),
-            false => workload.in_short || !comparison.short,
+        .filter(|workload| {
+            if by_name {
+                chosen(&comparison.workloads, workload.name)
+            } else {
+                workload.in_short || !comparison.short
+            }
         })
         .map(|workload| {
             let servers = servers_for(&workload, comparison);
@@ -158,6 +161,7 @@ fn compare(
     let mut outcome = Outcome {
         workload: workload.name.to_owned(),
         about: workload.about.to_owned(),
+        in_plot: workload.in_short || !comparison.workloads.is_empty(),
         cells: Vec::new(),
         skipped: Vec::new(),
     };

@@ -198,6 +198,8 @@ fn serve(options: &ServeOptions) -> io::Result<()> {
         if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
             return Err(io::Error::other("whoever started this server is gone"));
         }
+    } else {
+        servers::prepare(server).map_err(io::Error::other)?;
     }
     let setup = Setup {
         transport: options.transport,

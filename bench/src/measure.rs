@@ -31,11 +31,11 @@ pub fn measure(workload: &Workload, server: &Server, effort: Effort) -> Sample {
     };
     let sample = ServerProcess::start(server, start).and_then(|process| match workload.task {
         Task::Load(pattern) => under_load(&process, pattern, effort),
-        Task::Idle(connections) => with_idle_connections(&process, connections),
+        Task::Idle(connections) => with_idle_connections(process, connections),
         Task::Stop => stopped(process),
         Task::Nothing => left_alone(&process, effort),
     });
-    sample.unwrap_or_else(Sample::failed)
+    sample.unwrap_or_else(|error| Sample::failed(&error))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "rates, not accounts")]
@@ -82,7 +82,7 @@ fn complaints(process: &ServerProcess, tally: Tally) -> std::collections::BTreeM
 const NEXT: usize = 300;
 
 #[allow(clippy::cast_precision_loss, reason = "thousands")]
-fn with_idle_connections(process: &ServerProcess, connections: usize) -> io::Result<Sample> {
+fn with_idle_connections(process: ServerProcess, connections: usize) -> io::Result<Sample> {
     let needed = connections as u64 + 100;
     let (allowed, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if allowed < needed {
@@ -91,20 +91,22 @@ fn with_idle_connections(process: &ServerProcess, connections: usize) -> io::Res
         )));
     }
     // Whatever the first connection needs is not the price of each.
-    drop(used_once(process)?);
+    drop(used_once(&process)?);
     let before = procfs::memory(process.group());
     let mut open = Vec::with_capacity(connections);
     for _ in 0..connections {
         interrupt::check()?;
-        open.push(used_once(process)?);
+        open.push(used_once(&process)?);
     }
     let each = grown(before, procfs::memory(process.group()), connections as f64);
     let mut next = Vec::with_capacity(NEXT);
     for _ in 0..NEXT {
         let begun = Instant::now();
-        drop(used_once(process)?);
+        drop(used_once(&process)?);
         next.push(begun.elapsed().as_secs_f64() * 1e6);
     }
+    // Before the connections: else each of their ends wakes a thread.
+    drop(process);
     let mut sample = Sample::default();
     sample.metrics.extend([
         (Metric::PssKilobytes, each.pss),

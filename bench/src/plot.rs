@@ -1,9 +1,9 @@
-//! The plot: a panel for each workload, a bar for each server.
+//! The plot: a panel for each of the most telling workloads, a bar for each server.
 
 use std::fmt::Write;
 
 use crate::compare::Results;
-use crate::results::{Cell, Metric, Outcome};
+use crate::results::{Cell, Metric, Outcome, digits};
 use crate::servers::Kind;
 
 /// Panels beside each other.
@@ -19,7 +19,9 @@ pub fn svg(results: &Results) -> String {
     let panels: Vec<_> = results
         .outcomes
         .iter()
+        .filter(|outcome| outcome.in_plot)
         .filter_map(|outcome| Some((outcome, outcome.metric()?)))
+        .filter(|(_, metric)| matches!(metric, Metric::Rate | Metric::IdleKilobytes))
         .collect();
     let mut body = String::new();
     let mut top = FOOT;
@@ -73,7 +75,11 @@ fn panel(body: &mut String, outcome: &Outcome, metric: Metric, left: usize, top:
         .collect();
     bars.sort_by(|one, other| other.1.total_cmp(&one.1));
     let longest = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
-    let title = format!("{} [{}]", outcome.about, metric.label());
+    let unit = match metric {
+        Metric::Rate => "requests/s",
+        _ => "KB each: less is better",
+    };
+    let title = format!("{} [{unit}]", outcome.about);
     // Writing to a string cannot fail.
     let _ = writeln!(
         body,
@@ -98,7 +104,7 @@ fn panel(body: &mut String, outcome: &Outcome, metric: Metric, left: usize, top:
             color(cell.kind),
             length + 4.0 + f64::from(u32::try_from(left + NAMES).unwrap_or(0)),
             y + 10,
-            metric.format(*value),
+            digits(*value),
         );
     }
 }
@@ -130,6 +136,7 @@ mod tests {
             outcomes: vec![Outcome {
                 workload: "w".into(),
                 about: "one & all".into(),
+                in_plot: true,
                 cells: vec![cell("slow", Some(10.0)), cell("fast", Some(20.0)), cell("failed", None)],
                 skipped: Vec::new(),
             }],
@@ -137,7 +144,7 @@ mod tests {
         };
         let svg = svg(&results);
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
-        assert!(svg.contains("one &amp; all [rate/s]"));
+        assert!(svg.contains("one &amp; all [requests/s]"));
         // The fastest has the whole length, the other half of it; what failed has none.
         assert!(svg.contains("width=\"210.0\"") && svg.contains("width=\"105.0\"") && !svg.contains("failed"));
     }

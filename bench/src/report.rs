@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use crate::compare::Results;
-use crate::results::{Metric, Outcome};
+use crate::results::{Metric, Outcome, digits};
 use crate::servers::Kind;
 use crate::stats;
 use crate::targets::{Judgement, Verdict};
@@ -80,9 +80,7 @@ fn values(outcome: &Outcome, compared: Metric) {
     for cell in &outcome.cells {
         print!("  {:18}", cell.server);
         for metric in &metrics {
-            let text = cell
-                .median(*metric)
-                .map_or_else(|| "-".into(), |value| metric.format(value));
+            let text = cell.median(*metric).map_or_else(|| "-".into(), digits);
             print!(" {text:>10}");
             if *metric == compared {
                 let text = cell

@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::servers::Kind;
 use crate::stats;
 
-/// What can be measured of a server, in the order of the table's columns.
+/// What can be measured of a server, in the order of the table's columns. Servers are compared by the
+/// first that a workload measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
@@ -17,10 +18,6 @@ pub enum Metric {
     Rate,
     /// Echoed, a second.
     Megabytes,
-    P50Microseconds,
-    P99Microseconds,
-    /// The server's processor time for a request, children included.
-    CpuMicroseconds,
     /// Memory for an idle connection, without its sockets: the sum of the four that follow, the last one
     /// less what it is under a server that keeps nothing for a connection.
     IdleKilobytes,
@@ -28,6 +25,10 @@ pub enum Metric {
     StackKilobytes,
     PageTableKilobytes,
     SlabKilobytes,
+    P50Microseconds,
+    P99Microseconds,
+    /// The server's processor time for a request, children included.
+    CpuMicroseconds,
     /// From SIGTERM to exit.
     StopMilliseconds,
     /// Context switches a second.
@@ -52,15 +53,15 @@ impl Metric {
             Metric::WakeUps => "wake-ups/s",
         }
     }
+}
 
-    /// A value in three or four digits.
-    pub fn format(self, value: f64) -> String {
-        match value {
-            _ if value >= 10_000.0 => format!("{:.1}k", value / 1000.0),
-            _ if value >= 100.0 => format!("{value:.0}"),
-            _ if value >= 10.0 => format!("{value:.1}"),
-            _ => format!("{value:.2}"),
-        }
+/// A value in three or four digits.
+pub fn digits(value: f64) -> String {
+    match value {
+        _ if value >= 10_000.0 => format!("{:.1}k", value / 1000.0),
+        _ if value >= 100.0 => format!("{value:.0}"),
+        _ if value >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
     }
 }
 
@@ -74,7 +75,7 @@ pub struct Sample {
 
 impl Sample {
     /// A round that could not be measured.
-    pub fn failed(why: impl ToString) -> Self {
+    pub fn failed(why: &impl ToString) -> Self {
         Sample {
             metrics: BTreeMap::new(),
             errors: BTreeMap::from([(why.to_string(), 1)]),
@@ -134,6 +135,8 @@ pub struct Skipped {
 pub struct Outcome {
     pub workload: String,
     pub about: String,
+    #[serde(skip)]
+    pub in_plot: bool,
     pub cells: Vec<Cell>,
     pub skipped: Vec<Skipped>,
 }
@@ -143,7 +146,7 @@ impl Outcome {
         self.cells.iter().find(|cell| cell.server == server)
     }
 
-    /// What the servers are compared by: the first metric of any round.
+    /// What the servers are compared by.
     pub fn metric(&self) -> Option<Metric> {
         let rounds = self.cells.iter().flat_map(|cell| &cell.rounds);
         rounds.filter_map(|round| round.metrics.keys().next().copied()).min()

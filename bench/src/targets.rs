@@ -282,6 +282,7 @@ mod tests {
         Outcome {
             workload: "tcp-churn-1".into(),
             about: String::new(),
+            in_plot: true,
             cells: rates.iter().map(cell).collect(),
             skipped: Vec::new(),
         }

@@ -127,144 +127,134 @@ const STILL: &[&str] = &[
 
 /// All workloads, in the order of the table.
 pub fn all() -> Vec<Workload> {
-    use Transport::{Tcp, Udp, Unix, Unixgram};
+    [connections(), messages(), packets(), processes(), still()].concat()
+}
+
+fn connections() -> Vec<Workload> {
+    use Transport::{Tcp, Unix};
+    let one = |name, about, transport, clients| load(name, about, transport, churn(clients));
     vec![
-        load(
+        one(
             "tcp-churn-1",
             "a new TCP connection for each request, 1 at once",
             Tcp,
-            churn(1),
+            1,
         )
         .servers(&[SYNC, THREADS])
         .short(),
-        load(
+        one(
             "tcp-churn-16",
             "a new TCP connection for each request, 16 at once",
             Tcp,
-            churn(16),
+            16,
         )
         .servers(&[SYNC, THREADS, &["threading-mixins"], POOLS])
         .short(),
-        load(
+        one(
             "tcp-churn-256",
             "a new TCP connection for each request, 256 at once",
             Tcp,
-            churn(256),
+            256,
         )
         .servers(&[SYNC, THREADS, POOLS]),
-        load(
+        one(
             "unix-churn-1",
             "a new Unix connection for each request, 1 at once",
             Unix,
-            churn(1),
+            1,
         )
         .servers(&[SYNC, THREADS]),
-        load(
+        one(
             "unix-churn-16",
             "a new Unix connection for each request, 16 at once",
             Unix,
-            churn(16),
+            16,
         )
         .servers(&[SYNC, THREADS, POOLS])
         .short(),
-        load(
+        one(
             "unix-churn-256",
             "a new Unix connection for each request, 256 at once",
             Unix,
-            churn(256),
+            256,
         )
         .servers(&[SYNC, THREADS, POOLS]),
-        load(
+    ]
+}
+
+fn messages() -> Vec<Workload> {
+    let one = |name, about, pattern| load(name, about, Transport::Tcp, pattern).servers(&[KEPT]);
+    vec![
+        one(
             "tcp-pingpong-1",
             "messages to and fro on 1 TCP connection",
-            Tcp,
             ping_pong(1),
-        )
-        .servers(&[KEPT]),
-        load(
+        ),
+        one(
             "tcp-pingpong-16",
             "messages to and fro on 16 TCP connections",
-            Tcp,
             ping_pong(16),
         )
-        .servers(&[KEPT])
         .short(),
-        load(
+        one(
             "tcp-pingpong-256",
             "messages to and fro on 256 TCP connections",
-            Tcp,
             ping_pong(256),
-        )
-        .servers(&[KEPT]),
-        load(
+        ),
+        one(
             "tcp-pingpong-1000",
             "messages to and fro on 1,000 TCP connections",
-            Tcp,
             ping_pong(1000),
-        )
-        .servers(&[KEPT]),
-        load(
-            "udp-16x1",
-            "UDP datagrams, 1 under way from each of 16 sockets",
-            Udp,
-            datagrams(16, 1),
-        )
-        .servers(&[UDP])
-        .short(),
-        load(
-            "udp-4x32",
-            "UDP datagrams, 32 under way from each of 4 sockets",
-            Udp,
-            datagrams(4, 32),
-        )
-        .servers(&[UDP])
-        .short(),
-        load(
-            "unixgram-16x1",
-            "Unix datagrams, 1 under way from each of 16 sockets",
-            Unixgram,
-            datagrams(16, 1),
-        )
-        .servers(&[UNIXGRAM]),
-        load(
-            "unixgram-4x32",
-            "Unix datagrams, 32 under way from each of 4 sockets",
-            Unixgram,
-            datagrams(4, 32),
-        )
-        .servers(&[UNIXGRAM]),
-        load(
+        ),
+        one(
             "bulk-4",
             "64 KiB messages on 4 TCP connections, 4 under way on each",
-            Tcp,
             bulk(4),
         )
-        .servers(&[KEPT])
         .bulk()
         .short(),
-        load(
-            "fork-1",
-            "a process for each new TCP connection, 1 at once",
-            Tcp,
-            churn(1),
-        )
-        .servers(&[FORKING])
-        .short(),
-        load(
-            "fork-16",
-            "a process for each new TCP connection, 16 at once",
-            Tcp,
-            churn(16),
-        )
-        .servers(&[FORKING]),
-        load(
-            "fork-4-touched",
-            "a process for each new TCP connection, 4 at once, of a server that has touched 100 MB",
-            Tcp,
-            churn(4),
-        )
-        .servers(&[FORKING])
-        .touched(100),
+    ]
+}
+
+fn packets() -> Vec<Workload> {
+    let udp = |name, about, pattern| load(name, about, Transport::Udp, pattern).servers(&[UDP]).short();
+    let unix = |name, about, pattern| load(name, about, Transport::Unixgram, pattern).servers(&[UNIXGRAM]);
+    vec![
+        udp(
+            "udp-16x1",
+            "UDP datagrams, 1 under way from each of 16 sockets",
+            datagrams(16, 1),
+        ),
+        udp(
+            "udp-4x32",
+            "UDP datagrams, 32 under way from each of 4 sockets",
+            datagrams(4, 32),
+        ),
+        unix(
+            "unixgram-16x1",
+            "Unix datagrams, 1 under way from each of 16 sockets",
+            datagrams(16, 1),
+        ),
+        unix(
+            "unixgram-4x32",
+            "Unix datagrams, 32 under way from each of 4 sockets",
+            datagrams(4, 32),
+        ),
+    ]
+}
+
+fn processes() -> Vec<Workload> {
+    let one = |name, about, clients| load(name, about, Transport::Tcp, churn(clients)).servers(&[FORKING]);
+    let touched = "a process for each new TCP connection, 4 at once, of a server that has touched 100 MB";
+    vec![
+        one("fork-1", "a process for each new TCP connection, 1 at once", 1).short(),
+        one("fork-16", "a process for each new TCP connection, 16 at once", 16),
+        one("fork-4-touched", touched, 4).touched(100),
+    ]
+}
+
+fn still() -> Vec<Workload> {
+    vec![
         task("idle-1000", "1,000 idle TCP connections", Task::Idle(1000))
             .servers(&[IDLE])
             .short(),

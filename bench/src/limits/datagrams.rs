@@ -22,7 +22,7 @@ pub fn received_together(setup: &Setup) -> io::Result<()> {
 }
 
 pub fn sent_together(setup: &Setup) -> io::Result<()> {
-    batches(setup, |batch, socket, count| batch.reply_together(socket, count))
+    batches(setup, Batch::reply_together)
 }
 
 pub fn sent_in_segments(setup: &Setup) -> io::Result<()> {

@@ -30,7 +30,7 @@ pub trait Work: Send + Sync + 'static {
 }
 
 /// Serves in as many threads as there is work at once, of which at most `most_waiting` wait for more.
-pub fn run<W: Work>(work: W, most_waiting: u32) -> io::Result<()> {
+pub fn run<W: Work>(work: W, most_waiting: u32) {
     // Never freed: the threads are detached and go on until the process ends.
     let crew: &'static Crew<W> = Box::leak(Box::new(Crew {
         work,
@@ -39,7 +39,6 @@ pub fn run<W: Work>(work: W, most_waiting: u32) -> io::Result<()> {
         parked: Mutex::default(),
     }));
     crew.follow();
-    Ok(())
 }
 
 struct Crew<W> {
@@ -117,7 +116,8 @@ pub fn blocking(setup: &Setup) -> io::Result<()> {
         epoll: None,
         bulk: setup.bulk,
     };
-    run(accept, 64)
+    run(accept, 64);
+    Ok(())
 }
 
 /// On an epoll set that all share, at most 4 at a time: with more, each connection wakes too many.
@@ -129,7 +129,8 @@ pub fn epoll(setup: &Setup) -> io::Result<()> {
         epoll: Some(epoll),
         bulk: setup.bulk,
     };
-    run(accept, 4)
+    run(accept, 4);
+    Ok(())
 }
 
 struct Accept {
@@ -167,7 +168,8 @@ impl Work for Accept {
 /// Datagrams: idle threads in recvfrom, each with a datagram of its own.
 pub fn datagrams(setup: &Setup) -> io::Result<()> {
     let socket = sys::open(setup, SockFlag::empty())?;
-    run(Receive { socket }, 4)
+    run(Receive { socket }, 4);
+    Ok(())
 }
 
 struct Receive {
