@@ -1,5 +1,6 @@
 //! The servers that are compared. All echo: a stream until its end, a datagram once.
 
+mod forward;
 mod ours;
 mod programs;
 mod std_net;
