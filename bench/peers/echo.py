@@ -1,6 +1,7 @@
 """Echo servers of Python's socketserver: MIXIN TRANSPORT ADDRESS BUFFER TOUCHED_MB."""
 
 import signal
+import socket
 import socketserver
 import sys
 import threading
@@ -12,6 +13,8 @@ touched = b"\x01" * (int(touched_mb) << 20)
 
 class EchoStream(socketserver.BaseRequestHandler):
     def handle(self):
+        if transport == "tcp" and buffer_size >= 65536:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data := self.request.recv(buffer_size):
             self.request.sendall(data)
 

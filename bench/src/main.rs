@@ -99,7 +99,7 @@ struct ServeOptions {
     /// HOST:PORT, or a path for unix and unixgram.
     #[arg(long, default_value = "127.0.0.1:0")]
     address: String,
-    /// Read into 64 KiB instead of 4 KiB.
+    /// Read into 64 KiB instead of 4 KiB, and set `TCP_NODELAY`.
     #[arg(long)]
     bulk: bool,
     /// Write to so much memory before serving, in MB.

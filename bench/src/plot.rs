@@ -8,7 +8,7 @@ use crate::servers::Kind;
 
 /// Panels beside each other.
 const COLUMNS: usize = 2;
-const PANEL_WIDTH: usize = 440;
+const PANEL_WIDTH: usize = 450;
 const NAMES: usize = 130;
 const BARS: usize = 210;
 const ROW: usize = 17;

@@ -206,13 +206,9 @@ fn messages() -> Vec<Workload> {
             "messages to and fro on 1,000 TCP connections",
             ping_pong(1000),
         ),
-        one(
-            "bulk-4",
-            "64 KiB messages on 4 TCP connections, 4 under way on each",
-            bulk(4),
-        )
-        .bulk()
-        .short(),
+        one("bulk-4", "64 KiB messages on 4 TCP connections", bulk(4))
+            .bulk()
+            .short(),
     ]
 }
 

@@ -54,6 +54,7 @@ struct Echo {
 impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Echo {
     fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
         if self.bulk {
+            request.disable_nagle_algorithm()?;
             echo::<BULK_BUFFER>(request)
         } else {
             echo::<BUFFER>(request)

@@ -49,7 +49,13 @@ fn streams(setup: &Setup, pool: Option<&ThreadPool>) -> io::Result<()> {
     if setup.transport == Transport::Tcp {
         let listener = TcpListener::bind(&setup.address)?;
         announce(local_address(listener.as_fd())?)?;
-        serve(listener.incoming(), setup.bulk, pool)
+        let incoming = listener.incoming().inspect(|stream| {
+            if let (true, Ok(stream)) = (setup.bulk, stream) {
+                // Fails if the client is gone, which its thread will see.
+                let _ = stream.set_nodelay(true);
+            }
+        });
+        serve(incoming, setup.bulk, pool)
     } else {
         let listener = UnixListener::bind(&setup.address)?;
         announce(local_address(listener.as_fd())?)?;

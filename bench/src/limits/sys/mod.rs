@@ -80,6 +80,18 @@ pub fn close(fd: Fd) {
 /// Echoes a connection to its end and closes it.
 pub fn serve(connection: Fd, bulk: bool) {
     if bulk {
+        let on = 1_i32;
+        // SAFETY: the value is as long as it says. A Unix socket has no such option and no need of it.
+        unsafe {
+            let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
+            libc::setsockopt(
+                connection,
+                libc::IPPROTO_TCP,
+                libc::TCP_NODELAY,
+                (&raw const on).cast(),
+                length,
+            );
+        }
         echo::<BULK_BUFFER>(connection);
     } else {
         echo::<BUFFER>(connection);
