@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::BaseServer;
+use crate::timeouts::Timeouts;
 
 /// The attributes of a server: Python's class attributes and a few of our own.
 ///
@@ -43,6 +44,9 @@ pub struct Config {
     /// itself: a second shutdown signal ends the handler's reads and writes, and so does
     /// [`Running::stop`](crate::Running::stop) at the deadline.
     pub drain_timeout: Option<Duration>,
+    /// How long the peers of connections may take. Default: for ever, as in Python. Datagrams have no
+    /// clocks.
+    pub timeouts: Timeouts,
     pub(crate) shutdown_signals: Vec<i32>,
     pub(crate) before_bind: Option<SocketHook>,
 }
@@ -61,6 +65,7 @@ impl Default for Config {
             only_v6: None,
             max_packet_size: 65_535,
             drain_timeout: Some(Duration::from_secs(30)),
+            timeouts: Timeouts::new(),
             shutdown_signals: Vec::new(),
             before_bind: None,
         }
@@ -78,6 +83,7 @@ impl fmt::Debug for Config {
             .field("only_v6", &self.only_v6)
             .field("max_packet_size", &self.max_packet_size)
             .field("drain_timeout", &self.drain_timeout)
+            .field("timeouts", &self.timeouts)
             .field("shutdown_signals", &self.shutdown_signals)
             .finish_non_exhaustive()
     }
@@ -153,6 +159,47 @@ pub trait Configure: BaseServer {
     #[must_use]
     fn drain_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.core().configure(|config| config.drain_timeout = timeout.into());
+        self
+    }
+
+    /// Sets how long the peer of a connection may send nothing while it is waited for
+    /// ([`Timeouts::idle`](Timeouts#structfield.idle)).
+    #[must_use]
+    fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.idle = timeout.into());
+        self
+    }
+
+    /// Sets how long one read of a connection may wait
+    /// ([`Timeouts::read`](Timeouts#structfield.read)).
+    #[must_use]
+    fn read_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.read = timeout.into());
+        self
+    }
+
+    /// Sets how long one write to a connection may take in all
+    /// ([`Timeouts::write`](Timeouts#structfield.write)).
+    #[must_use]
+    fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.write = timeout.into());
+        self
+    }
+
+    /// Sets how long one connection may take from its beginning to its end
+    /// ([`Timeouts::request`](Timeouts#structfield.request)).
+    #[must_use]
+    fn request_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.request = timeout.into());
+        self
+    }
+
+    /// Sets how long a connection may take until it is set up and the peer has said something
+    /// ([`Timeouts::handshake`](Timeouts#structfield.handshake)).
+    #[must_use]
+    fn handshake_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core()
+            .configure(|config| config.timeouts.handshake = timeout.into());
         self
     }
 

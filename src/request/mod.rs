@@ -1,8 +1,10 @@
 //! Requests: a connection, or a datagram, with what a handler needs to serve it.
 
 mod buffer;
+mod clock;
 mod context;
 mod datagram;
+mod deadline;
 mod memory;
 mod stream;
 
@@ -10,6 +12,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::address::Address;
+use crate::timeouts::Timeouts;
 
 pub use context::ServerContext;
 pub use datagram::{DatagramRequest, DatagramSocket};
@@ -24,6 +27,19 @@ pub trait Request: Send + 'static {
 
     /// Takes the context in which it is served; called once, before any hook sees the request.
     fn attach(&mut self, context: ServerContext);
+
+    /// Its time begins; called where it runs, before the handler's `setup`, with the server's clocks.
+    ///
+    /// # Errors
+    ///
+    /// The clocks cannot be set.
+    fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        let _ = timeouts;
+        Ok(())
+    }
+
+    /// The handler's `setup` has succeeded.
+    fn setup_done(&mut self) {}
 
     /// Sends what is buffered; called after the handler's `finish`.
     ///
