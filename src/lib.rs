@@ -99,7 +99,7 @@
 //! | Python | Here | What differs |
 //! |---|---|---|
 //! | `BaseServer` | [`BaseServer`] | a trait; mix-ins wrap instead of inheriting |
-//! | `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer` | [`TcpServer`], [`UdpServer`], [`UnixStreamServer`], [`UnixDatagramServer`] | Unix paths: a stale one is replaced, ours is removed at the end |
+//! | `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer` | [`TcpServer`], [`UdpServer`], [`UnixStreamServer`], [`UnixDatagramServer`] | Unix paths: a stale one is replaced, ours is removed at the end; [`socket_mode`](Configure::socket_mode), [`socket_owner`](Configure::socket_owner) |
 //! | `ThreadingMixIn`, `ForkingMixIn` | [`Threading`], [`Forking`] | wrappers; [`ThreadPool`] is new |
 //! | `Server(address, Handler)` | [`new(address, handler)`](SocketServer::new) | does not bind and never fails; the handler is a value that is cloned |
 //! | `bind_and_activate=True` | [`bind`](BaseServer::bind) | a step of its own, which `serve_forever` takes if need be |
@@ -123,6 +123,7 @@
 //! | `active_children`, `collect_children` | [`active_children`](Forking::active_children) | the number; children are reaped as they end |
 //! | `with server:` | the value's scope, [`Running`] | |
 //! | `BaseRequestHandler`: `setup`, `handle`, `finish` | [`BaseRequestHandler`] | errors are returned |
+//! | `self.request.getsockopt(SOL_SOCKET, SO_PEERCRED, …)` | [`peer_credentials`](StreamRequest::peer_credentials) | of Unix connections |
 //! | `self.request`, `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it |
 //! | `StreamRequestHandler`: `rfile`, `wfile`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
 //! | `StreamRequestHandler.timeout` | [`set_timeout`](StreamRequest::set_timeout), [`Timeouts`] | five clocks: a server can limit the silence, the first byte and the whole request, too |
@@ -166,8 +167,8 @@ pub use handler::{BaseRequestHandler, IntoHandlerResult, run_handler};
 pub use job::{Active, Force, Job};
 pub use lifecycle::{Report, Running, ShutdownHandle, State, WaitError};
 pub use request::{
-    DatagramRequest, DatagramSocket, MemoryDatagrams, MemoryStream, RFile, Request, ServerContext, Stream,
-    StreamRequest, WFile,
+    DatagramRequest, DatagramSocket, MemoryDatagrams, MemoryStream, PeerCredentials, RFile, Request, ServerContext,
+    Stream, StreamRequest, WFile,
 };
 pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServer};
 pub use strategy::{Forking, Strategies, ThreadPool, Threading};

@@ -3,6 +3,7 @@
 mod buffer;
 mod clock;
 mod context;
+mod credentials;
 mod datagram;
 mod deadline;
 mod memory;
@@ -15,6 +16,7 @@ use crate::address::Address;
 use crate::timeouts::Timeouts;
 
 pub use context::ServerContext;
+pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
 pub use memory::{MemoryDatagrams, MemoryStream};
 pub use stream::{RFile, Stream, StreamRequest, WFile};
