@@ -105,7 +105,7 @@ impl RequestError {
         None
     }
 
-    /// The clock that ran out, if that is what it was.
+    /// The clock of [`Timeouts`](crate::Timeouts) that ran out, if that is why it failed.
     pub fn timeout(&self) -> Option<&TimeoutError> {
         self.io_error()?.get_ref()?.downcast_ref()
     }

@@ -302,8 +302,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
-    /// connection is open. By default the error is logged: what the client's leaving explains at
-    /// `info`, the rest at `error`.
+    /// connection is open. By default the error is logged: what the client explains, who has left or
+    /// used up its time ([`RequestError::timeout`]), at `info`, the rest at `error`.
     fn handle_error(&self, error: &RequestError) {
         self.inner().handle_error(error);
     }

@@ -5,9 +5,7 @@ mod support;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,7 +54,7 @@ tests![
     timeouts_that_are_taken_back_are_gone_from_the_socket,
     a_non_blocking_socket_says_so,
     a_plain_timeout_costs_one_system_call_for_all_reads,
-    a_deadline_costs_few_system_calls_for_all_reads,
+    a_deadline_costs_few_system_calls_for_all_reads_and_none_waits_past_it,
     a_timeout_of_zero_is_refused_by_name,
     a_timeout_is_a_disconnect_that_says_which,
     the_example_takes_timeouts,
@@ -144,21 +142,19 @@ fn concurrency<S: BaseServer>(_: &S) -> Concurrency {
 
 /// A byte every few milliseconds, until the server has closed the connection.
 fn trickle(client: &mut TcpStream) {
-    let began = Instant::now();
-    while began.elapsed() < CEILING {
+    wait_until("the server has given it up", || {
         let echoed = client.write_all(b"x").and_then(|()| client.read(&mut [0; 1]));
-        if echoed.map_or(true, |count| count == 0) {
-            assert!(began.elapsed() + TICK >= millis(400), "it had not its time");
-            return;
-        }
-        thread::sleep(millis(2));
-    }
-    panic!("it is served still");
+        echoed.map_or(true, |count| count == 0)
+    });
 }
 
 fn assert_deadline_holds(server: impl BaseServer<Transport = Tcp>) {
     let server = server.request_timeout(millis(400)).idle_timeout(CEILING);
-    assert_ends(server, "request: not done within 0.4 s", trickle);
+    let before = Instant::now();
+    assert_ends(server, "request: not done within 0.4 s", |client| {
+        trickle(client);
+        assert!(before.elapsed() + TICK >= millis(400), "it had its time");
+    });
 }
 
 fn a_byte_now_and_then_does_not_extend_the_deadline_of_a_sync_server() {
@@ -382,6 +378,7 @@ fn a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all() {
             break error;
         }
         assert_timed_out::<()>(Err(error), TimeoutKind::Read);
+        assert!(began.elapsed() < CEILING, "silence adds up");
         reads += 1;
     };
     assert_eq!(error.to_string(), "idle: the peer sent nothing for 0.2 s");
@@ -394,7 +391,8 @@ fn a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all() {
 }
 
 fn what_has_come_is_read_however_long_it_was_silent_before() {
-    let (mut peer, mut request) = pair(Timeouts::new().read(millis(20)).idle(millis(30)));
+    let soon_after = millis(30) + Duration::from_micros(1);
+    let (mut peer, mut request) = pair(Timeouts::new().read(millis(30)).idle(soon_after));
     assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
     peer.write_all(b"x").unwrap();
     assert_eq!(request.read(&mut [0]).unwrap(), 1);
@@ -582,19 +580,23 @@ fn a_non_blocking_socket_says_so() {
     assert_eq!(request.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
-/// Has bytes without end, and counts how often its timeout is set.
-#[derive(Default)]
-struct Counting {
-    settings: Arc<AtomicUsize>,
+/// Has bytes without end, and keeps what its timeout is set to.
+#[derive(Clone, Default)]
+struct Endless(Arc<Mutex<Vec<Duration>>>);
+
+impl Endless {
+    fn settings(&self) -> Vec<Duration> {
+        self.0.lock().unwrap().clone()
+    }
 }
 
-impl Read for Counting {
+impl Read for Endless {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         Ok(out.len())
     }
 }
 
-impl Write for Counting {
+impl Write for Endless {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         Ok(data.len())
     }
@@ -604,39 +606,41 @@ impl Write for Counting {
     }
 }
 
-impl Stream for Counting {
+impl Stream for Endless {
     fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        assert!(timeout.is_some());
-        self.settings.fetch_add(1, Ordering::Relaxed);
+        self.0.lock().unwrap().push(timeout.expect("none is taken back"));
         Ok(())
     }
 }
 
-fn settings_for_10_000_reads(timeouts: Timeouts) -> usize {
-    let settings = Arc::default();
-    let mut request = StreamRequest::new(
-        Counting {
-            settings: Arc::clone(&settings),
-        },
-        "a client",
-    );
-    request.set_timeouts(timeouts).unwrap();
-    for _ in 0..10_000 {
+fn a_plain_timeout_costs_one_system_call_for_all_reads() {
+    let settings = |timeouts| {
+        let stream = Endless::default();
+        let mut request = StreamRequest::new(stream.clone(), "a client");
+        request.set_timeouts(timeouts).unwrap();
+        for _ in 0..10_000 {
+            request.read_exact(&mut [0]).unwrap();
+        }
+        stream.settings()
+    };
+    assert_eq!(settings(Timeouts::new().idle(CEILING)), [CEILING]);
+    let both = Timeouts::new().idle(CEILING).read(CEILING / 2).write(millis(1));
+    assert_eq!(settings(both), [CEILING / 2]);
+    assert_eq!(settings(Timeouts::new().write(CEILING)), []);
+}
+
+fn a_deadline_costs_few_system_calls_for_all_reads_and_none_waits_past_it() {
+    const TIME: Duration = millis(1000);
+    let stream = Endless::default();
+    let mut request = StreamRequest::new(stream.clone(), "a client");
+    request.set_timeouts(Timeouts::new().request(TIME)).unwrap();
+    while request.time_left() > Some(TIME / 2) {
         request.read_exact(&mut [0]).unwrap();
     }
-    settings.load(Ordering::Relaxed)
-}
-
-fn a_plain_timeout_costs_one_system_call_for_all_reads() {
-    assert_eq!(settings_for_10_000_reads(Timeouts::new().idle(CEILING)), 1);
-    let both = Timeouts::new().idle(CEILING).read(CEILING).write(millis(1));
-    assert_eq!(settings_for_10_000_reads(both), 1);
-    assert_eq!(settings_for_10_000_reads(Timeouts::new().write(CEILING)), 0);
-}
-
-fn a_deadline_costs_few_system_calls_for_all_reads() {
-    let settings = settings_for_10_000_reads(Timeouts::new().request(CEILING));
-    assert!(settings <= 12, "{settings}");
+    request.read_exact(&mut [0]).unwrap();
+    let settings = stream.settings();
+    assert!(settings.len() <= 4, "{settings:?}");
+    assert!(settings.last() < Some(&(TIME * 3 / 4)), "{settings:?}");
 }
 
 // ----- Errors ------------------------------------------------------------------------------------
@@ -706,11 +710,7 @@ fn the_example_takes_timeouts() {
     );
 
     let request = example("--request-timeout");
-    let mut client = connect(&request.address().into());
-    wait_until("the server has closed the connection", || {
-        let echoed = client.write_all(b"x").and_then(|()| client.read(&mut [0; 1]));
-        echoed.map_or(true, |count| count == 0)
-    });
+    trickle(&mut connect(&request.address().into()));
     request.signal(nix::sys::signal::Signal::SIGTERM);
     let ended = request.end();
     assert!(ended.errors.contains("request: not done within 0.2 s"), "{ended:?}");
