@@ -17,6 +17,7 @@ use crate::job::{Active, Force, Job};
 use crate::lifecycle::{Closing, Report, Running, Shared, ShutdownHandle, State, drain};
 use crate::request::Request;
 use crate::sys::{self, SignalAction, SignalGuard};
+use crate::timeouts::Timeouts;
 use crate::transport::{SocketType, Transport};
 
 /// The request type of a server.
@@ -301,8 +302,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
-    /// connection is open. By default the error is logged: what the client's leaving explains at
-    /// `info`, the rest at `error`.
+    /// connection is open. By default the error is logged: what the client explains, who has left or
+    /// used up its time ([`RequestError::timeout`]), at `info`, the rest at `error`.
     fn handle_error(&self, error: &RequestError) {
         self.inner().handle_error(error);
     }
@@ -378,6 +379,7 @@ pub struct Core<T: Transport> {
     shared: Arc<Shared>,
     address: Address,
     config: Mutex<Config>,
+    timeouts: OnceLock<Timeouts>,
     transport: OnceLock<T>,
     /// The transport was made elsewhere: binding and listening are done.
     ready_made: bool,
@@ -398,6 +400,7 @@ impl<T: Transport> Core<T> {
             shared,
             address,
             config: Mutex::default(),
+            timeouts: OnceLock::new(),
             transport: OnceLock::new(),
             ready_made: false,
             waiter: OnceLock::new(),
@@ -427,6 +430,11 @@ impl<T: Transport> Core<T> {
         set(&mut self.config.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// As they were set when the first request ran: no lock is taken for each.
+    fn timeouts(&self) -> Timeouts {
+        *self.timeouts.get_or_init(|| self.attribute(|config| config.timeouts))
+    }
+
     pub(crate) fn transport(&self) -> Option<&T> {
         self.transport.get()
     }
@@ -452,6 +460,7 @@ impl<T: Transport> Core<T> {
     }
 
     fn server_bind(&self) -> io::Result<()> {
+        self.attribute(|config| config.timeouts.check())?;
         if !self.ready_made {
             let transport = T::bind(&self.address, &self.config())?;
             // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
@@ -621,6 +630,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
+        active.request.begin(self.core.timeouts())?;
         handler::run(&self.handler, &mut active.request, &mut active.phase)
     }
 

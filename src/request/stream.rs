@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::buffer::{ReadBuffer, WriteBuffer};
+use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
 use super::{Request, ServerContext};
 use crate::address::Address;
 use crate::framing::Framed;
+use crate::timeouts::Timeouts;
 
 /// A byte stream that can be served: a socket, or anything that reads and writes.
 ///
@@ -28,13 +30,23 @@ pub trait Stream: Read + Write + Send + 'static {
         Ok(())
     }
 
-    /// Limits how long one read and one write may wait (`SO_RCVTIMEO`, `SO_SNDTIMEO`, socket(7));
-    /// `None`: for ever.
+    /// Limits how long one read may wait (`SO_RCVTIMEO`, socket(7)); `None`: for ever. A read that has
+    /// waited in vain fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
     ///
-    /// Those of the system call; a timeout of zero is invalid.
-    fn set_stream_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+    /// Those of the system call.
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let _ = timeout;
+        Ok(())
+    }
+
+    /// Limits how long one write may wait (`SO_SNDTIMEO`), as for reading.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system call.
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         let _ = timeout;
         Ok(())
     }
@@ -60,8 +72,11 @@ impl Stream for TcpStream {
         self.shutdown(how)
     }
 
-    fn set_stream_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(timeout)?;
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)
+    }
+
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.set_write_timeout(timeout)
     }
 
@@ -79,8 +94,11 @@ impl Stream for UnixStream {
         self.shutdown(how)
     }
 
-    fn set_stream_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(timeout)?;
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)
+    }
+
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.set_write_timeout(timeout)
     }
 
@@ -106,8 +124,8 @@ pub(crate) fn about_to_fork() {
 /// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. Messages are
 /// read and written with [`framed`](Self::framed).
 ///
-/// What a signal interrupts is taken up again; a timeout is an error of the kind
-/// [`TimedOut`](io::ErrorKind::TimedOut).
+/// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
+/// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
 ///
 /// | Python | Here |
 /// |---|---|
@@ -117,10 +135,13 @@ pub(crate) fn about_to_fork() {
 /// | `self.rfile`, `self.wfile` | the value itself, or [`split`](Self::split) to have both at a time |
 /// | `timeout`, `disable_nagle_algorithm`, `rbufsize`, `wbufsize` | [`set_timeout`](Self::set_timeout), [`disable_nagle_algorithm`](Self::disable_nagle_algorithm), [`set_rbufsize`](Self::set_rbufsize), [`set_wbufsize`](Self::set_wbufsize), called in `setup` |
 pub struct StreamRequest<S> {
-    stream: S,
+    pub(super) stream: S,
     client_address: Address,
     context: ServerContext,
+    pub(super) clock: Clock,
+    pub(super) reading: Reading,
     rbuf: ReadBuffer,
+    pub(super) writing: Writing,
     wbuf: WriteBuffer,
     /// The handler had the raw stream and may have another handle to it by now.
     lent: AtomicBool,
@@ -133,7 +154,10 @@ impl<S: Stream> StreamRequest<S> {
             stream,
             client_address: client_address.into(),
             context: ServerContext::detached(),
+            clock: Clock::default(),
+            reading: Reading::default(),
             rbuf: ReadBuffer::new(),
+            writing: Writing::default(),
             wbuf: WriteBuffer::default(),
             lent: AtomicBool::new(false),
         }
@@ -151,6 +175,11 @@ impl<S: Stream> StreamRequest<S> {
 
     /// The raw stream. What it has in common with the request is the socket, not the buffers: bytes
     /// that were read ahead ([`BufRead`]) are not in it any more.
+    ///
+    /// The clocks ([`Timeouts`]) are the request's too. A raw read or write has of them what the socket's
+    /// options can do (`SO_RCVTIMEO`, `SO_SNDTIMEO`, socket(7)): it waits at most for what was left when the
+    /// request last set them, and fails with `EAGAIN`. Change them with
+    /// [`set_timeouts`](Self::set_timeouts) only: the request relies on the options to be as it set them.
     pub fn get_ref(&self) -> &S {
         self.lent.store(true, Ordering::Relaxed);
         &self.stream
@@ -160,15 +189,6 @@ impl<S: Stream> StreamRequest<S> {
     pub fn get_mut(&mut self) -> &mut S {
         self.lent.store(true, Ordering::Relaxed);
         &mut self.stream
-    }
-
-    /// Limits how long each read and each write may wait; `None`, the default: for ever.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2); a timeout of zero is invalid.
-    pub fn set_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> io::Result<()> {
-        self.stream.set_stream_timeout(timeout.into())
     }
 
     /// Sends small writes at once instead of waiting for the previous one's acknowledgement
@@ -240,31 +260,60 @@ impl<S: Stream> StreamRequest<S> {
     {
         let StreamRequest {
             stream,
+            clock,
+            reading,
             rbuf,
+            writing,
             wbuf,
             lent,
             ..
         } = self;
-        (
-            RFile { stream, buffer: rbuf },
-            WFile {
-                stream,
-                buffer: wbuf,
-                lent,
-            },
-        )
+        let rfile = RFile {
+            stream,
+            clock,
+            reading,
+            buffer: rbuf,
+        };
+        let wfile = WFile {
+            stream,
+            clock,
+            writing,
+            buffer: wbuf,
+            lent,
+        };
+        (rfile, wfile)
+    }
+
+    /// The reading direction: its buffer, and what that is filled from.
+    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
+        let source = TimedReader {
+            stream: &mut self.stream,
+            clock: &self.clock,
+            reading: &mut self.reading,
+            set_option: S::set_stream_read_timeout,
+        };
+        (&mut self.rbuf, source)
+    }
+
+    /// The writing direction: its buffer, and where that is sent to.
+    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
+        let set_option = S::set_stream_write_timeout;
+        let sink = TimedWriter::new(&mut self.stream, &self.clock, &mut self.writing, set_option);
+        (&mut self.wbuf, sink)
     }
 }
 
 impl<S: Stream> Read for StreamRequest<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.rbuf.read(&mut self.stream, out)
+        let (buffer, mut source) = self.reader();
+        buffer.read(&mut source, out)
     }
 }
 
 impl<S: Stream> BufRead for StreamRequest<S> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.rbuf.fill(&mut self.stream)
+        let (buffer, mut source) = self.reader();
+        buffer.fill(&mut source)
     }
 
     fn consume(&mut self, count: usize) {
@@ -274,15 +323,18 @@ impl<S: Stream> BufRead for StreamRequest<S> {
 
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.wbuf.write(&mut self.stream, data)
+        let (buffer, mut sink) = self.writer();
+        buffer.write(&mut sink, data)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.wbuf.write_vectored(&mut self.stream, slices)
+        let (buffer, mut sink) = self.writer();
+        buffer.write_vectored(&mut sink, slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.wbuf.flush(&mut self.stream)
+        let (buffer, mut sink) = self.writer();
+        buffer.flush(&mut sink)
     }
 }
 
@@ -293,6 +345,18 @@ impl<S: Stream> Request for StreamRequest<S> {
 
     fn attach(&mut self, context: ServerContext) {
         self.context = context;
+    }
+
+    fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        self.clock.begin();
+        if timeouts == Timeouts::new() {
+            return Ok(());
+        }
+        self.set_timeouts(timeouts)
+    }
+
+    fn setup_done(&mut self) {
+        self.clock.setup_done();
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -326,24 +390,43 @@ impl<S> fmt::Debug for StreamRequest<S> {
 #[derive(Debug)]
 pub struct RFile<'a, S> {
     stream: &'a S,
+    clock: &'a Clock,
+    reading: &'a mut Reading,
     buffer: &'a mut ReadBuffer,
 }
 
-impl<'a, S> Read for RFile<'a, S>
+impl<'a, S: Stream> RFile<'a, S>
+where
+    &'a S: Read,
+{
+    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
+        let source = TimedReader {
+            stream: &mut self.stream,
+            clock: self.clock,
+            reading: self.reading,
+            set_option: |stream: &&S, timeout| stream.set_stream_read_timeout(timeout),
+        };
+        (self.buffer, source)
+    }
+}
+
+impl<'a, S: Stream> Read for RFile<'a, S>
 where
     &'a S: Read,
 {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.buffer.read(&mut self.stream, out)
+        let (buffer, mut source) = self.reader();
+        buffer.read(&mut source, out)
     }
 }
 
-impl<'a, S> BufRead for RFile<'a, S>
+impl<'a, S: Stream> BufRead for RFile<'a, S>
 where
     &'a S: Read,
 {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.buffer.fill(&mut self.stream)
+        let (buffer, mut source) = self.reader();
+        buffer.fill(&mut source)
     }
 
     fn consume(&mut self, count: usize) {
@@ -355,6 +438,8 @@ where
 #[derive(Debug)]
 pub struct WFile<'a, S> {
     stream: &'a S,
+    clock: &'a Clock,
+    writing: &'a mut Writing,
     buffer: &'a mut WriteBuffer,
     lent: &'a AtomicBool,
 }
@@ -367,19 +452,33 @@ impl<S: Stream> WFile<'_, S> {
     }
 }
 
-impl<'a, S> Write for WFile<'a, S>
+impl<'a, S: Stream> WFile<'a, S>
+where
+    &'a S: Write,
+{
+    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
+        let set_option = |stream: &&S, timeout| stream.set_stream_write_timeout(timeout);
+        let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
+        (self.buffer, sink)
+    }
+}
+
+impl<'a, S: Stream> Write for WFile<'a, S>
 where
     &'a S: Write,
 {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.buffer.write(&mut self.stream, data)
+        let (buffer, mut sink) = self.writer();
+        buffer.write(&mut sink, data)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.buffer.write_vectored(&mut self.stream, slices)
+        let (buffer, mut sink) = self.writer();
+        buffer.write_vectored(&mut sink, slices)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.buffer.flush(&mut self.stream)
+        let (buffer, mut sink) = self.writer();
+        buffer.flush(&mut sink)
     }
 }

@@ -1,5 +1,5 @@
-//! The only unsafe code of the crate: the four system calls that no safe wrapper can offer, because
-//! what makes them sound is a promise of the caller. Each function says which promise it makes.
+//! The only unsafe code of the crate: system calls without a safe wrapper, most of them because what makes
+//! them sound is a promise of the caller. Each function says which.
 
 #![allow(
     unsafe_code,
@@ -7,6 +7,7 @@
 )]
 
 mod receive;
+mod rename;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -21,6 +22,7 @@ use signal_hook::SigId;
 use crate::lifecycle::Wakeup;
 
 pub(crate) use receive::{Received, receive};
+pub(crate) use rename::rename_new;
 
 /// The two sides of a fork.
 pub(crate) enum Fork {

@@ -4,6 +4,7 @@ mod inbox;
 mod inet;
 mod tcp;
 mod udp;
+mod unix_access;
 mod unix_datagram;
 mod unix_path;
 mod unix_stream;

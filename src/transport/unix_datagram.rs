@@ -54,7 +54,10 @@ impl Transport for UnixDatagrams {
     }
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.socket.local_addr()?.into())
+        match &self.file {
+            Some(file) => Ok(file.address()),
+            None => Ok(self.socket.local_addr()?.into()),
+        }
     }
 
     fn accept(&self) -> io::Result<Self::Request> {

@@ -19,6 +19,10 @@ use crate::request::StreamRequest;
 /// A path where a socket was left behind by a server that is gone is replaced; one where somebody
 /// answers, or where there is anything else than a socket, is refused and left alone. The path is
 /// removed when the server ends, if it is still the same socket.
+///
+/// Who may connect, [`socket_mode`](crate::Configure::socket_mode) and
+/// [`socket_owner`](crate::Configure::socket_owner) say; who has,
+/// [`peer_credentials`](crate::StreamRequest::peer_credentials).
 #[derive(Debug)]
 pub struct UnixStreams {
     listener: UnixListener,
@@ -48,7 +52,10 @@ impl Transport for UnixStreams {
     }
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.listener.local_addr()?.into())
+        match &self.file {
+            Some(file) => Ok(file.address()),
+            None => Ok(self.listener.local_addr()?.into()),
+        }
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
