@@ -100,6 +100,12 @@ impl Stream for UnixStream {
 /// What a signal interrupts is taken up again; a timeout is an error of the kind
 /// [`TimedOut`](io::ErrorKind::TimedOut).
 ///
+/// When the server is told to stop, a read that waits for the next message gets the end of the stream, as
+/// if the client had closed: one that begins after something was written in answer to what was read. What
+/// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
+/// message, is waited for; a handler that never answers asks
+/// [`is_draining`](ServerContext::is_draining).
+///
 /// | Python | Here |
 /// |---|---|
 /// | `self.request` | the value itself; the raw socket is [`get_ref`](Self::get_ref) |
@@ -231,41 +237,89 @@ impl<S: Stream> StreamRequest<S> {
     {
         let StreamRequest {
             stream,
+            context,
             rbuf,
             wbuf,
             lent,
             ..
         } = self;
         (
-            RFile { stream, buffer: rbuf },
+            RFile {
+                stream,
+                context,
+                buffer: rbuf,
+            },
             WFile {
                 stream,
+                context,
                 buffer: wbuf,
                 lent,
             },
         )
     }
+
+    /// The buffer, and what fills it.
+    fn receiver(&mut self) -> (&mut ReadBuffer, Receiver<'_, &mut S>) {
+        let receiver = Receiver {
+            stream: &mut self.stream,
+            context: &self.context,
+            end: |stream| end_reading(*stream),
+        };
+        (&mut self.rbuf, receiver)
+    }
+}
+
+/// The stream as the read buffer reads it: it is known when a connection is idle, waiting for the next
+/// message, and once the server drains no read of an idle connection waits any more.
+struct Receiver<'a, R> {
+    stream: R,
+    context: &'a ServerContext,
+    end: fn(&R),
+}
+
+impl<R: Read> Read for Receiver<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.context.begin_read() {
+            (self.end)(&self.stream);
+        }
+        let read = self.stream.read(out);
+        self.context.end_read();
+        read
+    }
+}
+
+/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)).
+fn end_reading(stream: &impl Stream) {
+    // The peer may be gone already (ENOTCONN).
+    let _ = stream.shutdown_stream(Shutdown::Read);
 }
 
 impl<S: Stream> Read for StreamRequest<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.rbuf.read(&mut self.stream, out)
+        let (buffer, mut receiver) = self.receiver();
+        let count = buffer.read(&mut receiver, out)?;
+        self.context.took(count);
+        Ok(count)
     }
 }
 
 impl<S: Stream> BufRead for StreamRequest<S> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.rbuf.fill(&mut self.stream)
+        let (buffer, mut receiver) = self.receiver();
+        buffer.fill(&mut receiver)
     }
 
     fn consume(&mut self, count: usize) {
         self.rbuf.consume(count);
+        self.context.took(count);
     }
 }
 
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.wbuf.write(&mut self.stream, data)
+        let count = self.wbuf.write(&mut self.stream, data)?;
+        self.context.answered();
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -317,28 +371,45 @@ impl<S> fmt::Debug for StreamRequest<S> {
 #[derive(Debug)]
 pub struct RFile<'a, S> {
     stream: &'a S,
+    context: &'a ServerContext,
     buffer: &'a mut ReadBuffer,
 }
 
-impl<'a, S> Read for RFile<'a, S>
+impl<'a, S: Stream> RFile<'a, S> {
+    fn receiver(&mut self) -> (&mut ReadBuffer, Receiver<'a, &'a S>) {
+        let receiver = Receiver {
+            stream: self.stream,
+            context: self.context,
+            end: |stream: &&S| end_reading(*stream),
+        };
+        (self.buffer, receiver)
+    }
+}
+
+impl<'a, S: Stream> Read for RFile<'a, S>
 where
     &'a S: Read,
 {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.buffer.read(&mut self.stream, out)
+        let (buffer, mut receiver) = self.receiver();
+        let count = buffer.read(&mut receiver, out)?;
+        self.context.took(count);
+        Ok(count)
     }
 }
 
-impl<'a, S> BufRead for RFile<'a, S>
+impl<'a, S: Stream> BufRead for RFile<'a, S>
 where
     &'a S: Read,
 {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.buffer.fill(&mut self.stream)
+        let (buffer, mut receiver) = self.receiver();
+        buffer.fill(&mut receiver)
     }
 
     fn consume(&mut self, count: usize) {
         self.buffer.consume(count);
+        self.context.took(count);
     }
 }
 
@@ -346,6 +417,7 @@ where
 #[derive(Debug)]
 pub struct WFile<'a, S> {
     stream: &'a S,
+    context: &'a ServerContext,
     buffer: &'a mut WriteBuffer,
     lent: &'a AtomicBool,
 }
@@ -358,12 +430,17 @@ impl<S: Stream> WFile<'_, S> {
     }
 }
 
-impl<'a, S> Write for WFile<'a, S>
+impl<'a, S: Stream> Write for WFile<'a, S>
 where
     &'a S: Write,
 {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.buffer.write(&mut self.stream, data)
+        let count = self.buffer.write(&mut self.stream, data)?;
+        if self.context.answered() {
+            // The other half waits in a read already.
+            end_reading(self.stream);
+        }
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {

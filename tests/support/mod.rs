@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod accepting;
 pub mod clients;
 pub mod failures;
 pub mod gate;
