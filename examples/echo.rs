@@ -9,7 +9,8 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use socketserver::prelude::*;
@@ -41,6 +42,10 @@ struct Options {
     /// Threads of a pool [default: the processors and four more, at most 32].
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+
+    /// How long requests in progress may take to end once the server was told to stop.
+    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    drain: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,7 +98,8 @@ fn main() -> ExitCode {
         Ok(report) => {
             // Whoever started it may have stopped reading.
             let _ = writeln!(io::stdout(), "stopped: {report}");
-            ExitCode::SUCCESS
+            // A failure if a request had to be left behind.
+            report.report()
         }
         Err(error) => {
             eprintln!("echo: {error}");
@@ -117,21 +123,25 @@ fn run(options: &Options) -> io::Result<Report> {
 
 fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Report> {
     match options.strategy {
-        StrategyName::Sync => serve(server),
-        StrategyName::Threading => serve(server.threading()),
-        StrategyName::Forking => serve(server.forking()),
+        StrategyName::Sync => serve(server, options),
+        StrategyName::Threading => serve(server.threading(), options),
+        StrategyName::Forking => serve(server.forking(), options),
         StrategyName::Pool => {
             let pool = server.thread_pool();
-            serve(match options.workers {
+            let pool = match options.workers {
                 Some(workers) => pool.workers(workers),
                 None => pool,
-            })
+            };
+            serve(pool, options)
         }
     }
 }
 
-fn serve(server: impl BaseServer) -> io::Result<Report> {
-    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGINT]).bind()?;
+fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
+    let server = server
+        .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+        .drain_timeout(Duration::from_secs(options.drain))
+        .bind()?;
     let mut output = io::stdout();
     writeln!(output, "listening on {}", server.server_address())?;
     output.flush()?;

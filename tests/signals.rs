@@ -22,6 +22,7 @@ tests![
     a_server_that_has_served_never_wakes_up_again,
     a_request_in_progress_ends_before_the_server_does,
     a_draining_server_refuses_new_clients,
+    the_deadline_of_one_signal_is_kept,
     a_second_signal_ends_a_threading_server_at_once,
     a_second_signal_ends_a_pool_at_once,
     a_second_signal_ends_a_forking_server_at_once,
@@ -210,6 +211,26 @@ fn queued(address: &str) -> Option<usize> {
 
 fn is_listening(address: &str) -> bool {
     queued(address).is_some()
+}
+
+/// Under every strategy, with a client that says nothing: a sync server's loop is busy with it.
+fn the_deadline_of_one_signal_is_kept() {
+    for strategy in STRATEGIES {
+        let place = temp_path("socket");
+        let server = Server {
+            process: Process::start(echo("tcp", strategy, "127.0.0.1:0").args(["--drain", "1"])),
+            name: strategy.to_owned(),
+            place,
+        };
+        let client = in_progress(&server);
+        server.process.signal(Signal::SIGTERM);
+        assert_eq!(read_to_end(client), b"", "{strategy}");
+        let counts = match strategy {
+            "forking" => "served=0 failed=1 drained=0 forced=1 leaked=0",
+            _ => "served=1 failed=0 drained=0 forced=1 leaked=0",
+        };
+        assert_ended(strategy, &server.process.end(), counts);
+    }
 }
 
 /// The first signal drains, and the client stays; the second ends its request. Returns how the client's
