@@ -143,7 +143,7 @@ fn what_passes_is_tried_again_at_once() {
 fn what_passes_and_comes_back_for_ever_does_not_make_the_server_spin() {
     let (server, faults) = server();
     let running = server.spawn().unwrap();
-    faults.inject([Errno::EPERM; 100_000]);
+    faults.inject(vec![Errno::EPERM; 100_000]);
     let client = connect(running.server_address());
     wait_until("it backs off", || {
         !lines("WARN cannot accept: Operation not permitted").is_empty()
@@ -243,7 +243,7 @@ fn a_drain_waits_out_an_episode_and_serves_the_queue() {
 fn a_drain_without_a_queue_does_not_wait_for_the_end_of_an_episode() {
     let (server, faults) = server();
     let running = server.spawn().unwrap();
-    faults.inject([Errno::EMFILE; 100_000]);
+    faults.inject(vec![Errno::EMFILE; 100_000]);
     let report = running.stop().unwrap();
     assert!(report.elapsed < CEILING, "{report:?}");
 }

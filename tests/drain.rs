@@ -6,7 +6,7 @@ use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -40,6 +40,7 @@ tests![
     idle_connections_make_room_for_the_queue_of_a_pool,
     idle_connections_make_room_for_the_queue_of_a_forking_server,
     while_the_queue_waits_new_clients_are_refused,
+    a_flood_of_datagrams_does_not_put_the_end_off,
     queued_udp_datagrams_are_served_and_new_ones_refused,
     queued_unix_datagrams_are_served_and_new_ones_refused,
     closing_serves_the_queue,
@@ -338,6 +339,24 @@ fn while_the_queue_waits_new_clients_are_refused() {
     assert_eq!(unix.join().unwrap().failed, 0);
 }
 
+fn a_flood_of_datagrams_does_not_put_the_end_off() {
+    let running = UdpServer::new(ANY_PORT, |_: &mut DatagramRequest| {}).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // Refused once the server is gone (ICMP).
+                let _ = client.send(b"flood");
+            }
+        });
+        let report = running.stop().unwrap();
+        over.store(true, Ordering::Relaxed);
+        assert!(report.elapsed < CEILING, "{report:?}");
+        assert_eq!((report.failed, report.forced), (0, 0));
+    });
+}
+
 /// Sends to the address it came from, after the gate.
 fn reply_when(open: &Gate) -> impl BaseRequestHandler<DatagramRequest> {
     let gate = open.clone();
@@ -467,7 +486,7 @@ fn wait_for_progress(server: impl BaseServer, clients: usize, lines: usize) -> V
 }
 
 fn once_a_second_the_drain_says_how_far_it_is() {
-    let server = ThreadingTcpServer::new(ANY_PORT, Lines).drain_timeout(Duration::from_secs(300));
+    let server = ThreadingTcpServer::new(ANY_PORT, Lines).drain_timeout(Duration::from_mins(5));
     let lines = wait_for_progress(server, 2, 2);
     assert_eq!(
         lines,

@@ -136,8 +136,9 @@ fn flood(request: &mut TcpRequest, begun: &Gate) -> HandlerResult {
         return Ok(request.write_all(line.as_bytes())?);
     }
     begun.open();
+    let much = vec![0; 64 * 1024];
     loop {
-        request.write_all(&[0; 64 * 1024])?;
+        request.write_all(&much)?;
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
-use support::{CEILING, exchange_line, read_to_end, temp_path, wait_until};
+use support::{CEILING, exchange_line, is_listening, queued, read_to_end, temp_path, wait_until};
 
 tests![
     sigterm_ends_every_idle_server,
@@ -198,27 +198,13 @@ fn a_draining_server_refuses_new_clients() {
     }
 }
 
-/// How many connections wait in the kernel's queue of a listener at a loopback address; `None` if there is
-/// no listener (`/proc/net/tcp`, proc(5)). Asked without a connection, which would be served.
-fn queued(address: &str) -> Option<usize> {
-    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
-    let listener = format!(" 0100007F:{port:04X} 00000000:0000 0A ");
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let (_, row) = table.split_once(&listener)?;
-    let (_, queue) = row.split_whitespace().next()?.split_once(':')?;
-    usize::from_str_radix(queue, 16).ok()
-}
-
-fn is_listening(address: &str) -> bool {
-    queued(address).is_some()
-}
-
 /// Under every strategy, with a client that says nothing: a sync server's loop is busy with it.
 fn the_deadline_of_one_signal_is_kept() {
     for strategy in STRATEGIES {
         let place = temp_path("socket");
         let server = Server {
             process: Process::start(echo("tcp", strategy, "127.0.0.1:0").args(["--drain", "1"])),
+            transport: "tcp",
             name: strategy.to_owned(),
             place,
         };

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use nix::sys::socket::shutdown;
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::{Request, ServerContext};
@@ -288,10 +290,14 @@ impl<R: Read> Read for Receiver<'_, R> {
     }
 }
 
-/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)).
+/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)). At
+/// the socket, as the drain does it, if there is one.
 fn end_reading(stream: &impl Stream) {
     // The peer may be gone already (ENOTCONN).
-    let _ = stream.shutdown_stream(Shutdown::Read);
+    match stream.fileno() {
+        Some(socket) => drop(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Read)),
+        None => drop(stream.shutdown_stream(Shutdown::Read)),
+    }
 }
 
 impl<S: Stream> Read for StreamRequest<S> {
