@@ -9,7 +9,7 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
@@ -51,6 +51,10 @@ struct Options {
     /// Closes a connection that is older than so many seconds, whatever its client does [default: never].
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     request_timeout: Option<Duration>,
+
+    /// How long requests in progress may take to end once the server was told to stop.
+    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    drain: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,7 +107,8 @@ fn main() -> ExitCode {
         Ok(report) => {
             // Whoever started it may have stopped reading.
             let _ = writeln!(io::stdout(), "stopped: {report}");
-            ExitCode::SUCCESS
+            // A failure if a request had to be left behind.
+            report.report()
         }
         Err(error) => {
             eprintln!("echo: {error}");
@@ -150,6 +155,7 @@ fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
         .idle_timeout(options.idle_timeout)
         .request_timeout(options.request_timeout)
         .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+        .drain_timeout(Duration::from_secs(options.drain))
         .bind()?;
     let mut output = io::stdout();
     writeln!(output, "listening on {}", server.server_address())?;

@@ -40,9 +40,8 @@ pub struct Config {
     /// How long a server that was told to stop waits for the requests in progress before it shuts their
     /// sockets down. Default 30 s; zero: at once; `None`: for ever, as Python's `block_on_close`.
     ///
-    /// A bare server that is busy in a handler when it is told to stop cannot keep this deadline by
-    /// itself: a second shutdown signal ends the handler's reads and writes, and so does
-    /// [`Running::stop`](crate::Running::stop) at the deadline.
+    /// A bare server that is busy in a handler keeps it, too: a timer interrupts it with SIGURG, which must
+    /// not be blocked in every thread of the program, and the handler's reads and writes end.
     pub drain_timeout: Option<Duration>,
     /// How long the peers of connections may take. Default: for ever, as in Python. Datagrams have no
     /// clocks.
@@ -264,6 +263,11 @@ pub trait Configure: BaseServer {
     /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
     /// one stops at once. They are listened to from `bind` on, without a helper thread, beside whatever
     /// else in the program listens to them, until the server is gone.
+    ///
+    /// A bare server runs its handler on the loop, so a handler that never returns would keep
+    /// `serve_forever` from ever returning. If the signal was SIGTERM, SIGINT, SIGQUIT or SIGHUP, the process
+    /// then ends with status 1 (_exit(2), after a line on standard error), a second after the handler's socket
+    /// was shut down.
     #[must_use]
     fn shutdown_on_signals(self, signals: impl IntoIterator<Item = i32>) -> Self {
         self.core().configure(|config| config.shutdown_signals.extend(signals));

@@ -71,9 +71,10 @@
 //! # Stop
 //!
 //! [`shutdown_on_signals`](Configure::shutdown_on_signals), or a [`ShutdownHandle`] from anywhere: another
-//! thread, a signal handler, a request handler. The server then accepts what the kernel had queued,
-//! closes the listener, waits for the requests in progress up to
-//! [`drain_timeout`](Configure::drain_timeout), and returns a [`Report`]. [`BaseServer::spawn`] serves on a
+//! thread, a signal handler, a request handler. The server then refuses new clients, accepts those that the
+//! kernel had queued, closes the listener, waits for the requests in progress up to
+//! [`drain_timeout`](Configure::drain_timeout), and returns a [`Report`]. A connection that has been answered
+//! and waits for the next message gets the end of the stream at once. [`BaseServer::spawn`] serves on a
 //! thread of its own and returns a guard that stops it.
 //!
 //! ```no_run

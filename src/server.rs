@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -14,7 +13,7 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::{self, BaseRequestHandler};
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Closing, Report, Running, Shared, ShutdownHandle, State, drain};
+use crate::lifecycle::{Backlog, Closing, Report, Running, Shared, ShutdownHandle, State, drain};
 use crate::request::Request;
 use crate::sys::{self, SignalAction, SignalGuard};
 use crate::timeouts::Timeouts;
@@ -82,7 +81,8 @@ pub enum Concurrency {
 ///   [`server_bind`](Self::server_bind), [`server_activate`](Self::server_activate),
 ///   [`server_close`](Self::server_close).
 /// * **For strategies, to override too:** [`serve`](Self::serve), [`capacity`](Self::capacity),
-///   [`terminate_requests`](Self::terminate_requests), [`CONCURRENCY`](Self::CONCURRENCY).
+///   [`drain_requests`](Self::drain_requests), [`terminate_requests`](Self::terminate_requests),
+///   [`CONCURRENCY`](Self::CONCURRENCY).
 pub trait BaseServer: Send + Sync + Sized + 'static {
     /// What is listened on.
     type Transport: Transport;
@@ -115,7 +115,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         if self.core().state() != State::New {
             return Ok(self);
         }
-        self.core().listen_to_signals()?;
+        self.core().listen_to_signals(Self::CONCURRENCY)?;
         self.server_bind()?;
         self.core().bound()?;
         if let Err(error) = self.server_activate().and_then(|()| self.core().activated()) {
@@ -125,8 +125,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         Ok(self)
     }
 
-    /// Serves requests until the server is told to stop, then drains: what the kernel had queued is
-    /// accepted, the listener closed, the requests in progress waited for until
+    /// Serves requests until the server is told to stop, then drains: new clients are refused, those that
+    /// the kernel had queued accepted, the listener closed, the requests in progress waited for until
     /// [`drain_timeout`](Config::drain_timeout). Binds first if that has not been done.
     ///
     /// # Errors
@@ -134,7 +134,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// Those of [`bind`](Self::bind), and a listening socket that is broken. What goes wrong with one
     /// request goes to [`handle_error`](Self::handle_error).
     fn serve_forever(self) -> io::Result<Report> {
-        serve_bound(&Arc::new(self.bind()?))
+        let server = Arc::new(self.bind()?);
+        server.core().shared().wakeup()?.may_exit();
+        serve_bound(&server)
     }
 
     /// Binds, then serves on a new thread; the returned guard stops the server.
@@ -181,14 +183,14 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Drains and closes a server whose requests were handled one by one: what `serve_forever` does at
-    /// its end. Python: `server_close()` with `block_on_close`.
+    /// its end, those that the kernel had queued included. Python: `server_close()` with `block_on_close`.
     ///
     /// # Errors
     ///
     /// Waiting itself failed.
     fn close(self: &Arc<Self>) -> io::Result<Report> {
-        let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
-        drain(&*hooks)
+        self.shutdown();
+        serve_bound(self)
     }
 
     /// A handle that stops the server from anywhere.
@@ -338,6 +340,12 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().capacity()
     }
 
+    /// Tells the requests in progress that the server drains. Called once, when it was told to stop:
+    /// connections that have answered a message and wait for the next get an end of stream.
+    fn drain_requests(&self) {
+        self.inner().drain_requests();
+    }
+
     /// Makes the requests in progress end. Called when they have not by the drain deadline.
     fn terminate_requests(&self, force: Force) {
         self.inner().terminate_requests(force);
@@ -386,6 +394,10 @@ pub struct Core<T: Transport> {
     waiter: OnceLock<Waiter>,
     /// One thread accepts, and serves what it has accepted.
     alone: AtomicBool,
+    /// What is left to accept; set when the server was told to stop.
+    pub(crate) backlog: OnceLock<Backlog>,
+    /// The second of the drain that was last told of.
+    pub(crate) told_second: AtomicU64,
     signals: Mutex<Vec<SignalGuard>>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
     /// field: dropped when the socket is closed.
@@ -405,6 +417,8 @@ impl<T: Transport> Core<T> {
             ready_made: false,
             waiter: OnceLock::new(),
             alone: AtomicBool::new(false),
+            backlog: OnceLock::new(),
+            told_second: AtomicU64::new(0),
             signals: Mutex::default(),
         }
     }
@@ -443,11 +457,16 @@ impl<T: Transport> Core<T> {
         self.shared.address().unwrap_or(&self.address).clone()
     }
 
+    /// Whether the listening socket was made elsewhere, so that others may have it, too.
+    pub(crate) fn is_ready_made(&self) -> bool {
+        self.ready_made
+    }
+
     pub(crate) fn waiter(&self) -> io::Result<&Waiter> {
         self.waiter.get().ok_or_else(not_bound)
     }
 
-    fn listen_to_signals(&self) -> io::Result<()> {
+    fn listen_to_signals(&self, concurrency: Concurrency) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in self.config().shutdown_signals {
@@ -455,6 +474,13 @@ impl<T: Transport> Core<T> {
             if guards.iter().all(|guard| guard.signal != signal) {
                 guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
             }
+        }
+        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), SignalAction::Nudge)?);
+        // The loop of a forking server is never busy in a handler.
+        if concurrency != Concurrency::Processes
+            && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
+        {
+            log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
         }
         Ok(())
     }
@@ -516,7 +542,7 @@ impl<T: Transport> Core<T> {
         }
         // SIGINT comes from the terminal to the whole group: the parent decides what becomes of it.
         for guard in self.signals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if guard.signal != signal_hook::consts::SIGINT {
+            if ![signal_hook::consts::SIGINT, sys::NUDGE].contains(&guard.signal) {
                 sys::default_action(guard.signal);
             }
         }
@@ -562,7 +588,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     }
 
     /// A server for a transport that is bound and listening already: a socket that was inherited or
-    /// made with options of its own. `server_bind` and `server_activate` leave it as it is.
+    /// made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
+    /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here.
     ///
     /// ```
     /// use std::net::TcpListener;
@@ -623,10 +650,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn process_request(&self, job: Job<T>) {
-        if let (Some(socket), Ok(wakeup)) = (job.request().socket(), self.core.shared.wakeup()) {
-            wakeup.serve_inline(socket.as_raw_fd());
-        }
-        job.run();
+        job.run_inline();
     }
 
     fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
@@ -665,10 +689,14 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
         usize::MAX
     }
 
+    fn drain_requests(&self) {
+        self.core.shared.registry.shutdown_idle();
+    }
+
     fn terminate_requests(&self, _force: Force) {
         // Datagrams have no sockets of their own: those whose replies wait look at this.
         self.core.shared.force();
-        self.core.shared.registry.shutdown_sockets();
+        self.core.shared.registry.shutdown_all();
     }
 }
 

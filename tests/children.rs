@@ -21,7 +21,7 @@ use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::{
-    EchoLine, children, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path, wait_until,
+    EchoLine, children, connect, exchange_line, is_listening, logged, process_state, read_to_end, temp_path, wait_until,
 };
 
 tests![
@@ -502,7 +502,7 @@ fn the_listening_socket_is_closed_in_the_child() {
     let address = running.server_address().clone();
     let (client, process) = client_in_progress(&address);
     running.shutdown_handle().shutdown();
-    wait_until("nobody listens", || TcpStream::connect(inet(&address)).is_err());
+    wait_until("nobody listens", || !is_listening(&address.to_string()));
     assert_eq!(children(), [process], "the child is alive");
     let next = TcpServer::new(address, EchoLine).bind().unwrap();
     drop(next);

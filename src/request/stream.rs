@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use nix::sys::socket::shutdown;
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
@@ -126,6 +128,12 @@ pub(crate) fn about_to_fork() {
 ///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
+///
+/// When the server is told to stop, a read that waits for the next message gets the end of the stream, as
+/// if the client had closed: one that begins after something was written in answer to what was read. What
+/// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
+/// message, is waited for; a handler that never answers asks
+/// [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
 /// |---|---|
@@ -260,6 +268,7 @@ impl<S: Stream> StreamRequest<S> {
     {
         let StreamRequest {
             stream,
+            context,
             clock,
             reading,
             rbuf,
@@ -270,12 +279,14 @@ impl<S: Stream> StreamRequest<S> {
         } = self;
         let rfile = RFile {
             stream,
+            context,
             clock,
             reading,
             buffer: rbuf,
         };
         let wfile = WFile {
             stream,
+            context,
             clock,
             writing,
             buffer: wbuf,
@@ -292,6 +303,11 @@ impl<S: Stream> StreamRequest<S> {
             reading: &mut self.reading,
             set_option: S::set_stream_read_timeout,
         };
+        let source = Watched {
+            source,
+            context: &self.context,
+            end: |source: &TimedReader<'_, S, _>| end_reading(source.stream),
+        };
         (&mut self.rbuf, source)
     }
 
@@ -303,10 +319,43 @@ impl<S: Stream> StreamRequest<S> {
     }
 }
 
+/// A source whose reads the server knows of: it knows when a connection is idle, waiting for the next
+/// message, and once the server drains no read of an idle connection waits any more.
+struct Watched<'a, R> {
+    source: R,
+    context: &'a ServerContext,
+    end: fn(&R),
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.context.begin_read() {
+            (self.end)(&self.source);
+        }
+        let read = self.source.read(out);
+        self.context.end_read();
+        read
+    }
+}
+
+/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)). At
+/// the socket, as the drain does it, if there is one.
+fn end_reading(stream: &impl Stream) {
+    // The peer may be gone already (ENOTCONN).
+    match stream.fileno() {
+        Some(socket) => drop(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Read)),
+        None => drop(stream.shutdown_stream(Shutdown::Read)),
+    }
+}
+
 impl<S: Stream> Read for StreamRequest<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let (buffer, mut source) = self.reader();
-        buffer.read(&mut source, out)
+        let count = {
+            let (buffer, mut source) = self.reader();
+            buffer.read(&mut source, out)?
+        };
+        self.context.took(count);
+        Ok(count)
     }
 }
 
@@ -318,18 +367,27 @@ impl<S: Stream> BufRead for StreamRequest<S> {
 
     fn consume(&mut self, count: usize) {
         self.rbuf.consume(count);
+        self.context.took(count);
     }
 }
 
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let (buffer, mut sink) = self.writer();
-        buffer.write(&mut sink, data)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write(&mut sink, data)?
+        };
+        self.context.answered();
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let (buffer, mut sink) = self.writer();
-        buffer.write_vectored(&mut sink, slices)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write_vectored(&mut sink, slices)?
+        };
+        self.context.answered();
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -390,6 +448,7 @@ impl<S> fmt::Debug for StreamRequest<S> {
 #[derive(Debug)]
 pub struct RFile<'a, S> {
     stream: &'a S,
+    context: &'a ServerContext,
     clock: &'a Clock,
     reading: &'a mut Reading,
     buffer: &'a mut ReadBuffer,
@@ -406,6 +465,11 @@ where
             reading: self.reading,
             set_option: |stream: &&S, timeout| stream.set_stream_read_timeout(timeout),
         };
+        let source = Watched {
+            source,
+            context: self.context,
+            end: |source: &TimedReader<'_, &S, _>| end_reading(*source.stream),
+        };
         (self.buffer, source)
     }
 }
@@ -415,8 +479,12 @@ where
     &'a S: Read,
 {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let (buffer, mut source) = self.reader();
-        buffer.read(&mut source, out)
+        let count = {
+            let (buffer, mut source) = self.reader();
+            buffer.read(&mut source, out)?
+        };
+        self.context.took(count);
+        Ok(count)
     }
 }
 
@@ -431,6 +499,7 @@ where
 
     fn consume(&mut self, count: usize) {
         self.buffer.consume(count);
+        self.context.took(count);
     }
 }
 
@@ -438,6 +507,7 @@ where
 #[derive(Debug)]
 pub struct WFile<'a, S> {
     stream: &'a S,
+    context: &'a ServerContext,
     clock: &'a Clock,
     writing: &'a mut Writing,
     buffer: &'a mut WriteBuffer,
@@ -461,6 +531,13 @@ where
         let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
         (self.buffer, sink)
     }
+
+    fn answered(&self) {
+        if self.context.answered() {
+            // The other half waits in a read already.
+            end_reading(self.stream);
+        }
+    }
 }
 
 impl<'a, S: Stream> Write for WFile<'a, S>
@@ -468,13 +545,21 @@ where
     &'a S: Write,
 {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let (buffer, mut sink) = self.writer();
-        buffer.write(&mut sink, data)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write(&mut sink, data)?
+        };
+        self.answered();
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let (buffer, mut sink) = self.writer();
-        buffer.write_vectored(&mut sink, slices)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write_vectored(&mut sink, slices)?
+        };
+        self.answered();
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

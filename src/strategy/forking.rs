@@ -123,13 +123,20 @@ impl<S: BaseServer> Forking<S> {
         }
     }
 
+    fn signal_children(&self, signal: Signal) {
+        // Children are reaped under the same lock: none of these pids can be another process by now.
+        for child in self.children().iter() {
+            let _ = kill(child.pid, signal);
+        }
+    }
+
     /// In the child: runs the request and ends the process.
     fn run_child(&self, job: Job<S::Transport>) -> ! {
         self.core().enter_child();
         sys::default_action(SIGCHLD);
         // Whoever else in the program listens to it: a drain must be able to end the child.
         sys::default_action(SIGTERM);
-        let served = job.run();
+        let served = job.run_inline();
         sys::exit_now(i32::from(!served))
     }
 }
@@ -217,15 +224,19 @@ impl<S: BaseServer> BaseServer for Forking<S> {
         self.max_children.min(self.inner.capacity())
     }
 
+    fn drain_requests(&self) {
+        if let Ok(nudge) = Signal::try_from(sys::NUDGE) {
+            self.signal_children(nudge);
+        }
+        self.inner.drain_requests();
+    }
+
     fn terminate_requests(&self, force: Force) {
         let signal = match force {
             Force::Terminate => Signal::SIGTERM,
             Force::Kill => Signal::SIGKILL,
         };
-        // Children are reaped under the same lock: none of these pids can be another process by now.
-        for child in self.children().iter() {
-            let _ = kill(child.pid, signal);
-        }
+        self.signal_children(signal);
         self.inner.terminate_requests(force);
     }
 

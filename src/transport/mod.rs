@@ -101,6 +101,21 @@ pub trait Transport: Sized + Send + Sync + 'static {
         false
     }
 
+    /// Has the kernel refuse new requests, while those that it has queued can still be accepted. Called
+    /// once, when the server was told to stop, before its queue is served; never on a transport that was
+    /// made elsewhere ([`with_transport`](crate::SocketServer::with_transport)), which others may share.
+    ///
+    /// A transport that cannot do so serves at most
+    /// [`request_queue_size`](crate::Config::request_queue_size) more, and a client that comes after that
+    /// and before the socket is closed is lost.
+    ///
+    /// # Errors
+    ///
+    /// It cannot: [`Unsupported`](io::ErrorKind::Unsupported) unless overridden.
+    fn refuse(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Gives the listening socket up; requests in progress must be able to go on. Called once in the
     /// server's process, when its queue has been served, and once in each forked child, where only
     /// this process's hold on the socket may be given up (`in_child`: leave paths alone).

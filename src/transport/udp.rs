@@ -14,6 +14,7 @@ use super::{SocketType, Transport};
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::DatagramRequest;
+use crate::sys;
 
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
 #[derive(Debug)]
@@ -56,6 +57,10 @@ impl Transport for Udp {
 
     fn has_ahead(&self) -> bool {
         self.inbox.has_ahead()
+    }
+
+    fn refuse(&self) -> io::Result<()> {
+        sys::refuse_datagrams(self.socket.as_fd())
     }
 
     fn close(&self, placeholder: BorrowedFd<'_>) {

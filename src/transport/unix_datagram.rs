@@ -1,12 +1,12 @@
 //! Unix datagram sockets.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{SockType, UnixAddr};
+use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
 use super::inbox::{AHEAD, Inbox, Packet};
 use super::tcp::close_listener;
@@ -70,6 +70,11 @@ impl Transport for UnixDatagrams {
 
     fn has_ahead(&self) -> bool {
         self.inbox.has_ahead()
+    }
+
+    /// From now on sending fails (`EPIPE`); what is queued stays (unix(7), shutdown(2)).
+    fn refuse(&self) -> io::Result<()> {
+        Ok(shutdown(self.socket.as_raw_fd(), Shutdown::Read)?)
     }
 
     /// Removes the path, so that nobody sends any more; the socket stays for the replies.

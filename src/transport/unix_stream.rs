@@ -1,10 +1,10 @@
 //! Unix stream sockets.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use nix::sys::socket::SockType;
+use nix::sys::socket::{Shutdown, SockType, shutdown};
 
 use super::tcp::{close_listener, listen};
 use super::unix_path::{SocketFile, bound_socket};
@@ -61,6 +61,11 @@ impl Transport for UnixStreams {
     fn accept(&self) -> io::Result<Self::Request> {
         let (stream, peer) = self.listener.accept()?;
         Ok(StreamRequest::new(stream, peer))
+    }
+
+    /// From now on connecting fails (`ECONNREFUSED`); what is queued stays (unix(7), shutdown(2)).
+    fn refuse(&self) -> io::Result<()> {
+        Ok(shutdown(self.listener.as_raw_fd(), Shutdown::Read)?)
     }
 
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {

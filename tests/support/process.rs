@@ -91,7 +91,10 @@ pub fn play(name: &str, role: fn()) -> bool {
 
 /// Serves, telling the address and the counts as the example does.
 pub fn serve_as_role(server: impl BaseServer) {
-    let server = server.shutdown_on_signals([signal::SIGTERM]).bind().unwrap();
+    let server = server
+        .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+        .bind()
+        .unwrap();
     println!("listening on {}", server.server_address());
     println!("stopped: {}", server.serve_forever().unwrap());
 }
