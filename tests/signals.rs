@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
+use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, is_listening, start, start_each};
 use support::{CEILING, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
@@ -203,14 +203,6 @@ fn a_draining_server_refuses_new_clients() {
         drop(client);
         assert_eq!(server.process.end().status.code(), Some(0), "{strategy}");
     }
-}
-
-/// Whether there is a listener at a loopback address (`/proc/net/tcp`, proc(5)). Asked without a
-/// connection, which would be served.
-fn is_listening(address: &str) -> bool {
-    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
-    let listener = format!("0100007F:{port:04X} 00000000:0000 0A ");
-    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener)
 }
 
 /// The first signal drains, and the client stays; the second ends its request. Returns how the client's
