@@ -217,12 +217,15 @@ fn a_signal_ends_the_server_while_nobody_is_connected() {
 
 fn a_signal_ends_the_server_while_a_client_waits_for_an_answer() {
     let (mut server, address) = serve();
-    let mut client = connect_to(&address);
-    client.write_all(b"hello").unwrap();
-    server.wait_for_output_with(": hello\n>>>");
-    // Another that waits for the operator.
+    // One that has been accepted, and waits for the operator soon.
     let mut other = connect_to(&address);
-    other.write_all(b"hello, too").unwrap();
+    other.write_all(b"hello").unwrap();
+    server.say("hi\n");
+    assert_eq!(receive(&mut other), "hi");
+    let mut client = connect_to(&address);
+    client.write_all(b"my turn").unwrap();
+    server.wait_for_output_with(": my turn\n>>>");
+    other.write_all(b"and mine").unwrap();
     server.signal(Signal::SIGTERM);
     // While its input is open.
     server.wait_for_output_with("\nstopped: served=2 failed=0 ");

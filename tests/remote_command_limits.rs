@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
 use nix::sys::signal::Signal;
-use support::process::{Process, STRATEGIES};
+use support::process::{Process, STRATEGIES, is_listening};
 use support::remote_command::{ask, read_answer, serve, wait_until_gone};
 use support::{connect_to, read_to_end, wait_until};
 
@@ -155,6 +155,11 @@ fn sigterm_waits_for_the_command_that_runs() {
         // Opening waits until the command has opened its end: it runs.
         let mut end = std::fs::OpenOptions::new().write(true).open(&place.path).unwrap();
         server.signal(Signal::SIGTERM);
+        // The loop of a sync server is busy: it goes on listening.
+        wait_until("the server drains", || match strategy {
+            "sync" => !server.is_pending(Signal::SIGTERM),
+            _ => !is_listening(server.address()),
+        });
         end.write_all(b"to the end\n").unwrap();
         drop(end);
         assert_eq!(read_answer(&mut client), "to the end\n", "{strategy}");
