@@ -38,8 +38,8 @@ trait AnError: Error + Send + 'static {}
 impl<T: Error + Send + 'static> AnError for T {}
 
 types! { SHARED: Shared;
-    Address, AddressFamily, Concurrency, Config, Core<Tcp>, Force, Handled, Phase, Report, Running, ServerContext,
-    ShutdownHandle, SocketType, State, WaitError,
+    Address, AddressFamily, Concurrency, Config, Core<Tcp>, Force, Handled, PeerCredentials, Phase, Report, Running,
+    ServerContext, ShutdownHandle, SocketType, State, Timeout<()>, TimeoutKind, Timeouts, WaitError,
     SocketServer<Tcp, EchoLine>, Threading<TcpServer<EchoLine>>, Forking<UdpServer<EchoLine>>,
     ThreadPool<UnixStreamServer<EchoLine>>,
     Tcp, Udp, UnixDatagrams, UnixStreams,
@@ -54,7 +54,7 @@ types! { MOVED: Moved;
     WFile<'static, TcpStream>,
 }
 
-types! { ERRORS: AnError; DecodeError, EncodeError, RequestError, WaitError }
+types! { ERRORS: AnError; DecodeError, EncodeError, RequestError, TimeoutError, WaitError }
 
 fn every_public_type_is_among_them() {
     let without_arguments = |name: &'static str| name.split('<').next().unwrap();

@@ -15,7 +15,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{Active, Cause, Construct, Handled, Phase, Tcp, ThreadPool, Threading};
 use support::accepting::Accepting;
-use support::journal::{Pen, journal};
+use support::journal::{Journaled, Pen, journal};
 use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, wait_until};
 
 tests![
@@ -851,9 +851,12 @@ mix_in! {
 
 fn a_job_that_is_dropped_closes_its_connection_and_counts_as_failed() {
     outside!(server => Losing(server), EchoLine, server => {
-        let running = server.spawn().unwrap();
+        let (journal, pen) = journal();
+        let running = Journaled::over(server, &pen).spawn().unwrap();
         assert_eq!(read_to_end(connect(running.server_address())), b"");
         assert_eq!(counts(running.stop().unwrap()), (0, 1));
+        let expected = ["verify_request", "process_request", "shutdown_request", "close_request"];
+        assert_eq!(journal.events(), expected);
     });
 }
 

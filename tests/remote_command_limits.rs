@@ -6,7 +6,8 @@ use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
 use nix::sys::signal::Signal;
-use support::process::{Process, STRATEGIES, is_listening};
+use support::is_listening;
+use support::process::{Process, STRATEGIES};
 use support::remote_command::{ask, read_answer, serve, wait_until_gone};
 use support::{connect_to, read_to_end, wait_until};
 

@@ -241,14 +241,6 @@ pub fn assert_ended(name: &str, ended: &Ended, counts: &str) {
     assert_eq!(ended.output, format!("stopped: {counts}\n"), "{name}: {ended:?}");
 }
 
-/// Whether there is a listener at a loopback address (`/proc/net/tcp`, proc(5)). Asked without a
-/// connection, which would be served.
-pub fn is_listening(address: &str) -> bool {
-    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
-    let listener = format!("0100007F:{port:04X} 00000000:0000 0A ");
-    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener)
-}
-
 /// A process id as nix has it.
 pub fn pid(id: u32) -> Pid {
     Pid::from_raw(id.try_into().unwrap())
