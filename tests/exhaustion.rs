@@ -153,9 +153,11 @@ fn without_descriptors_a_pool_waits_and_recovers() {
         .args(echo.get_args())
         .args(["--workers", "30"]);
     let server = Process::start(&mut command);
-    let tasks = format!("/proc/{}/task", server.id());
-    wait_until("the workers are there", || fs::read_dir(&tasks).unwrap().count() > 30);
     let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    let descriptors = format!("/proc/{}/fd", server.id());
+    wait_until("it has no more descriptors", || {
+        fs::read_dir(&descriptors).unwrap().count() == 16
+    });
     for client in &clients {
         assert_echoes(client);
         finish(client);
