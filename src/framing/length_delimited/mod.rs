@@ -144,19 +144,23 @@ impl LengthDelimitedCodec {
         self
     }
 
-    /// A whole frame with the usual header. What else may be said of a header costs a small message as much
-    /// again as all the rest; what this does not take, [`ends`](Self::ends) does.
+    /// As [`decode`](Self::decode), for a usual header. What else may be said of a header costs a small
+    /// message as much again as all the rest; what this does not take, [`ends`](Self::ends) does.
     #[inline]
-    fn decode_usual(&self, bytes: &[u8]) -> Option<Frame> {
+    fn decode_usual(&self, bytes: &[u8]) -> Option<Decoded> {
         let (header, rest) = bytes.split_first_chunk()?;
         let body = match self.usual? {
             Endian::Big => u32::from_be_bytes(*header),
             Endian::Little => u32::from_le_bytes(*header),
         } as usize;
         let end = header.len() + body;
-        (body <= rest.len() && body <= self.max_frame_length).then_some(Frame {
-            message: header.len()..end,
-            consumed: end,
+        (body <= self.max_frame_length).then_some(if body <= rest.len() {
+            Decoded::Frame(Frame {
+                message: header.len()..end,
+                consumed: end,
+            })
+        } else {
+            Decoded::Incomplete(body - rest.len())
         })
     }
 
@@ -233,8 +237,8 @@ impl Default for LengthDelimitedCodec {
 impl Decoder for LengthDelimitedCodec {
     #[inline]
     fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
-        if let Some(frame) = self.decode_usual(bytes) {
-            return Ok(Decoded::Frame(frame));
+        if let Some(decoded) = self.decode_usual(bytes) {
+            return Ok(decoded);
         }
         let Some((header, end)) = self.ends(bytes)? else {
             return Ok(Decoded::Incomplete(self.least_header(bytes) - bytes.len()));
