@@ -9,7 +9,8 @@
 //! ```
 
 use std::io::{self, Read, Write};
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use socketserver::prelude::*;
@@ -41,6 +42,19 @@ struct Options {
     /// Threads of a pool [default: the processors and four more, at most 32].
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
+
+    /// Closes a connection whose client sends nothing for so many seconds, such as 60 or 0.5 [default:
+    /// never].
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    idle_timeout: Option<Duration>,
+
+    /// Closes a connection that is older than so many seconds, whatever its client does [default: never].
+    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    request_timeout: Option<Duration>,
+
+    /// How long requests in progress may take to end once the server was told to stop.
+    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    drain: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,7 +107,8 @@ fn main() -> ExitCode {
         Ok(report) => {
             // Whoever started it may have stopped reading.
             let _ = writeln!(io::stdout(), "stopped: {report}");
-            ExitCode::SUCCESS
+            // A failure if a request had to be left behind.
+            report.report()
         }
         Err(error) => {
             eprintln!("echo: {error}");
@@ -106,6 +121,10 @@ fn run(options: &Options) -> io::Result<Report> {
     if options.workers.is_some() && options.strategy != StrategyName::Pool {
         eprintln!("echo: --workers has no effect without --strategy pool");
     }
+    let datagrams = matches!(options.transport, TransportName::Udp | TransportName::Unixgram);
+    if datagrams && (options.idle_timeout.is_some() || options.request_timeout.is_some()) {
+        eprintln!("echo: timeouts have no effect on datagrams");
+    }
     let address = options.address();
     match options.transport {
         TransportName::Tcp => with_strategy(TcpServer::new(address, Echo), options),
@@ -117,25 +136,42 @@ fn run(options: &Options) -> io::Result<Report> {
 
 fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Report> {
     match options.strategy {
-        StrategyName::Sync => serve(server),
-        StrategyName::Threading => serve(server.threading()),
-        StrategyName::Forking => serve(server.forking()),
+        StrategyName::Sync => serve(server, options),
+        StrategyName::Threading => serve(server.threading(), options),
+        StrategyName::Forking => serve(server.forking(), options),
         StrategyName::Pool => {
             let pool = server.thread_pool();
-            serve(match options.workers {
+            let pool = match options.workers {
                 Some(workers) => pool.workers(workers),
                 None => pool,
-            })
+            };
+            serve(pool, options)
         }
     }
 }
 
-fn serve(server: impl BaseServer) -> io::Result<Report> {
-    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGINT]).bind()?;
+fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
+    let server = server
+        .idle_timeout(options.idle_timeout)
+        .request_timeout(options.request_timeout)
+        .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+        .drain_timeout(Duration::from_secs(options.drain))
+        .bind()?;
     let mut output = io::stdout();
     writeln!(output, "listening on {}", server.server_address())?;
     output.flush()?;
     server.serve_forever()
+}
+
+/// A time as text: seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let seconds = text
+        .parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds
+        .filter(|timeout| !timeout.is_zero())
+        .ok_or("write seconds, more than 0, such as 60 or 0.5; leave the option out for no limit")
 }
 
 impl Options {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
-use crate::lifecycle::{Pause, Shared, State, Ticket, Wakeup};
+use crate::lifecycle::{Pause, Shared, Ticket, Wakeup};
 use crate::server::{Core, not_bound};
 use crate::transport::Transport;
 
@@ -141,8 +141,7 @@ enum Remedy {
     GiveUp,
 }
 
-/// The table of accept(2)'s errors. Linux hands a connection's pending network errors to accept as its
-/// own ("Error handling" in accept(2)); they say nothing about the listener.
+/// The table of accept(2)'s errors, and of those of recvmsg(2) on a datagram socket.
 fn remedy(error: &io::Error) -> Remedy {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
         return if error.kind() == io::ErrorKind::WouldBlock {
@@ -153,11 +152,10 @@ fn remedy(error: &io::Error) -> Remedy {
     };
     match errno {
         Errno::EAGAIN => Remedy::Wait,
-        Errno::EINTR
-        | Errno::ECONNABORTED
-        | Errno::ECONNRESET
-        | Errno::ECONNREFUSED
-        | Errno::ENETDOWN
+
+        // Linux hands a connection's pending network errors to accept as its own ("Error handling" in
+        // accept(2) lists these eight for TCP); they say nothing about the listener.
+        Errno::ENETDOWN
         | Errno::EPROTO
         | Errno::ENOPROTOOPT
         | Errno::EHOSTDOWN
@@ -165,9 +163,19 @@ fn remedy(error: &io::Error) -> Remedy {
         | Errno::EHOSTUNREACH
         | Errno::EOPNOTSUPP
         | Errno::ENETUNREACH
+        // The connection is gone, has timed out, or is forbidden by a firewall; a signal came.
+        | Errno::ECONNABORTED
+        | Errno::ECONNRESET
         | Errno::ETIMEDOUT
-        | Errno::EPERM => Remedy::Retry,
+        | Errno::EPERM
+        | Errno::EINTR
+        // An ICMP message about a datagram that was sent from the socket (udp(7)).
+        | Errno::ECONNREFUSED => Remedy::Retry,
+
         Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK => Remedy::GiveUp,
+
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM. "Various Linux kernels can return other errors such as ENOSR,
+        // ESOCKTNOSUPPORT, EPROTONOSUPPORT"; whatever else there may be, the listener is still there.
         _ => Remedy::BackOff,
     }
 }
@@ -179,17 +187,30 @@ struct Backoff {
     what: &'static str,
     /// The last delay in milliseconds; 0 while all is well.
     delay: AtomicU64,
+    /// Attempts in a row that failed and were repeated at once.
+    retries: AtomicU32,
 }
 
 impl Backoff {
     const FIRST: u64 = 5;
     const LONGEST: u64 = 1000;
+    const MOST_RETRIES: u32 = 100;
 
     fn new(what: &'static str) -> Self {
         Backoff {
             what,
             delay: AtomicU64::new(0),
+            retries: AtomicU32::new(0),
         }
+    }
+
+    /// Whether to try again at once. What should pass does not always: a security module that forbids
+    /// accepting says EPERM each time and leaves the connection in the queue.
+    fn may_retry(&self) -> bool {
+        let more = |retries: u32| (retries < Self::MOST_RETRIES).then_some(retries + 1);
+        self.retries
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
     }
 
     /// The next delay; only the first of an episode is logged.
@@ -203,6 +224,9 @@ impl Backoff {
     }
 
     fn over(&self) {
+        if self.retries.load(Ordering::Relaxed) != 0 {
+            self.retries.store(0, Ordering::Relaxed);
+        }
         if self.delay.load(Ordering::Relaxed) != 0 && self.delay.swap(0, Ordering::Relaxed) != 0 {
             log::info!("{}: over", self.what);
         }
@@ -261,8 +285,6 @@ pub struct Acceptor<T: Transport> {
     backoffs: Arc<Backoffs>,
     /// Where it waits; see [`Waiter`].
     set: usize,
-    /// How many more requests are taken from the kernel's queue; set when the server was told to stop.
-    queued: Option<u32>,
 }
 
 impl<T: Transport> Clone for Acceptor<T> {
@@ -277,7 +299,7 @@ impl<T: Transport> Clone for Acceptor<T> {
 impl<T: Transport> fmt::Debug for Acceptor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acceptor")
-            .field("stopping", &self.queued.is_some())
+            .field("state", &self.shared().state())
             .finish_non_exhaustive()
     }
 }
@@ -295,7 +317,6 @@ impl<T: Transport> Acceptor<T> {
                 processing: Backoff::new("cannot start a request"),
             }),
             set: 0,
-            queued: None,
         }
     }
 
@@ -330,7 +351,9 @@ impl<T: Transport> Acceptor<T> {
     /// Waiting itself failed.
     pub fn process(&mut self, job: Job<T>) -> io::Result<()> {
         process(&self.server, job);
-        if self.server.core().shared().take_congested() {
+        if self.shared().take_congested() {
+            // A request that ends makes room.
+            let _told = Pause::begin(self.shared());
             let delay = self
                 .backoffs
                 .processing
@@ -368,7 +391,7 @@ impl<T: Transport> Acceptor<T> {
         let stopping = wakeup.is_stopping();
         if stopping {
             // The threads that accept may be busy, and not have seen it yet.
-            self.shared().advance(State::Draining);
+            self.server.core().begin_drain(&*self.server);
         }
         Ok(stopping)
     }
@@ -382,8 +405,10 @@ impl<T: Transport> Acceptor<T> {
         let wakeup = core.shared().wakeup()?;
         let patience = core.drain_time_left();
         if wakeup.is_forced() || patience.is_zero() {
+            core.give_up_queue(&*self.server);
             return Ok(false);
         }
+        core.tell_progress();
         wakeup.wait(patience.min(SLICE))?;
         Ok(true)
     }
@@ -428,34 +453,48 @@ impl<T: Transport> Acceptor<T> {
     }
 
     fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
-        let listener = core.transport().ok_or_else(not_bound)?.socket();
-        match core.waiter()?.wait(self.set, listener, wakeup, timeout)? {
-            Event::Request => self.accept(),
+        let transport = core.transport().ok_or_else(not_bound)?;
+        if transport.has_ahead() {
+            return self.accept(wakeup, false);
+        }
+        match core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)? {
+            Event::Request => self.accept(wakeup, false),
             event => Ok(Turn::nothing(event)),
         }
     }
 
-    /// The server was told to stop: what the kernel has queued is still accepted, as many as fit into
-    /// its queue (Linux has room for one more than listen(2) was told), so that a flood of new ones cannot
-    /// put the end off.
+    /// The server was told to stop: what the kernel has queued is still accepted.
     fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
-        core.shared().advance(State::Draining);
-        let queued = self
-            .queued
-            .get_or_insert_with(|| core.attribute(|config| config.request_queue_size).saturating_add(1));
-        let Some(left) = queued.checked_sub(1) else {
-            return Ok(Turn::Stopped);
-        };
+        let backlog = core.begin_drain(&*self.server);
+        // What was received ahead is in nobody's queue any more.
+        let has_ahead = core.transport().is_some_and(Transport::has_ahead);
+        if backlog.is_empty() && !has_ahead {
+            return Ok(self.stopped());
+        }
         let patience = core.drain_time_left();
         if wakeup.is_forced() || patience.is_zero() {
-            return Ok(Turn::Stopped);
+            core.give_up_queue(&*self.server);
+            // A strategy may wait for its requests before it lets us drain.
+            core.end_patience(&*self.server);
+            return Ok(self.stopped());
         }
         if !self.has_place() {
-            wakeup.wait(patience)?;
+            wakeup.wait(patience.min(core.tell_progress()))?;
             return Ok(Turn::Again);
         }
-        self.queued = Some(left);
-        self.accept()
+        let turn = self.accept(wakeup, true)?;
+        if matches!(turn, Turn::Job(_) | Turn::Refused) {
+            backlog.took_one();
+        }
+        Ok(turn)
+    }
+
+    /// This acceptor is done, and so are the others: the queue is empty, or is given up.
+    fn stopped(&self) -> Turn<T> {
+        self.server.core().begin_drain(&*self.server).end();
+        // One that waits for a place wakes the next in its turn.
+        self.shared().wake();
+        Turn::Stopped
     }
 
     /// Whether the limit leaves a place for another request; if not, a wake-up comes when it does.
@@ -469,7 +508,8 @@ impl<T: Transport> Acceptor<T> {
         self.ticket.is_some()
     }
 
-    fn accept(&mut self) -> io::Result<Turn<T>> {
+    /// `refusing`: nothing new comes any more, so nothing is left when there is nothing.
+    fn accept(&mut self, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
         match self.server.get_request() {
             Ok(request) => {
                 self.backoffs.accepting.over();
@@ -479,27 +519,31 @@ impl<T: Transport> Acceptor<T> {
                 let job = Job::new(Arc::clone(&self.server), request, ticket);
                 Ok(job.verify().map_or(Turn::Refused, Turn::Job))
             }
-            Err(error) => self.after_error(&error),
-        }
-    }
-
-    fn after_error(&mut self, error: &io::Error) -> io::Result<Turn<T>> {
-        match remedy(error) {
-            Remedy::Wait if self.queued.is_some() => return Ok(Turn::Stopped),
-            Remedy::Wait => {}
-            Remedy::Retry => log::debug!("accept: {error}"),
-            Remedy::BackOff => {
-                let delay = self.backoffs.accepting.next(error);
-                self.pause(delay)?;
-            }
-            Remedy::GiveUp => {
-                return Err(io::Error::new(
+            Err(error) => match remedy(&error) {
+                Remedy::Wait => {
+                    // It takes a descriptor to look.
+                    self.backoffs.accepting.over();
+                    Ok(if refusing { self.stopped() } else { Turn::Again })
+                }
+                Remedy::Retry if self.backoffs.accepting.may_retry() => {
+                    log::debug!("accept: {error}");
+                    Ok(Turn::Again)
+                }
+                // Without a descriptor it cannot be accepted, but seen that there is nothing.
+                Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
+                Remedy::Retry | Remedy::BackOff => {
+                    let delay = self.backoffs.accepting.next(&error);
+                    self.pause(delay)?;
+                    Ok(Turn::Again)
+                }
+                // Another acceptor has found the queue empty, and it is closed.
+                Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
+                Remedy::GiveUp => Err(io::Error::new(
                     error.kind(),
                     format!("the listening socket is broken: {error}"),
-                ));
-            }
+                )),
+            },
         }
-        Ok(Turn::Again)
     }
 
     /// Waits, at most `delay`: a wake-up, or being told to stop, ends it early.
@@ -528,20 +572,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_broken_listener_ends_the_loop() {
-        for (errno, expected) in [
-            (Errno::EAGAIN, Remedy::Wait),
-            (Errno::ECONNABORTED, Remedy::Retry),
-            (Errno::EPROTO, Remedy::Retry),
-            (Errno::EMFILE, Remedy::BackOff),
-            (Errno::ENFILE, Remedy::BackOff),
-            (Errno::ENOBUFS, Remedy::BackOff),
-            (Errno::ENOMEM, Remedy::BackOff),
-            (Errno::EBADF, Remedy::GiveUp),
-            (Errno::EINVAL, Remedy::GiveUp),
-            (Errno::ENOTSOCK, Remedy::GiveUp),
-        ] {
-            assert_eq!(remedy(&errno.into()), expected, "{errno}");
+    fn every_error_of_accept_has_its_remedy() {
+        let table: [(Remedy, &[Errno]); 4] = [
+            (Remedy::Wait, &[Errno::EAGAIN, Errno::EWOULDBLOCK]),
+            (
+                Remedy::Retry,
+                &[
+                    Errno::ECONNABORTED,
+                    Errno::ECONNREFUSED,
+                    Errno::ECONNRESET,
+                    Errno::EHOSTDOWN,
+                    Errno::EHOSTUNREACH,
+                    Errno::EINTR,
+                    Errno::ENETDOWN,
+                    Errno::ENETUNREACH,
+                    Errno::ENONET,
+                    Errno::ENOPROTOOPT,
+                    Errno::EOPNOTSUPP,
+                    Errno::EPERM,
+                    Errno::EPROTO,
+                    Errno::ETIMEDOUT,
+                ],
+            ),
+            (
+                Remedy::BackOff,
+                &[
+                    Errno::EMFILE,
+                    Errno::ENFILE,
+                    Errno::ENOBUFS,
+                    Errno::ENOMEM,
+                    Errno::ENOSR,
+                    Errno::EPROTONOSUPPORT,
+                    Errno::ESOCKTNOSUPPORT,
+                    Errno::EFAULT,
+                ],
+            ),
+            (Remedy::GiveUp, &[Errno::EBADF, Errno::EINVAL, Errno::ENOTSOCK]),
+        ];
+        for (expected, errors) in table {
+            for errno in errors {
+                assert_eq!(remedy(&(*errno).into()), expected, "{errno}");
+            }
         }
         assert_eq!(remedy(&io::Error::other("a transport's own")), Remedy::BackOff);
     }
@@ -553,5 +624,13 @@ mod tests {
         assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         backoff.over();
         assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn what_should_pass_and_does_not_is_not_retried_for_ever() {
+        let backoff = Backoff::new("test");
+        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
+        backoff.over();
+        assert!(backoff.may_retry());
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::server::BaseServer;
+use crate::timeouts::Timeouts;
 
 /// The attributes of a server: Python's class attributes and a few of our own.
 ///
@@ -39,10 +40,20 @@ pub struct Config {
     /// How long a server that was told to stop waits for the requests in progress before it shuts their
     /// sockets down. Default 30 s; zero: at once; `None`: for ever, as Python's `block_on_close`.
     ///
-    /// A bare server that is busy in a handler when it is told to stop cannot keep this deadline by
-    /// itself: a second shutdown signal ends the handler's reads and writes, and so does
-    /// [`Running::stop`](crate::Running::stop) at the deadline.
+    /// A bare server that is busy in a handler keeps it, too: a timer interrupts it with SIGURG, which must
+    /// not be blocked in every thread of the program, and the handler's reads and writes end.
     pub drain_timeout: Option<Duration>,
+    /// How long the peers of connections may take. Default: for ever, as in Python. Datagrams have no
+    /// clocks.
+    pub timeouts: Timeouts,
+    /// The permissions of a Unix socket's file: who has write permission may connect (unix(7)). They are
+    /// exactly these, whatever the umask, before anybody can connect. `None` (the default): what the umask
+    /// leaves of `0o777`, or `0o660` if an owner is set. Other sockets have no file.
+    pub socket_mode: Option<u32>,
+    /// The user that a Unix socket's file belongs to; `None` (the default): the one that binds it.
+    pub socket_uid: Option<u32>,
+    /// The group that a Unix socket's file belongs to; `None` (the default): as for any new file there.
+    pub socket_gid: Option<u32>,
     pub(crate) shutdown_signals: Vec<i32>,
     pub(crate) before_bind: Option<SocketHook>,
 }
@@ -61,6 +72,10 @@ impl Default for Config {
             only_v6: None,
             max_packet_size: 65_535,
             drain_timeout: Some(Duration::from_secs(30)),
+            timeouts: Timeouts::new(),
+            socket_mode: None,
+            socket_uid: None,
+            socket_gid: None,
             shutdown_signals: Vec::new(),
             before_bind: None,
         }
@@ -78,6 +93,10 @@ impl fmt::Debug for Config {
             .field("only_v6", &self.only_v6)
             .field("max_packet_size", &self.max_packet_size)
             .field("drain_timeout", &self.drain_timeout)
+            .field("timeouts", &self.timeouts)
+            .field("socket_mode", &self.socket_mode)
+            .field("socket_uid", &self.socket_uid)
+            .field("socket_gid", &self.socket_gid)
             .field("shutdown_signals", &self.shutdown_signals)
             .finish_non_exhaustive()
     }
@@ -156,12 +175,99 @@ pub trait Configure: BaseServer {
         self
     }
 
+    /// Sets how long the peer of a connection may send nothing while it is waited for
+    /// ([`Timeouts::idle`](Timeouts#structfield.idle)).
+    #[must_use]
+    fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.idle = timeout.into());
+        self
+    }
+
+    /// Sets how long one read of a connection may wait
+    /// ([`Timeouts::read`](Timeouts#structfield.read)).
+    #[must_use]
+    fn read_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.read = timeout.into());
+        self
+    }
+
+    /// Sets how long one write to a connection may take in all
+    /// ([`Timeouts::write`](Timeouts#structfield.write)).
+    #[must_use]
+    fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.write = timeout.into());
+        self
+    }
+
+    /// Sets how long one connection may take from its beginning to its end
+    /// ([`Timeouts::request`](Timeouts#structfield.request)).
+    #[must_use]
+    fn request_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core().configure(|config| config.timeouts.request = timeout.into());
+        self
+    }
+
+    /// Sets how long a connection may take until it is set up and the peer has said something
+    /// ([`Timeouts::handshake`](Timeouts#structfield.handshake)).
+    #[must_use]
+    fn handshake_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.core()
+            .configure(|config| config.timeouts.handshake = timeout.into());
+        self
+    }
+
+    /// Sets the permissions of a Unix socket's file ([`Config::socket_mode`]), such as `0o660`: with write
+    /// permission comes the right to connect.
+    ///
+    /// The path of a stream socket appears with them, listening: it is bound beside it and renamed. (So
+    /// getsockname(2) and `ss` show another name than [`server_address`](BaseServer::server_address).) That
+    /// of a datagram socket appears without any, and gets them a moment later.
+    ///
+    /// An abstract name has no permissions; binding one fails with this set.
+    #[must_use]
+    fn socket_mode(self, mode: impl Into<Option<u32>>) -> Self {
+        self.core().configure(|config| config.socket_mode = mode.into());
+        self
+    }
+
+    /// Sets the user and the group of a Unix socket's file by number, each if given
+    /// ([`Config::socket_uid`], [`Config::socket_gid`]), before anybody can connect. Without a
+    /// [`socket_mode`](Self::socket_mode) the mode is `0o660` then.
+    ///
+    /// Only root may give a socket to another user; the group may be any that this user is in.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let (path, web_group) = (directory.path().join("app.sock"), nix::unistd::getegid().as_raw());
+    /// // For a web server in a group of its own.
+    /// let server = ThreadingUnixStreamServer::new(path, |_: &mut UnixStreamRequest| {})
+    ///     .socket_owner(None, web_group)
+    ///     .socket_mode(0o660)
+    ///     .bind()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    fn socket_owner(self, uid: impl Into<Option<u32>>, gid: impl Into<Option<u32>>) -> Self {
+        self.core().configure(|config| {
+            config.socket_uid = uid.into();
+            config.socket_gid = gid.into();
+        });
+        self
+    }
+
     /// Stops the server at any of these signals, numbered as in signal(7): `[signal::SIGINT,
     /// signal::SIGTERM]`.
     ///
     /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
     /// one stops at once. They are listened to from `bind` on, without a helper thread, beside whatever
     /// else in the program listens to them, until the server is gone.
+    ///
+    /// A bare server runs its handler on the loop, so a handler that never returns would keep
+    /// `serve_forever` from ever returning. If the signal was SIGTERM, SIGINT, SIGQUIT or SIGHUP, the process
+    /// then ends with status 1 (_exit(2), after a line on standard error), a second after the handler's socket
+    /// was shut down.
     #[must_use]
     fn shutdown_on_signals(self, signals: impl IntoIterator<Item = i32>) -> Self {
         self.core().configure(|config| config.shutdown_signals.extend(signals));

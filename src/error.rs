@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use nix::errno::Errno;
 
 use crate::address::Address;
+use crate::timeouts::TimeoutError;
 
 /// What a handler may fail with: any error, boxed. `?` makes one of any error type, `.into()` of text.
 pub type HandlerError = Box<dyn Error + Send + Sync>;
@@ -102,6 +103,11 @@ impl RequestError {
             error = current.source();
         }
         None
+    }
+
+    /// The clock of [`Timeouts`](crate::Timeouts) that ran out, if that is why it failed.
+    pub fn timeout(&self) -> Option<&TimeoutError> {
+        self.io_error()?.get_ref()?.downcast_ref()
     }
 
     /// Whether the client's leaving explains it: a reset, a broken pipe, an end in the middle of a

@@ -139,6 +139,7 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
     let mut handler = prototype.clone();
     *phase = Phase::Setup;
     handler.setup(request)?;
+    request.setup_done();
     *phase = Phase::Handle;
     match catch_unwind(AssertUnwindSafe(|| handler.handle(request))) {
         Ok(Ok(())) => {

@@ -29,6 +29,7 @@ pub(crate) trait Hooks<T: Transport>: Send + Sync {
     fn shutdown_request(&self, request: &mut T::Request);
     fn close_request(&self, request: T::Request);
     fn handle_error(&self, error: &RequestError);
+    fn drain_requests(&self);
     fn terminate_requests(&self, force: Force);
     fn server_close(&self);
 }
@@ -80,6 +81,10 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
 
     fn handle_error(&self, error: &RequestError) {
         guarded("handle_error", (), || BaseServer::handle_error(self, error));
+    }
+
+    fn drain_requests(&self) {
+        guarded("drain_requests", (), || BaseServer::drain_requests(self));
     }
 
     fn terminate_requests(&self, force: Force) {

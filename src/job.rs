@@ -10,7 +10,7 @@ use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
 use crate::hooks::Outermost;
 use crate::lifecycle::Ticket;
-use crate::request::{Request, ServerContext};
+use crate::request::Request;
 #[cfg(doc)]
 use crate::server::BaseServer;
 use crate::transport::Transport;
@@ -93,8 +93,8 @@ pub struct Job<T: Transport> {
 impl<T: Transport> Job<T> {
     /// Admits a request: gives it its number and context.
     pub(crate) fn new(server: Outermost<T>, mut request: T::Request, mut ticket: Ticket) -> Self {
-        let number = ticket.assign(request.socket());
-        request.attach(ServerContext::new(Arc::clone(ticket.shared()), number));
+        let context = ticket.assign(request.socket());
+        request.attach(context);
         let active = Active {
             request,
             phase: Phase::Verify,
@@ -134,6 +134,15 @@ impl<T: Transport> Job<T> {
         served
     }
 
+    /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the
+    /// request can be told and ended from outside.
+    pub(crate) fn run_inline(mut self) -> bool {
+        if let Some((_, ticket)) = &mut self.parts {
+            ticket.begin_inline();
+        }
+        self.run()
+    }
+
     fn finish(&self, active: &mut Active<T>) -> bool {
         match catch_unwind(AssertUnwindSafe(|| self.server.finish_request(active))) {
             Ok(Ok(())) => return true,
@@ -148,7 +157,7 @@ impl<T: Transport> Job<T> {
         self.server.handle_error(&error);
     }
 
-    fn close(&self, active: Active<T>, ticket: Ticket, served: bool) {
+    fn close(&self, active: Active<T>, mut ticket: Ticket, served: bool) {
         let mut request = active.request;
         self.server.shutdown_request(&mut request);
         ticket.forget_socket();
@@ -181,7 +190,7 @@ impl<T: Transport> Job<T> {
         None
     }
 
-    fn refuse(&self, active: Active<T>, ticket: Ticket) {
+    fn refuse(&self, active: Active<T>, mut ticket: Ticket) {
         let mut request = active.request;
         self.server.shutdown_request(&mut request);
         ticket.forget_socket();
@@ -204,7 +213,7 @@ impl<T: Transport> Job<T> {
     /// This process has nothing more to do with the connection: a child serves it. Closes it here and
     /// keeps what is needed to count it when the child has ended.
     pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
-        let (active, ticket) = self.parts.take()?;
+        let (active, mut ticket) = self.parts.take()?;
         ticket.forget_socket();
         let client_address = active.client_address().clone();
         self.server.close_request(active.request);

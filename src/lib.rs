@@ -51,12 +51,30 @@
 //! [`StreamRequest`], datagrams as [`DatagramRequest`]. Both can be made in memory, so a handler can be
 //! tested without a socket: [`run_handler`].
 //!
+//! # Set time limits
+//!
+//! A connection lasts as long as its client likes, unless the server, or a handler for itself, says
+//! otherwise: [`Timeouts`] has the five clocks and what each is good for. A client that has used up its
+//! time costs its own connection and nobody else's.
+//!
+//! ```
+//! use std::time::Duration;
+//! use socketserver::prelude::*;
+//!
+//! let server = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})
+//!     .handshake_timeout(Duration::from_secs(5))
+//!     .idle_timeout(Duration::from_secs(60))
+//!     .write_timeout(Duration::from_secs(30))
+//!     .request_timeout(Duration::from_secs(600));
+//! ```
+//!
 //! # Stop
 //!
 //! [`shutdown_on_signals`](Configure::shutdown_on_signals), or a [`ShutdownHandle`] from anywhere: another
-//! thread, a signal handler, a request handler. The server then accepts what the kernel had queued,
-//! closes the listener, waits for the requests in progress up to
-//! [`drain_timeout`](Configure::drain_timeout), and returns a [`Report`]. [`BaseServer::spawn`] serves on a
+//! thread, a signal handler, a request handler. The server then refuses new clients, accepts those that the
+//! kernel had queued, closes the listener, waits for the requests in progress up to
+//! [`drain_timeout`](Configure::drain_timeout), and returns a [`Report`]. A connection that has been answered
+//! and waits for the next message gets the end of the stream at once. [`BaseServer::spawn`] serves on a
 //! thread of its own and returns a guard that stops it.
 //!
 //! ```no_run
@@ -82,7 +100,7 @@
 //! | Python | Here | What differs |
 //! |---|---|---|
 //! | `BaseServer` | [`BaseServer`] | a trait; mix-ins wrap instead of inheriting |
-//! | `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer` | [`TcpServer`], [`UdpServer`], [`UnixStreamServer`], [`UnixDatagramServer`] | Unix paths: a stale one is replaced, ours is removed at the end |
+//! | `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer` | [`TcpServer`], [`UdpServer`], [`UnixStreamServer`], [`UnixDatagramServer`] | Unix paths: a stale one is replaced, ours is removed at the end; [`socket_mode`](Configure::socket_mode), [`socket_owner`](Configure::socket_owner) |
 //! | `ThreadingMixIn`, `ForkingMixIn` | [`Threading`], [`Forking`] | wrappers; [`ThreadPool`] is new |
 //! | `Server(address, Handler)` | [`new(address, handler)`](SocketServer::new) | does not bind and never fails; the handler is a value that is cloned |
 //! | `bind_and_activate=True` | [`bind`](BaseServer::bind) | a step of its own, which `serve_forever` takes if need be |
@@ -106,8 +124,10 @@
 //! | `active_children`, `collect_children` | [`active_children`](Forking::active_children) | the number; children are reaped as they end |
 //! | `with server:` | the value's scope, [`Running`] | |
 //! | `BaseRequestHandler`: `setup`, `handle`, `finish` | [`BaseRequestHandler`] | errors are returned |
+//! | `self.request.getsockopt(SOL_SOCKET, SO_PEERCRED, …)` | [`peer_credentials`](StreamRequest::peer_credentials) | of Unix connections |
 //! | `self.request`, `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it |
-//! | `StreamRequestHandler`: `rfile`, `wfile`, `timeout`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
+//! | `StreamRequestHandler`: `rfile`, `wfile`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
+//! | `StreamRequestHandler.timeout` | [`set_timeout`](StreamRequest::set_timeout), [`Timeouts`] | five clocks: a server can limit the silence, the first byte and the whole request, too |
 //! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |
 //! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all sixteen |
 //!
@@ -136,6 +156,7 @@ mod request;
 mod server;
 mod strategy;
 mod sys;
+mod timeouts;
 mod transport;
 
 pub use acceptor::{Acceptor, Handled};
@@ -147,11 +168,12 @@ pub use handler::{BaseRequestHandler, IntoHandlerResult, run_handler};
 pub use job::{Active, Force, Job};
 pub use lifecycle::{Report, Running, ShutdownHandle, State, WaitError};
 pub use request::{
-    DatagramRequest, DatagramSocket, MemoryDatagrams, MemoryStream, RFile, Request, ServerContext, Stream,
-    StreamRequest, WFile,
+    DatagramRequest, DatagramSocket, MemoryDatagrams, MemoryStream, PeerCredentials, RFile, Request, ServerContext,
+    Stream, StreamRequest, WFile,
 };
 pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServer};
 pub use strategy::{Forking, Strategies, ThreadPool, Threading};
+pub use timeouts::{Timeout, TimeoutError, TimeoutKind, Timeouts};
 pub use transport::{SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
 
 /// The README's program is compiled with the doc tests.

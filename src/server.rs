@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -13,9 +13,10 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::{self, BaseRequestHandler};
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Closing, Report, Running, Shared, ShutdownHandle, State, drain};
+use crate::lifecycle::{Backlog, Closing, Report, Running, Shared, ShutdownHandle, State, drain};
 use crate::request::Request;
 use crate::sys::{self, SignalAction, SignalGuard};
+use crate::timeouts::Timeouts;
 use crate::transport::{SocketType, Transport};
 
 /// The request type of a server.
@@ -80,7 +81,8 @@ pub enum Concurrency {
 ///   [`server_bind`](Self::server_bind), [`server_activate`](Self::server_activate),
 ///   [`server_close`](Self::server_close).
 /// * **For strategies, to override too:** [`serve`](Self::serve), [`capacity`](Self::capacity),
-///   [`terminate_requests`](Self::terminate_requests), [`CONCURRENCY`](Self::CONCURRENCY).
+///   [`drain_requests`](Self::drain_requests), [`terminate_requests`](Self::terminate_requests),
+///   [`CONCURRENCY`](Self::CONCURRENCY).
 pub trait BaseServer: Send + Sync + Sized + 'static {
     /// What is listened on.
     type Transport: Transport;
@@ -113,7 +115,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         if self.core().state() != State::New {
             return Ok(self);
         }
-        self.core().listen_to_signals()?;
+        self.core().listen_to_signals(Self::CONCURRENCY)?;
         self.server_bind()?;
         self.core().bound()?;
         if let Err(error) = self.server_activate().and_then(|()| self.core().activated()) {
@@ -123,8 +125,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         Ok(self)
     }
 
-    /// Serves requests until the server is told to stop, then drains: what the kernel had queued is
-    /// accepted, the listener closed, the requests in progress waited for until
+    /// Serves requests until the server is told to stop, then drains: new clients are refused, those that
+    /// the kernel had queued accepted, the listener closed, the requests in progress waited for until
     /// [`drain_timeout`](Config::drain_timeout). Binds first if that has not been done.
     ///
     /// # Errors
@@ -132,7 +134,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// Those of [`bind`](Self::bind), and a listening socket that is broken. What goes wrong with one
     /// request goes to [`handle_error`](Self::handle_error).
     fn serve_forever(self) -> io::Result<Report> {
-        serve_bound(&Arc::new(self.bind()?))
+        let server = Arc::new(self.bind()?);
+        server.core().shared().wakeup()?.may_exit();
+        serve_bound(&server)
     }
 
     /// Binds, then serves on a new thread; the returned guard stops the server.
@@ -179,14 +183,14 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Drains and closes a server whose requests were handled one by one: what `serve_forever` does at
-    /// its end. Python: `server_close()` with `block_on_close`.
+    /// its end, those that the kernel had queued included. Python: `server_close()` with `block_on_close`.
     ///
     /// # Errors
     ///
     /// Waiting itself failed.
     fn close(self: &Arc<Self>) -> io::Result<Report> {
-        let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
-        drain(&*hooks)
+        self.shutdown();
+        serve_bound(self)
     }
 
     /// A handle that stops the server from anywhere.
@@ -300,8 +304,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
-    /// connection is open. By default the error is logged: what the client's leaving explains at
-    /// `info`, the rest at `error`.
+    /// connection is open. By default the error is logged: what the client explains, who has left or
+    /// used up its time ([`RequestError::timeout`]), at `info`, the rest at `error`.
     fn handle_error(&self, error: &RequestError) {
         self.inner().handle_error(error);
     }
@@ -336,6 +340,12 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().capacity()
     }
 
+    /// Tells the requests in progress that the server drains. Called once, when it was told to stop:
+    /// connections that have answered a message and wait for the next get an end of stream.
+    fn drain_requests(&self) {
+        self.inner().drain_requests();
+    }
+
     /// Makes the requests in progress end. Called when they have not by the drain deadline.
     fn terminate_requests(&self, force: Force) {
         self.inner().terminate_requests(force);
@@ -350,6 +360,10 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     if S::CONCURRENCY == Concurrency::Processes {
         warn_of_threads();
     }
+    server
+        .core()
+        .alone
+        .store(S::CONCURRENCY == Concurrency::None, Ordering::Relaxed);
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
@@ -373,10 +387,17 @@ pub struct Core<T: Transport> {
     shared: Arc<Shared>,
     address: Address,
     config: Mutex<Config>,
+    timeouts: OnceLock<Timeouts>,
     transport: OnceLock<T>,
     /// The transport was made elsewhere: binding and listening are done.
     ready_made: bool,
     waiter: OnceLock<Waiter>,
+    /// One thread accepts, and serves what it has accepted.
+    alone: AtomicBool,
+    /// What is left to accept; set when the server was told to stop.
+    pub(crate) backlog: OnceLock<Backlog>,
+    /// The second of the drain that was last told of.
+    pub(crate) told_second: AtomicU64,
     signals: Mutex<Vec<SignalGuard>>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
     /// field: dropped when the socket is closed.
@@ -391,9 +412,13 @@ impl<T: Transport> Core<T> {
             shared,
             address,
             config: Mutex::default(),
+            timeouts: OnceLock::new(),
             transport: OnceLock::new(),
             ready_made: false,
             waiter: OnceLock::new(),
+            alone: AtomicBool::new(false),
+            backlog: OnceLock::new(),
+            told_second: AtomicU64::new(0),
             signals: Mutex::default(),
         }
     }
@@ -419,6 +444,11 @@ impl<T: Transport> Core<T> {
         set(&mut self.config.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// As they were set when the first request ran: no lock is taken for each.
+    fn timeouts(&self) -> Timeouts {
+        *self.timeouts.get_or_init(|| self.attribute(|config| config.timeouts))
+    }
+
     pub(crate) fn transport(&self) -> Option<&T> {
         self.transport.get()
     }
@@ -427,11 +457,16 @@ impl<T: Transport> Core<T> {
         self.shared.address().unwrap_or(&self.address).clone()
     }
 
+    /// Whether the listening socket was made elsewhere, so that others may have it, too.
+    pub(crate) fn is_ready_made(&self) -> bool {
+        self.ready_made
+    }
+
     pub(crate) fn waiter(&self) -> io::Result<&Waiter> {
         self.waiter.get().ok_or_else(not_bound)
     }
 
-    fn listen_to_signals(&self) -> io::Result<()> {
+    fn listen_to_signals(&self, concurrency: Concurrency) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
         for signal in self.config().shutdown_signals {
@@ -440,10 +475,18 @@ impl<T: Transport> Core<T> {
                 guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
             }
         }
+        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), SignalAction::Nudge)?);
+        // The loop of a forking server is never busy in a handler.
+        if concurrency != Concurrency::Processes
+            && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
+        {
+            log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
+        }
         Ok(())
     }
 
     fn server_bind(&self) -> io::Result<()> {
+        self.attribute(|config| config.timeouts.check())?;
         if !self.ready_made {
             let transport = T::bind(&self.address, &self.config())?;
             // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
@@ -499,7 +542,7 @@ impl<T: Transport> Core<T> {
         }
         // SIGINT comes from the terminal to the whole group: the parent decides what becomes of it.
         for guard in self.signals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if guard.signal != signal_hook::consts::SIGINT {
+            if ![signal_hook::consts::SIGINT, sys::NUDGE].contains(&guard.signal) {
                 sys::default_action(guard.signal);
             }
         }
@@ -545,7 +588,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     }
 
     /// A server for a transport that is bound and listening already: a socket that was inherited or
-    /// made with options of its own. `server_bind` and `server_activate` leave it as it is.
+    /// made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
+    /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here.
     ///
     /// ```
     /// use std::net::TcpListener;
@@ -593,7 +637,12 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn get_request(&self) -> io::Result<T::Request> {
-        self.core.transport().ok_or_else(not_bound)?.accept()
+        let transport = self.core.transport().ok_or_else(not_bound)?;
+        if self.core.alone.load(Ordering::Relaxed) {
+            transport.accept_ahead()
+        } else {
+            transport.accept()
+        }
     }
 
     fn verify_request(&self, _request: &T::Request, _client_address: &Address) -> bool {
@@ -601,13 +650,11 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn process_request(&self, job: Job<T>) {
-        if let (Some(socket), Ok(wakeup)) = (job.request().socket(), self.core.shared.wakeup()) {
-            wakeup.serve_inline(socket.as_raw_fd());
-        }
-        job.run();
+        job.run_inline();
     }
 
     fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
+        active.request.begin(self.core.timeouts())?;
         handler::run(&self.handler, &mut active.request, &mut active.phase)
     }
 
@@ -642,10 +689,14 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
         usize::MAX
     }
 
+    fn drain_requests(&self) {
+        self.core.shared.registry.shutdown_idle();
+    }
+
     fn terminate_requests(&self, _force: Force) {
         // Datagrams have no sockets of their own: those whose replies wait look at this.
         self.core.shared.force();
-        self.core.shared.registry.shutdown_sockets();
+        self.core.shared.registry.shutdown_all();
     }
 }
 

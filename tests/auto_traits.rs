@@ -10,6 +10,7 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::net::TcpStream;
 
+use socketserver::framing::*;
 use socketserver::prelude::*;
 use socketserver::*;
 use support::EchoLine;
@@ -43,6 +44,8 @@ types! { SHARED: Shared;
     ThreadPool<UnixStreamServer<EchoLine>>,
     Tcp, Udp, UnixDatagrams, UnixStreams,
     StreamRequest<TcpStream>, DatagramRequest, MemoryStream, MemoryDatagrams,
+    Builder, Decoded, DelimiterCodec, FixedLengthCodec, Frame, Framed<TcpStream, LinesCodec>,
+    FramedParts<TcpStream, LinesCodec>, LengthDelimitedCodec, LinesCodec, NetstringCodec, WholeStreamCodec,
 }
 
 // What one thread at a time has. A panic's payload, in a `Cause`, is never `Sync`.
@@ -51,7 +54,7 @@ types! { MOVED: Moved;
     WFile<'static, TcpStream>,
 }
 
-types! { ERRORS: AnError; RequestError, WaitError }
+types! { ERRORS: AnError; DecodeError, EncodeError, RequestError, WaitError }
 
 fn every_public_type_is_among_them() {
     let without_arguments = |name: &'static str| name.split('<').next().unwrap();

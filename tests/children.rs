@@ -21,7 +21,7 @@ use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::{
-    EchoLine, children, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path, wait_until,
+    EchoLine, children, connect, exchange_line, is_listening, logged, process_state, read_to_end, temp_path, wait_until,
 };
 
 tests![
@@ -38,6 +38,7 @@ tests![
     a_child_of_the_program_is_left_to_the_program,
     a_child_that_the_program_has_reaped_counts_as_failed,
     two_servers_of_one_program_reap_their_own_children,
+    a_child_of_one_server_does_not_keep_the_connections_of_another_open,
     forcing_spares_descriptors_that_are_somebody_elses_by_now,
     a_child_that_was_killed_costs_its_own_request_only,
     a_child_that_exits_with_a_status_of_its_own_is_told,
@@ -347,6 +348,29 @@ fn two_servers_of_one_program_reap_their_own_children() {
     }
 }
 
+/// The child has a copy of every descriptor: closing does not end a stream then.
+fn a_child_of_one_server_does_not_keep_the_connections_of_another_open() {
+    fn check(other: impl BaseServer<Transport = Tcp>) {
+        let other = other.spawn().unwrap();
+        let client = connect(other.server_address());
+        assert_eq!(exchange_line(&client, ""), "begun\n");
+        let forking = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+        let (stays, child) = client_in_progress(forking.server_address());
+        finish(&client);
+        assert!(children().contains(&child), "it has a copy of that connection");
+        finish(&stays);
+        assert_eq!(counts(forking.stop().unwrap()), (1, 0));
+        assert_eq!(counts(other.stop().unwrap()), (1, 0));
+    }
+    let handler = |request: &mut TcpRequest| -> io::Result<()> {
+        request.write_all(b"begun\n")?;
+        request.read_to_end(&mut Vec::new()).map(drop)
+    };
+    check(TcpServer::new(ANY_PORT, handler));
+    check(ThreadingTcpServer::new(ANY_PORT, handler));
+    check(ThreadPoolTcpServer::new(ANY_PORT, handler));
+}
+
 /// The parent has closed its copy of the connection, and its number is given to another socket.
 fn forcing_spares_descriptors_that_are_somebody_elses_by_now() {
     let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::ZERO);
@@ -478,7 +502,7 @@ fn the_listening_socket_is_closed_in_the_child() {
     let address = running.server_address().clone();
     let (client, process) = client_in_progress(&address);
     running.shutdown_handle().shutdown();
-    wait_until("nobody listens", || TcpStream::connect(inet(&address)).is_err());
+    wait_until("nobody listens", || !is_listening(&address.to_string()));
     assert_eq!(children(), [process], "the child is alive");
     let next = TcpServer::new(address, EchoLine).bind().unwrap();
     drop(next);

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{Handled, MemoryDatagrams, State, Udp};
+use socketserver::{Handled, State};
 use support::interrupt::{Interrupts, is_asleep};
 use support::journal::{Journaled, journal};
 use support::matrix::udp_client;
@@ -41,7 +41,6 @@ tests![
     service_actions_run_once_a_turn,
     service_actions_run_at_each_poll_interval_without_a_request,
     service_actions_run_at_each_poll_interval_while_the_server_drains,
-    a_flood_of_requests_does_not_put_the_end_off,
     verify_comes_before_process,
     a_refused_request_is_shut_down_exactly_once,
     a_refused_request_is_not_counted,
@@ -376,30 +375,6 @@ fn service_actions_run_at_each_poll_interval_while_the_server_drains() {
     });
     leave.open();
     assert_eq!(running.join().unwrap().drained, 1);
-}
-
-/// A server to which there is always another datagram.
-struct Flooded<S>(S);
-
-impl<S: BaseServer<Transport = Udp>> BaseServer for Flooded<S> {
-    type Transport = Udp;
-    type Inner = S;
-
-    fn inner(&self) -> &S {
-        &self.0
-    }
-
-    fn get_request(&self) -> io::Result<DatagramRequest> {
-        let nowhere = Arc::new(MemoryDatagrams::default());
-        Ok(DatagramRequest::new(Vec::new(), 0, Address::Unnamed, nowhere))
-    }
-}
-
-fn a_flood_of_requests_does_not_put_the_end_off() {
-    let server = Flooded(UdpServer::new("127.0.0.1:0", EchoLine)).request_queue_size(10);
-    server.shutdown();
-    let report = server.serve_forever().unwrap();
-    assert!(report.served <= 11, "{report}: more than a queue of 10 holds");
 }
 
 /// What becomes of one request to a server that refuses it or not, hook by hook.

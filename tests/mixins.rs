@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socketserver::prelude::*;
-use socketserver::{Acceptor, Active, Cause, Construct, Handled, Phase, Tcp, ThreadPool, Threading};
+use socketserver::{Active, Cause, Construct, Handled, Phase, Tcp, ThreadPool, Threading};
+use support::accepting::Accepting;
 use support::journal::{Pen, journal};
 use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, wait_until};
 
@@ -807,41 +808,6 @@ fn a_strategy_of_ones_own_is_waited_for_at_the_end() {
     assert_eq!(read_to_end(client), b"done\n");
 }
 
-/// A strategy whose threads accept for themselves.
-struct Accepting<S>(S, usize);
-
-impl<S: BaseServer> BaseServer for Accepting<S> {
-    type Transport = S::Transport;
-    type Inner = S;
-    const CONCURRENCY: Concurrency = Concurrency::Threads;
-
-    fn inner(&self) -> &S {
-        &self.0
-    }
-
-    fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
-        thread::scope(|scope| {
-            let accept = |mut acceptor: Acceptor<S::Transport>| {
-                while let Some(job) = acceptor.next()? {
-                    acceptor.process(job)?;
-                }
-                Ok(())
-            };
-            let threads: Vec<_> = (1..self.1)
-                .map(|_| {
-                    let acceptor = acceptor.clone();
-                    scope.spawn(move || accept(acceptor))
-                })
-                .collect();
-            let first = accept(acceptor);
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .fold(first, Result::and)
-        })
-    }
-}
-
 fn a_strategy_of_ones_own_may_accept_in_several_threads() {
     let together = Arc::new(Barrier::new(3));
     let handler = move |request: &mut TcpRequest| -> io::Result<()> {
@@ -853,7 +819,7 @@ fn a_strategy_of_ones_own_may_accept_in_several_threads() {
         }
         writeln!(request, "{:?}", thread::current().id())
     };
-    let running = Accepting(TcpServer::new(ANY_PORT, handler), 3).spawn().unwrap();
+    let running = Accepting::over(TcpServer::new(ANY_PORT, handler), 3).spawn().unwrap();
     for _ in 0..20 {
         let clients: Vec<_> = (0..3).map(|_| connect(running.server_address())).collect();
         for mut client in &clients {
@@ -869,7 +835,7 @@ fn a_strategy_of_ones_own_may_accept_in_several_threads() {
 
 fn a_strategy_that_accepts_in_several_threads_stops_while_idle() {
     for _ in 0..20 {
-        let running = Accepting(TcpServer::new(ANY_PORT, EchoLine), 4).spawn().unwrap();
+        let running = Accepting::over(TcpServer::new(ANY_PORT, EchoLine), 4).spawn().unwrap();
         assert_eq!(counts(running.stop().unwrap()), (0, 0));
     }
 }

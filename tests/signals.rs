@@ -3,14 +3,14 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, is_listening, start, start_each};
-use support::{CEILING, exchange_line, read_to_end, temp_path, wait_until};
+use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
+use support::{CEILING, exchange_line, is_listening, queued, read_to_end, temp_path, wait_until};
 
 tests![
     sigterm_ends_every_idle_server,
@@ -22,6 +22,7 @@ tests![
     a_server_that_has_served_never_wakes_up_again,
     a_request_in_progress_ends_before_the_server_does,
     a_draining_server_refuses_new_clients,
+    the_deadline_of_one_signal_is_kept,
     a_second_signal_ends_a_threading_server_at_once,
     a_second_signal_ends_a_pool_at_once,
     a_second_signal_ends_a_forking_server_at_once,
@@ -30,6 +31,7 @@ tests![
 ];
 
 const NOTHING: &str = "served=0 failed=0 drained=0 forced=0 leaked=0";
+const DRAINED: &str = "served=1 failed=0 drained=1 forced=0 leaked=0";
 
 fn assert_ends_every_idle_server(signal: Signal) {
     let servers = start_each();
@@ -160,34 +162,25 @@ fn a_server_that_has_served_never_wakes_up_again() {
     assert_never_wake_up(&servers);
 }
 
-/// A client whose request is in progress: it has been answered and goes on.
+/// A client whose request is in progress: it has been accepted and has not said anything yet.
 fn in_progress(server: &Server) -> TcpStream {
     let stream = connect(server);
-    assert_eq!(exchange_line(&stream, "hello\n"), "hello\n");
+    wait_until("it is accepted", || queued(server.process.address()) == Some(0));
     stream
 }
 
 fn a_request_in_progress_ends_before_the_server_does() {
     for strategy in STRATEGIES {
         let mut server = start("tcp", strategy);
-        let mut client = in_progress(&server);
+        let client = in_progress(&server);
         server.process.signal(Signal::SIGTERM);
         let address = server.process.address().to_owned();
         // The loop of a sync server is busy: it goes on listening.
         wait_until("the server drains", || strategy == "sync" || !is_listening(&address));
-        client.write_all(b"still here\n").unwrap();
-        assert_eq!(exchange_line(&client, ""), "still here\n", "{strategy}");
         assert!(server.process.is_running());
-        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(exchange_line(&client, "still here\n"), "still here\n", "{strategy}");
         assert_eq!(read_to_end(client), b"", "{strategy}");
-        let ended = server.process.end();
-        // Nothing is left in progress by then where the loop itself serves.
-        let drained = u8::from(strategy != "sync");
-        assert_ended(
-            strategy,
-            &ended,
-            &format!("served=1 failed=0 drained={drained} forced=0 leaked=0"),
-        );
+        assert_ended(strategy, &server.process.end(), DRAINED);
     }
 }
 
@@ -202,6 +195,27 @@ fn a_draining_server_refuses_new_clients() {
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{strategy}");
         drop(client);
         assert_eq!(server.process.end().status.code(), Some(0), "{strategy}");
+    }
+}
+
+/// Under every strategy, with a client that says nothing: a sync server's loop is busy with it.
+fn the_deadline_of_one_signal_is_kept() {
+    for strategy in STRATEGIES {
+        let place = temp_path("socket");
+        let server = Server {
+            process: Process::start(echo("tcp", strategy, "127.0.0.1:0").args(["--drain", "1"])),
+            transport: "tcp",
+            name: strategy.to_owned(),
+            place,
+        };
+        let client = in_progress(&server);
+        server.process.signal(Signal::SIGTERM);
+        assert_eq!(read_to_end(client), b"", "{strategy}");
+        let counts = match strategy {
+            "forking" => "served=0 failed=1 drained=0 forced=1 leaked=0",
+            _ => "served=1 failed=0 drained=0 forced=1 leaked=0",
+        };
+        assert_ended(strategy, &server.process.end(), counts);
     }
 }
 
@@ -221,7 +235,6 @@ fn end_by_two_signals(strategy: &str) -> (std::io::Result<usize>, Ended) {
         let address = server.process.address().to_owned();
         wait_until("the server drains", || !is_listening(&address));
     }
-    assert_eq!(exchange_line(&client, "still here\n"), "still here\n");
     assert!(server.process.is_running());
     server.process.signal(Signal::SIGTERM);
     let end = client.read(&mut [0]);
@@ -269,11 +282,6 @@ fn a_signal_for_the_whole_group_spares_the_children_of_a_forking_server() {
     let address = server.process.address().to_owned();
     wait_until("the server drains", || !is_listening(&address));
     assert_eq!(exchange_line(&client, "still here\n"), "still here\n");
-    client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(client), b"");
-    assert_ended(
-        "forking",
-        &server.process.end(),
-        "served=1 failed=0 drained=1 forced=0 leaked=0",
-    );
+    assert_ended("forking", &server.process.end(), DRAINED);
 }

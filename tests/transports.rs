@@ -11,7 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -35,6 +37,7 @@ tests![
     an_inherited_listener_goes_on_after_its_server,
     a_transport_of_ones_own_tells_why_it_cannot_bind,
     a_transport_of_ones_own_may_have_a_stream_of_its_own,
+    a_flood_does_not_put_the_end_off_where_a_transport_cannot_refuse,
     a_tcp_listener_made_elsewhere_is_served,
     a_unix_listener_made_elsewhere_is_served_and_its_path_stays,
     a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
@@ -265,6 +268,26 @@ impl Transport for Shouting {
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
         self.0.stop_listening(placeholder, in_child);
     }
+}
+
+fn a_flood_does_not_put_the_end_off_where_a_transport_cannot_refuse() {
+    let server = SocketServer::<Shouting, _>::new("127.0.0.1:0", |_: &mut StreamRequest<Loud>| {});
+    let server = server.request_queue_size(2).bind().unwrap();
+    let address = inet(&server.server_address());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = TcpStream::connect_timeout(&address, Duration::from_millis(10));
+                }
+            });
+        }
+        server.shutdown();
+        let report = server.serve_forever().unwrap();
+        over.store(true, Ordering::Relaxed);
+        assert!(report.served <= 3, "{report}: more than a queue of 2 holds");
+    });
 }
 
 fn a_transport_of_ones_own_may_have_a_stream_of_its_own() {

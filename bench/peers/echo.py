@@ -1,6 +1,7 @@
 """Echo servers of Python's socketserver: MIXIN TRANSPORT ADDRESS BUFFER TOUCHED_MB."""
 
 import signal
+import socket
 import socketserver
 import sys
 import threading
@@ -12,6 +13,8 @@ touched = b"\x01" * (int(touched_mb) << 20)
 
 class EchoStream(socketserver.BaseRequestHandler):
     def handle(self):
+        if transport == "tcp" and buffer_size >= 65536:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data := self.request.recv(buffer_size):
             self.request.sendall(data)
 
@@ -30,7 +33,13 @@ base, handler = {
 }[transport]
 
 
-class Server(getattr(socketserver, mixin + base)):
+# ForkingUnixStreamServer has a name of its own only since Python 3.12.
+bases = [getattr(socketserver, base)]
+if mixin:
+    bases.insert(0, getattr(socketserver, mixin + "MixIn"))
+
+
+class Server(*bases):
     # With the default of 5 clients that come at once wait a second for a second SYN.
     request_queue_size = 128
 

@@ -1,22 +1,39 @@
 //! How fast socketserver is: against the same strategies by hand on system calls, and against other servers.
 
+mod compare;
 mod interrupt;
 mod limits;
 mod load;
+mod measure;
+mod plot;
+mod process;
+mod procfs;
+mod report;
+mod results;
 mod servers;
+mod stats;
+mod targets;
+mod workloads;
 
+use std::env;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use compare::Comparison;
 use load::{Endpoint, Load, Pattern};
+use nix::sys::signal::Signal;
 use servers::{Setup, Transport};
 
 /// How fast socketserver is: against the same strategies by hand on system calls, and against others.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
+  bench compare                                  everything: about 15 minutes
+  bench compare --short                          under two minutes
+  bench compare --workload 'tcp-churn*' --server threading,libc-lf*,tokio --rounds 5
   bench list
   bench serve threading                          then: bench load ADDRESS --connections 16
   bench serve sync --transport udp               then: bench load ADDRESS --transport udp --window 32")]
@@ -27,12 +44,50 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Names the servers.
+    /// Measures the servers, each in a fresh process, and prints the table.
+    Compare(CompareOptions),
+    /// Names the workloads and the servers.
     List,
     /// Runs one server until SIGTERM; prints `listening on ADDRESS` when clients can come.
     Serve(ServeOptions),
     /// Puts a load on a server that echoes, and tells its rate.
     Load(LoadOptions),
+}
+
+#[derive(Args)]
+struct CompareOptions {
+    /// The most telling workloads, shorter rounds, and only servers that a target is about.
+    #[arg(long)]
+    short: bool,
+    /// Only these workloads: names, or beginnings of names and a `*`, with commas between.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    workload: Vec<String>,
+    /// Only these servers, also those that the workload does not measure by itself.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    server: Vec<String>,
+    /// How often each server is measured under each workload.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// The measured time of a round [default: 1, or 0.25 with --short].
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<f64>,
+    /// Threads of the load generator.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    threads: u8,
+    /// Where the results go [default: bench/results/results.json].
+    #[arg(long, value_name = "PATH")]
+    json: Option<PathBuf>,
+    /// Where the plot goes [default: bench/results/plot.svg].
+    #[arg(long, value_name = "PATH")]
+    plot: Option<PathBuf>,
+}
+
+/// A time that a round can have.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.01..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a number from 0.01 to 600".into()),
+    }
 }
 
 #[derive(Args)]
@@ -44,12 +99,15 @@ struct ServeOptions {
     /// HOST:PORT, or a path for unix and unixgram.
     #[arg(long, default_value = "127.0.0.1:0")]
     address: String,
-    /// Read into 64 KiB instead of 4 KiB.
+    /// Read into 64 KiB instead of 4 KiB, and set `TCP_NODELAY`.
     #[arg(long)]
     bulk: bool,
     /// Write to so much memory before serving, in MB.
     #[arg(long, value_name = "MB", default_value_t = 0)]
     touched: usize,
+    /// End when this process, which started it, ends.
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
 #[derive(Args)]
@@ -73,14 +131,17 @@ struct LoadOptions {
     /// Threads of the load generator.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    #[arg(long, default_value_t = 0.2)]
-    warm_up_seconds: f64,
-    #[arg(long, default_value_t = 1.0)]
+    /// Not counted, before the counted time.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.2, value_parser = seconds)]
+    warm_up: f64,
+    /// The counted time.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
 }
 
 fn main() -> ExitCode {
     let done = match Options::parse().command {
+        Command::Compare(options) => compare(options),
         Command::List => {
             list();
             Ok(())
@@ -97,10 +158,32 @@ fn main() -> ExitCode {
     }
 }
 
+fn compare(options: CompareOptions) -> io::Result<()> {
+    interrupt::listen()?;
+    // Where this package is, if cargo runs it.
+    let directory = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    let file = |path: Option<PathBuf>, name| path.unwrap_or_else(|| directory.join("results").join(name));
+    compare::run(&Comparison {
+        short: options.short,
+        workloads: options.workload,
+        servers: options.server,
+        rounds: options.rounds.into(),
+        effort: compare::effort(options.short, options.seconds, options.threads.into()),
+        json: file(options.json, "results.json"),
+        plot: file(options.plot, "plot.svg"),
+    })
+}
+
 fn list() {
+    println!("Workloads (* in the short form):");
+    for workload in workloads::all() {
+        let mark = if workload.in_short { "*" } else { "" };
+        println!("  {:20} {}", format!("{}{mark}", workload.name), workload.about);
+    }
+    println!("\nServers:");
     for server in servers::all() {
         let transports: Vec<_> = server.transports.iter().map(ToString::to_string).collect();
-        println!("{:18} {:24} {}", server.name, transports.join(" "), server.about);
+        println!("  {:18} {:24} {}", server.name, transports.join(" "), server.about);
     }
 }
 
@@ -109,6 +192,15 @@ fn serve(options: &ServeOptions) -> io::Result<()> {
         let text = format!("there is no server `{}`: see `bench list`", options.name);
         io::Error::new(io::ErrorKind::InvalidInput, text)
     })?;
+    if let Some(parent) = options.parent {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // It may have ended before that.
+        if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
+            return Err(io::Error::other("whoever started this server is gone"));
+        }
+    } else {
+        servers::prepare(server).map_err(io::Error::other)?;
+    }
     let setup = Setup {
         transport: options.transport,
         address: options.address.clone(),
@@ -138,7 +230,7 @@ fn put_load(options: &LoadOptions) -> io::Result<()> {
         endpoint,
         pattern,
         threads: options.threads,
-        warm_up: Duration::from_secs_f64(options.warm_up_seconds),
+        warm_up: Duration::from_secs_f64(options.warm_up),
         time: Duration::from_secs_f64(options.seconds),
     };
     let (tally, (), ()) = load::run(&load, || ())?;

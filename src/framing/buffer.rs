@@ -10,7 +10,7 @@ use super::Frame;
 /// The first size: most messages, and many small ones at a time, in one read.
 const INITIAL: usize = 8 * 1024;
 
-/// The second, and what a peer may keep between two messages: one of 64 KiB, with any header, in one read.
+/// What a peer may keep between two messages: one of 64 KiB, with any header, in one read.
 const RETAINED: usize = 72 * 1024;
 
 /// Of what a message needs, so much is taken at once: the longest message of all codecs unless set otherwise.
@@ -113,11 +113,12 @@ impl Buffer {
         }
     }
 
-    /// Two sizes for what is small; then, when so much of a message has really arrived, what it needs.
+    /// To what the message needs, by way of what may be retained: more is taken when so much has arrived. Not
+    /// to more than it needs, because of reading further the beginning of the next message would be moved.
     fn grow(&mut self, needed: usize) {
         let size = match self.bytes.len() {
             0 => INITIAL,
-            INITIAL => RETAINED,
+            size @ ..RETAINED => needed.max(size + size / 2).min(RETAINED),
             size => needed.min(AT_ONCE.max(2 * size)).max(size + size / 2),
         };
         self.replace(size);

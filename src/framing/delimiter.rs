@@ -60,22 +60,13 @@ impl DelimiterCodec {
 }
 
 impl Decoder for DelimiterCodec {
+    #[inline]
     fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
-        let window = self.search.limit.saturating_add(self.delimiter.len());
-        Ok(match self.search.find(bytes, &self.delimiter, window)? {
-            Some(end) => Decoded::Frame(Frame {
-                message: 0..end,
-                consumed: end + self.delimiter.len(),
-            }),
-            None => Decoded::Incomplete(window - bytes.len()),
-        })
+        self.search.decode(bytes, b"", &self.delimiter)
     }
 
     fn decode_eof(&mut self, bytes: &[u8]) -> io::Result<Option<Frame>> {
-        match self.decode(bytes)? {
-            Decoded::Frame(frame) => Ok(Some(frame)),
-            Decoded::Incomplete(_) => Ok(self.search.last(bytes)?),
-        }
+        self.search.decode_eof(bytes, b"", &self.delimiter)
     }
 }
 

@@ -75,27 +75,11 @@ impl Default for LinesCodec {
 impl Decoder for LinesCodec {
     #[inline]
     fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
-        let limit = self.search.limit;
-        let window = limit.saturating_add(2);
-        let Some(line_feed) = self.search.find(bytes, b"\n", window)? else {
-            return Ok(Decoded::Incomplete(window - bytes.len()));
-        };
-        let line = &bytes[..line_feed];
-        let length = line.strip_suffix(b"\r").unwrap_or(line).len();
-        if length > limit {
-            return Err(self.search.no_delimiter(length).into());
-        }
-        Ok(Decoded::Frame(Frame {
-            message: 0..length,
-            consumed: line_feed + 1,
-        }))
+        self.search.decode(bytes, b"\r", b"\n")
     }
 
     fn decode_eof(&mut self, bytes: &[u8]) -> io::Result<Option<Frame>> {
-        match self.decode(bytes)? {
-            Decoded::Frame(frame) => Ok(Some(frame)),
-            Decoded::Incomplete(_) => Ok(self.search.last(bytes)?),
-        }
+        self.search.decode_eof(bytes, b"\r", b"\n")
     }
 }
 

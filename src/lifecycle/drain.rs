@@ -1,49 +1,39 @@
-//! The end of a server: waiting for the requests in progress, up to a deadline and a little beyond.
+//! The end of a server: accepting what the kernel has queued, waiting for the requests in progress, up to
+//! a deadline and a little beyond.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::wakeup::readable;
 use super::{Report, State, Wakeup};
 use crate::hooks::Hooks;
 use crate::job::Force;
 use crate::server::Core;
-use crate::transport::Transport;
+use crate::transport::{SocketType, Transport};
 
 /// How long requests may take to end after their sockets were shut down or their processes told to.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
-/// Ends a server whose loop has ended: closes the listener, waits for the requests in progress, makes
+/// Ends a server whose loops have ended: closes the listener, waits for the requests in progress, makes
 /// those end that are not done at the deadline, closes the server.
 pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
     let core = server.core();
     let shared = core.shared();
     let wakeup = shared.wakeup()?;
-    let started = shared.stopped_at();
-    shared.advance(State::Draining);
-    // Whatever ended the loop, handlers shall see it, and the last request shall wake us.
+    // Whatever ended the loops, handlers shall see it, and the last request shall wake us.
     wakeup.shutdown();
+    wakeup.begin_draining();
+    core.begin_drain(server);
     core.stop_listening(false);
 
-    let in_progress = shared.registry.running();
-    let deadline = core.drain_deadline();
-    wait_until_idle(server, wakeup, deadline, true)?;
-    let mut forced = 0;
+    wait_until_idle(server, wakeup, core.drain_deadline(), true)?;
+    core.end_patience(server);
+    wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
     // A thread cannot be killed: only processes get a second push.
-    let pushes: &[Force] = if server.forks() {
-        &[Force::Terminate, Force::Kill]
-    } else {
-        &[Force::Terminate]
-    };
-    for &force in pushes {
-        let running = shared.registry.running();
-        if running == 0 {
-            break;
-        }
-        if force == Force::Terminate {
-            forced = running;
-            log::warn!("{running} requests did not end in time: shutting their sockets down");
-        }
-        server.terminate_requests(force);
+    if server.forks() && shared.registry.running() > 0 {
+        server.terminate_requests(Force::Kill);
         wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
     }
     let leaked = shared.registry.running();
@@ -52,14 +42,7 @@ pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
     }
     server.server_close();
     shared.advance(State::Closed);
-    Ok(Report {
-        served: shared.registry.served(),
-        failed: shared.registry.failed(),
-        drained: (in_progress - forced.min(in_progress)) as u64,
-        forced: forced as u64 + u64::from(wakeup.inline_forced()),
-        leaked: leaked as u64,
-        elapsed: started.elapsed(),
-    })
+    Ok(shared.registry.report(wakeup.stopped_at().elapsed()))
 }
 
 /// Waits until no request is in progress. `deadline` of `None` is none; `patient` waits end early when
@@ -70,29 +53,116 @@ fn wait_until_idle<T: Transport>(
     deadline: Option<Instant>,
     patient: bool,
 ) -> io::Result<()> {
-    let registry = &server.core().shared().registry;
+    let core = server.core();
     // service_actions runs as often as at other times.
-    let interval = server.core().attribute(|config| config.poll_interval);
+    let interval = core.attribute(|config| config.poll_interval);
     loop {
         // Before the look, so that a child that ends after it writes the wake-up.
         wakeup.about_to_wait();
         server.service_actions();
         let now = Instant::now();
         let over = deadline.is_some_and(|deadline| now >= deadline) || (patient && wakeup.is_forced());
-        if over || registry.running() == 0 {
+        if over || core.shared().registry.running() == 0 {
             wakeup.awake();
             return Ok(());
         }
         let left = deadline.map_or(Duration::MAX, |deadline| deadline - now);
-        wakeup.wait(interval.map_or(left, |interval| left.min(interval)))?;
+        let left = interval.map_or(left, |interval| left.min(interval));
+        let left = if patient { left.min(core.tell_progress()) } else { left };
+        wakeup.wait_ended(left)?;
+    }
+}
+
+/// How many more requests are taken from the kernel's queue, once the server was told to stop.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    left: AtomicU32,
+}
+
+impl Backlog {
+    fn at_most(left: u32) -> Self {
+        Backlog { left: left.into() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == 0
+    }
+
+    /// One has been accepted.
+    pub(crate) fn took_one(&self) {
+        let _ = self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    }
+
+    /// Nothing more is accepted, by whichever acceptor. True the first time.
+    pub(crate) fn end(&self) -> bool {
+        self.left.swap(0, Ordering::SeqCst) != 0
     }
 }
 
 impl<T: Transport> Core<T> {
+    /// The server was told to stop: refuses new requests, tells those in progress. Whoever notices first
+    /// does it, once; the others wait for that. Returns what is left to accept.
+    pub(crate) fn begin_drain(&self, server: &dyn Hooks<T>) -> &Backlog {
+        self.backlog.get_or_init(|| {
+            self.shared().advance(State::Draining);
+            let left = self.refuse();
+            server.drain_requests();
+            Backlog::at_most(left)
+        })
+    }
+
+    /// Has the kernel refuse new requests, so that its queue comes to an end. Returns how many of the
+    /// queued ones are to be accepted.
+    fn refuse(&self) -> u32 {
+        match self.transport() {
+            // Others may accept from it: neither is it ours to deafen, nor are the queued ours to take.
+            _ if self.is_ready_made() => 0,
+            None => 0,
+            Some(transport) => match transport.refuse() {
+                Ok(()) => u32::MAX,
+                Err(error) => {
+                    log::debug!("new requests cannot be refused before the queued are accepted: {error}");
+                    // As many as fit into the queue (Linux has room for one more than listen(2) was told): a
+                    // flood of new ones must not put the end off.
+                    self.attribute(|config| config.request_queue_size).saturating_add(1)
+                }
+            },
+        }
+    }
+
+    /// Whether the kernel may have a request for us. Always said of a Unix socket that refuses (poll(2): its
+    /// reading side is shut down).
+    pub(crate) fn has_queued(&self) -> bool {
+        let Some(transport) = self.transport() else {
+            return false;
+        };
+        readable(transport.socket().as_fd())
+    }
+
+    /// The time to accept what the kernel has queued is over.
+    pub(crate) fn give_up_queue(&self, server: &dyn Hooks<T>) {
+        if self.begin_drain(server).end() && self.has_queued() {
+            log::warn!("the time to drain is over: what was not accepted by now is lost");
+        }
+    }
+
+    /// The deadline is over, or the server was told to stop at once: the requests in progress are made to
+    /// end. Whoever notices first does it, once.
+    pub(crate) fn end_patience(&self, server: &dyn Hooks<T>) {
+        let running = self.shared().registry.begin_forcing();
+        if running > 0 {
+            log::warn!("{running} requests did not end in time: shutting their sockets down");
+            server.terminate_requests(Force::Terminate);
+        }
+    }
+
     /// When the patience with requests in progress ends; `None`: never.
     pub(crate) fn drain_deadline(&self) -> Option<Instant> {
         let timeout = self.attribute(|config| config.drain_timeout)?;
-        self.shared().stopped_at().checked_add(timeout)
+        let stopped_at = self.shared().wakeup().ok()?.stopped_at();
+        stopped_at.checked_add(timeout)
     }
 
     pub(crate) fn drain_time_left(&self) -> Duration {
@@ -100,5 +170,25 @@ impl<T: Transport> Core<T> {
             None => Duration::MAX,
             Some(deadline) => deadline.saturating_duration_since(Instant::now()),
         }
+    }
+
+    /// Says once in each second how far the drain is. Returns the time to the next of these.
+    pub(crate) fn tell_progress(&self) -> Duration {
+        let Ok(wakeup) = self.shared().wakeup() else {
+            return Duration::MAX;
+        };
+        let elapsed = wakeup.stopped_at().elapsed();
+        if self.told_second.fetch_max(elapsed.as_secs(), Ordering::Relaxed) < elapsed.as_secs() {
+            let kind = match T::SOCKET_TYPE {
+                SocketType::Stream => "connection",
+                SocketType::Datagram => "request",
+            };
+            let running = self.shared().registry.running();
+            let plural = if running == 1 { "" } else { "s" };
+            let left = self.drain_deadline().map(|_| self.drain_time_left().as_secs_f64());
+            let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
+            log::info!("draining: {running} {kind}{plural}{left}");
+        }
+        Duration::from_nanos((1_000_000_000 - elapsed.subsec_nanos()).into())
     }
 }

@@ -1,10 +1,13 @@
 //! The life of a server: new → bound → serving → draining → closed, and who may ask for what when.
 
+mod activity;
 mod drain;
+mod inline;
 mod registry;
 mod report;
 mod running;
 mod shutdown;
+mod stamp;
 mod wakeup;
 
 use std::cell::Cell;
@@ -17,7 +20,8 @@ use nix::errno::Errno;
 
 use crate::address::Address;
 
-pub(crate) use drain::drain;
+pub(crate) use activity::Activity;
+pub(crate) use drain::{Backlog, drain};
 pub(crate) use registry::{Pause, Registry, Ticket};
 pub(crate) use wakeup::Wakeup;
 
@@ -54,8 +58,6 @@ pub(crate) struct Shared {
     state: AtomicU8,
     /// A strategy could not start a request for want of threads or processes: accept more slowly.
     congested: AtomicBool,
-    /// When the server was first seen to be told to stop.
-    stopped_at: OnceLock<Instant>,
     /// Notified when the state has become `Closed`.
     closed: Condvar,
     closed_lock: Mutex<()>,
@@ -69,7 +71,6 @@ impl Shared {
             registry: Registry::default(),
             state: AtomicU8::new(State::New as u8),
             congested: AtomicBool::new(false),
-            stopped_at: OnceLock::new(),
             closed: Condvar::new(),
             closed_lock: Mutex::new(()),
             address: OnceLock::new(),
@@ -110,10 +111,9 @@ impl Shared {
         }
     }
 
-    fn give_place(&self) {
-        if let Ok(wakeup) = &self.wakeup {
-            wakeup.give_place();
-        }
+    /// As [`is_stopping`](Self::is_stopping), without a system call: a forked child may not know yet.
+    pub(crate) fn is_told_to_stop(&self) -> bool {
+        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_told_to_stop())
     }
 
     pub(crate) fn congested(&self) {
@@ -124,11 +124,6 @@ impl Shared {
         self.congested.load(Ordering::Relaxed) && self.congested.swap(false, Ordering::Relaxed)
     }
 
-    /// When the server was told to stop, as near as it was noticed; the first call decides.
-    pub(crate) fn stopped_at(&self) -> Instant {
-        *self.stopped_at.get_or_init(Instant::now)
-    }
-
     pub(crate) fn state(&self) -> State {
         State::ALL[usize::from(self.state.load(Ordering::SeqCst))]
     }
@@ -137,6 +132,9 @@ impl Shared {
     pub(crate) fn advance(&self, state: State) {
         self.state.fetch_max(state as u8, Ordering::SeqCst);
         if state == State::Closed {
+            if let Ok(wakeup) = &self.wakeup {
+                wakeup.closed();
+            }
             let _lock = self.closed_lock.lock().unwrap_or_else(PoisonError::into_inner);
             self.closed.notify_all();
         }

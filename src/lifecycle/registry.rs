@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::Shared;
+use super::activity::Activity;
+use super::inline::Inline;
+use super::{Report, Shared};
+use crate::request::ServerContext;
 
 /// Counts requests and knows their sockets.
 #[derive(Debug, Default)]
@@ -16,8 +20,8 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The socket of each request in progress, by the request's number.
-    sockets: HashMap<u64, RawFd>,
+    /// The connection of each request in progress, by the request's number.
+    connections: HashMap<u64, Connection>,
     /// Places taken, those of requests that are not accepted yet included.
     taken: usize,
     /// Requests in progress.
@@ -26,8 +30,36 @@ struct Inner {
     accepted: u64,
     served: u64,
     failed: u64,
+    drained: u64,
+    forced: u64,
+    /// The deadline is over: what ends now was not drained but forced.
+    forcing: bool,
     /// Acceptors that found no place and wait for one.
     paused: usize,
+}
+
+/// The socket of a request that is a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    pub(crate) socket: RawFd,
+    pub(crate) activity: Arc<Activity>,
+}
+
+impl Inner {
+    /// A request has ended; `forced` on the thread that accepts, while the server was `stopping`.
+    fn end(&mut self, end: End, forced: bool, stopping: bool) {
+        self.running -= 1;
+        match end {
+            End::Served => self.served += 1,
+            End::Failed => self.failed += 1,
+            End::Refused => return,
+        }
+        if self.forcing || forced {
+            self.forced += 1;
+        } else if stopping {
+            self.drained += 1;
+        }
+    }
 }
 
 impl Registry {
@@ -41,26 +73,49 @@ impl Registry {
         self.lock().running
     }
 
-    /// Requests that ended without an error.
-    pub(crate) fn served(&self) -> u64 {
-        self.lock().served
+    /// All counts, at one moment. What runs once nothing is waited for any more is leaked.
+    pub(crate) fn report(&self, elapsed: Duration) -> Report {
+        let inner = self.lock();
+        let leaked = inner.running as u64;
+        Report {
+            served: inner.served,
+            failed: inner.failed,
+            drained: inner.drained,
+            forced: inner.forced + leaked,
+            leaked,
+            elapsed,
+        }
     }
 
-    /// Requests that ended otherwise.
-    pub(crate) fn failed(&self) -> u64 {
-        self.lock().failed
+    /// The patience with the requests in progress is over. Returns how many there are, the first time.
+    pub(crate) fn begin_forcing(&self) -> usize {
+        let mut inner = self.lock();
+        if std::mem::replace(&mut inner.forcing, true) {
+            return 0;
+        }
+        inner.running
+    }
+
+    /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream.
+    pub(crate) fn shutdown_idle(&self) {
+        self.shutdown(Shutdown::Read, Activity::is_idle);
     }
 
     /// Shuts down, both ways, the sockets of all requests in progress, so that whoever reads or writes
-    /// there gets an end or an error. Returns how many. A socket is closed only after it has left the
-    /// map, and that takes the lock held here: none of these numbers can be another descriptor by now.
-    pub(crate) fn shutdown_sockets(&self) -> usize {
-        let inner = self.lock();
-        for socket in inner.sockets.values() {
-            // It fails where the peer has gone already, which is as good.
-            let _ = shutdown(*socket, Shutdown::Both);
+    /// there gets an end or an error.
+    pub(crate) fn shutdown_all(&self) {
+        self.shutdown(Shutdown::Both, |_| true);
+    }
+
+    /// A socket is closed only after it has left the map, and that takes the lock held here: none of these
+    /// numbers can be another descriptor by now.
+    fn shutdown(&self, how: Shutdown, which: impl Fn(&Activity) -> bool) {
+        for connection in self.lock().connections.values() {
+            if which(&connection.activity) {
+                // It fails where the peer has gone already, which is as good.
+                let _ = shutdown(connection.socket, how);
+            }
         }
-        inner.sockets.len()
     }
 }
 
@@ -72,7 +127,12 @@ impl Registry {
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
     number: Option<u64>,
+    connection: Option<Connection>,
     end: End,
+    /// It runs on the thread that accepts.
+    inline: bool,
+    /// It was made to end while it ran there.
+    forced: bool,
 }
 
 /// What a request counts as when its ticket is dropped.
@@ -88,41 +148,63 @@ impl Ticket {
     pub(crate) fn take(shared: &Arc<Shared>, capacity: usize) -> Result<Self, Pause> {
         let mut inner = shared.registry.lock();
         if inner.taken >= capacity {
-            inner.paused += 1;
-            return Err(Pause {
-                shared: Arc::clone(shared),
-            });
+            return Err(Pause::counted(shared, &mut inner));
         }
         inner.taken += 1;
         Ok(Ticket {
             shared: Arc::clone(shared),
             number: None,
+            connection: None,
             end: End::Failed,
+            inline: false,
+            forced: false,
         })
     }
 
-    /// A request has been accepted for this place. Returns its number, counted from 1.
-    pub(crate) fn assign(&mut self, socket: Option<BorrowedFd<'_>>) -> u64 {
+    /// A request has been accepted for this place. Returns its context.
+    pub(crate) fn assign(&mut self, socket: Option<BorrowedFd<'_>>) -> ServerContext {
+        self.connection = socket.map(|socket| Connection {
+            socket: socket.as_raw_fd(),
+            activity: Arc::default(),
+        });
         let mut inner = self.shared.registry.lock();
         inner.running += 1;
         inner.accepted += 1;
         let number = inner.accepted;
-        self.number = Some(number);
-        if let Some(socket) = socket {
-            inner.sockets.insert(number, socket.as_raw_fd());
+        if let Some(connection) = &self.connection {
+            inner.connections.insert(number, connection.clone());
         }
-        number
+        drop(inner);
+        self.number = Some(number);
+        let activity = self
+            .connection
+            .as_ref()
+            .map(|connection| Arc::clone(&connection.activity));
+        ServerContext::new(Arc::clone(&self.shared), number, activity)
     }
 
-    pub(crate) fn number(&self) -> u64 {
+    fn number(&self) -> u64 {
         self.number.unwrap_or_default()
     }
 
+    /// The request is about to run on the thread that accepts, which cannot see to the drain meanwhile.
+    pub(crate) fn begin_inline(&mut self) {
+        let Ok(wakeup) = self.shared.wakeup() else { return };
+        self.inline = true;
+        wakeup.begin_inline(Inline {
+            number: self.number(),
+            connection: self.connection.clone(),
+            forced: false,
+        });
+    }
+
     /// The socket is about to be closed, or has become another process's matter.
-    pub(crate) fn forget_socket(&self) {
-        let socket = self.shared.registry.lock().sockets.remove(&self.number());
-        if let (Some(socket), Ok(wakeup)) = (socket, self.shared.wakeup()) {
-            wakeup.forget_inline(socket);
+    pub(crate) fn forget_socket(&mut self) {
+        if self.connection.take().is_some() {
+            self.shared.registry.lock().connections.remove(&self.number());
+        }
+        if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
+            self.forced = wakeup.end_inline(self.number());
         }
     }
 
@@ -143,25 +225,22 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        let Ok(wakeup) = self.shared.wakeup() else { return };
         let accepted = self.number.is_some();
         let mut inner = self.shared.registry.lock();
         inner.taken -= 1;
         if accepted {
-            inner.running -= 1;
-            match self.end {
-                End::Served => inner.served += 1,
-                End::Failed => inner.failed += 1,
-                End::Refused => {}
-            }
+            inner.end(self.end, self.forced, wakeup.is_told_to_stop());
         }
         let last = accepted && inner.running == 0;
         let paused = inner.paused > 0;
         drop(inner);
         if paused {
-            self.shared.give_place();
+            wakeup.give_place();
         }
-        if last && self.shared.is_stopping() {
-            self.shared.wake();
+        // Asked last: whoever began to drain meanwhile may have seen this one as still there.
+        if last && wakeup.is_told_to_stop() {
+            wakeup.request_ended();
         }
     }
 }
@@ -170,6 +249,19 @@ impl Drop for Ticket {
 #[derive(Debug)]
 pub(crate) struct Pause {
     shared: Arc<Shared>,
+}
+
+impl Pause {
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
+        Self::counted(shared, &mut shared.registry.lock())
+    }
+
+    fn counted(shared: &Arc<Shared>, inner: &mut Inner) -> Self {
+        inner.paused += 1;
+        Pause {
+            shared: Arc::clone(shared),
+        }
+    }
 }
 
 impl Drop for Pause {

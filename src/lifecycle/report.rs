@@ -15,9 +15,11 @@ pub struct Report {
     pub served: u64,
     /// Requests whose handler failed or panicked, or whose process was killed.
     pub failed: u64,
-    /// Requests that were in progress when the draining began and ended before the deadline.
+    /// Requests that ended by themselves after the server was told to stop: those in progress then, and
+    /// those that the kernel had queued.
     pub drained: u64,
-    /// Requests still in progress at the deadline, whose sockets were shut down or processes told to end.
+    /// Requests still in progress at the deadline (or at a second signal), whose sockets were shut down or
+    /// processes told to end.
     pub forced: u64,
     /// Requests that did not even end then: their threads still run.
     pub leaked: u64,

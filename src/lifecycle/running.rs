@@ -109,7 +109,7 @@ impl Running {
             .map(|timeout| timeout.saturating_add(Self::HEAD_START));
         let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
         if !self.shared.wait_closed(deadline) {
-            // A server that serves on its own loop is busy in the handler; the others do this themselves.
+            // The server does it itself, except one that is busy in a handler where signals are blocked.
             self.shared.force();
             if !self.shared.wait_closed(Some(Instant::now() + Self::MARGIN)) && !thread.is_finished() {
                 let text =

@@ -1,47 +1,64 @@
 //! What another thread, a signal handler or a forked child says to the accept loop.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{Shutdown, shutdown};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use super::drain::GRACE;
+use super::inline::{Inline, InlineSlot};
+use super::stamp::Stamp;
+use crate::sys::{self, Timer};
 
 /// Event descriptors (eventfd(2)) and the flags that go with them.
 ///
 /// `stop` is written once and never read: it stays readable, so every thread and process that waits on
 /// it sees it, and none can eat another's wake-up. `wake` only says "look again" and is read by whoever
-/// it wakes. `place` counts the places that have become free, and only an acceptor that waits for one
-/// reads it: each wakes one such acceptor, and none that waits for requests can eat it.
+/// it wakes; `ended` says so to the one thread that drains, which shares it with nobody. `place` counts
+/// the places that have become free, and only an acceptor that waits for one reads it: each wakes one such
+/// acceptor, and none that waits for requests can eat it.
 ///
-/// What [`Wakeup::shutdown_signal`] and [`Wakeup::child_signal`] do is async-signal-safe: atomics,
-/// write(2) and shutdown(2).
+/// What [`shutdown`](Self::shutdown), [`shutdown_signal`](Self::shutdown_signal),
+/// [`child_signal`](Self::child_signal) and [`nudge`](Self::nudge) do is async-signal-safe
+/// (signal-safety(7)).
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     stop: EventFd,
     wake: EventFd,
     place: EventFd,
+    ended: EventFd,
     stopping: AtomicBool,
+    stopped_at: Stamp,
     forced: AtomicBool,
+    forced_at: Stamp,
+    /// The loops have ended, and one thread drains.
+    draining: AtomicBool,
     shutdown_signals: AtomicU32,
     child_exited: AtomicBool,
     /// The loop is about to wait: only then does a child's end need a write(2).
     waiting: AtomicBool,
     /// This is the memory of a forked child: signals of the terminal are the parent's matter.
     in_child: AtomicBool,
-    /// The socket of the request that the accept loop itself is serving, [`NONE`] or [`IN_USE`].
-    inline_socket: AtomicI32,
-    /// Inline requests whose socket was shut down.
-    inline_forced: AtomicU32,
+    inline: InlineSlot,
+    deadline: OnceLock<Deadline>,
+    /// Nobody else can end a process whose loop never comes back from a handler.
+    may_exit: AtomicBool,
+    /// A signal has asked for the end of the process.
+    asked_to_exit: AtomicBool,
 }
 
-/// No request is served by the accept loop.
-const NONE: RawFd = -1;
-/// A signal handler is about to shut the inline socket down: its number must not be closed.
-const IN_USE: RawFd = -2;
+/// How a loop that is busy in a handler keeps the deadline: a timer sends [`sys::NUDGE`].
+#[derive(Debug)]
+struct Deadline {
+    timer: Timer,
+    timeout: Option<Duration>,
+}
 
 impl Wakeup {
     pub(crate) fn new() -> Result<Self, Errno> {
@@ -50,28 +67,54 @@ impl Wakeup {
             stop: EventFd::from_flags(flags)?,
             wake: EventFd::from_flags(flags)?,
             place: EventFd::from_flags(flags | EfdFlags::EFD_SEMAPHORE)?,
+            ended: EventFd::from_flags(flags)?,
             stopping: AtomicBool::new(false),
+            stopped_at: Stamp::new(),
             forced: AtomicBool::new(false),
+            forced_at: Stamp::new(),
+            draining: AtomicBool::new(false),
             shutdown_signals: AtomicU32::new(0),
             child_exited: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             in_child: AtomicBool::new(false),
-            inline_socket: AtomicI32::new(NONE),
-            inline_forced: AtomicU32::new(0),
+            inline: InlineSlot::default(),
+            deadline: OnceLock::new(),
+            may_exit: AtomicBool::new(false),
+            asked_to_exit: AtomicBool::new(false),
         })
     }
 
+    // ----- Being told to stop --------------------------------------------------------------------
+
     /// Asks the server to stop. Again is the same as once.
     pub(crate) fn shutdown(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.stop_seen();
         // It fails only when it is already readable (EAGAIN).
         let _ = self.stop.write(1);
+        self.attend_inline();
+    }
+
+    /// The server was told to stop; a loop that saw `stop` readable was perhaps told by a child, whose
+    /// flags are not ours. The first time, the deadline begins.
+    pub(crate) fn stop_seen(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        if self.stopped_at.set() {
+            self.start_timer();
+        }
+    }
+
+    /// When the server was told to stop; now, if it was not.
+    pub(crate) fn stopped_at(&self) -> Instant {
+        self.stopped_at.get().unwrap_or_else(Instant::now)
     }
 
     /// A shutdown signal arrived: the first drains, a second stops at once.
-    pub(crate) fn shutdown_signal(&self) {
+    pub(crate) fn shutdown_signal(&self, signal: i32) {
         if self.in_child.load(Ordering::Relaxed) {
             return;
+        }
+        if [SIGHUP, SIGINT, SIGQUIT, SIGTERM].contains(&signal) {
+            self.asked_to_exit.store(true, Ordering::SeqCst);
         }
         if self.shutdown_signals.fetch_add(1, Ordering::SeqCst) > 0 {
             self.force();
@@ -79,60 +122,156 @@ impl Wakeup {
         self.shutdown();
     }
 
-    /// Ends the patience of a drain. A loop that is busy in a handler cannot hear of it: its socket is
-    /// shut down from here, so that the handler's reads and writes end.
-    pub(crate) fn force(&self) {
-        self.forced.store(true, Ordering::SeqCst);
-        let socket = self.inline_socket.load(Ordering::SeqCst);
-        if socket >= 0 && self.swap_inline(socket, IN_USE) {
-            let _ = shutdown(socket, Shutdown::Both);
-            self.inline_forced.fetch_add(1, Ordering::SeqCst);
-            self.inline_socket.store(socket, Ordering::SeqCst);
+    pub(crate) fn is_stopping(&self) -> bool {
+        if self.is_told_to_stop() {
+            return true;
         }
-        self.wake();
+        // A child has the flags as they were at its fork, but shares the descriptor.
+        let stopping = self.in_child.load(Ordering::Relaxed) && readable(self.stop.as_fd());
+        if stopping {
+            self.stop_seen();
+        }
+        stopping
     }
 
-    fn swap_inline(&self, from: RawFd, to: RawFd) -> bool {
-        self.inline_socket
-            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
+    /// As [`is_stopping`](Self::is_stopping), without a system call: a forked child may not know yet.
+    pub(crate) fn is_told_to_stop(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
-    /// The accept loop serves a request itself, on this socket.
-    pub(crate) fn serve_inline(&self, socket: RawFd) {
-        self.inline_socket.store(socket, Ordering::SeqCst);
-        if self.is_forced() {
-            // Whoever forced may have looked before the store.
+    // ----- The deadline, and what cannot wait for the loop -----------------------------------------
+
+    /// Keeps the deadline, `timeout` after the server was told to stop, even if its loop is busy then.
+    pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timer = Timer::new(sys::NUDGE)?;
+        let _ = self.deadline.set(Deadline { timer, timeout });
+        if self.is_told_to_stop() {
+            self.start_timer();
+        }
+        Ok(())
+    }
+
+    /// The parent's timer is not the child's (`timer_create(2)`).
+    fn start_timer(&self) {
+        if let Some(Deadline { timer, timeout }) = self.deadline.get()
+            && let Some(timeout) = timeout
+            && !self.in_child.load(Ordering::Relaxed)
+        {
+            timer.set(timeout.saturating_sub(self.stopped_at().elapsed()));
+        }
+    }
+
+    /// The server is closed: no timer has anything to say any more.
+    pub(crate) fn closed(&self) {
+        if let Some(deadline) = self.deadline.get() {
+            deadline.timer.unset();
+        }
+    }
+
+    /// From now on the process may be ended as the last resort; see [`nudge`](Self::nudge).
+    pub(crate) fn may_exit(&self) {
+        self.may_exit.store(true, Ordering::SeqCst);
+    }
+
+    /// [`sys::NUDGE`] arrived, from the timer or, in a forked child, from the parent: perhaps the server
+    /// was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
+    pub(crate) fn nudge(&self) {
+        if !self.is_stopping() {
+            return;
+        }
+        if self.in_child.load(Ordering::Relaxed) {
+            self.attend_inline();
+        } else if self.forced_at.is_past(Some(GRACE)) {
+            self.exit_if_stuck();
+        } else if self
+            .stopped_at
+            .is_past(self.deadline.get().and_then(|deadline| deadline.timeout))
+        {
             self.force();
         }
     }
 
-    /// `socket` is about to be closed; waits out a signal handler that is just using its number.
-    pub(crate) fn forget_inline(&self, socket: RawFd) {
+    /// Ends the patience of a drain. A loop that is busy in a handler cannot hear of it: its socket is
+    /// shut down from here, so that the handler's reads and writes end.
+    pub(crate) fn force(&self) {
+        self.forced.store(true, Ordering::SeqCst);
+        if let (true, Some(deadline)) = (self.forced_at.set(), self.deadline.get()) {
+            deadline.timer.set(GRACE);
+        }
+        self.attend_inline();
+        self.wake();
+        self.request_ended();
+    }
+
+    /// A handler that does not even end with its socket keeps `serve_forever` from ever returning. If a
+    /// signal has asked for the end of the process, nothing else is left.
+    fn exit_if_stuck(&self) {
+        let wanted = self.may_exit.load(Ordering::SeqCst) && self.asked_to_exit.load(Ordering::SeqCst);
+        if wanted && self.inline.is_busy() {
+            let text = "socketserver: a request did not end although its socket was shut down; exiting\n";
+            let _ = nix::unistd::write(io::stderr(), text.as_bytes());
+            sys::exit_now(1);
+        }
+    }
+
+    pub(crate) fn is_forced(&self) -> bool {
+        self.forced.load(Ordering::SeqCst)
+    }
+
+    // ----- The request that the loop itself serves ---------------------------------------------------
+
+    /// The thread that would see to the drain serves a request itself.
+    pub(crate) fn begin_inline(&self, inline: Inline) {
+        self.inline.begin(inline);
+        // Whoever told it may have looked before. In a child the nudge may even have come before the child
+        // knew that it is one: the descriptor tells.
+        if self.is_stopping() {
+            self.attend_inline();
+        }
+    }
+
+    /// Before its socket is closed. True if that had been shut down.
+    pub(crate) fn end_inline(&self, number: u64) -> bool {
+        self.inline.end(number)
+    }
+
+    fn attend_inline(&self) {
         loop {
-            match self.inline_socket.load(Ordering::SeqCst) {
-                IN_USE => std::hint::spin_loop(),
-                current if current == socket => {
-                    if self.swap_inline(socket, NONE) {
-                        return;
-                    }
-                }
-                _ => return,
+            let forced = self.is_forced();
+            // Whoever finds the slot in use leaves it to the one that uses it, who looks again.
+            if !self.inline.try_attend(forced) || forced == self.is_forced() {
+                return;
             }
         }
     }
 
-    pub(crate) fn inline_forced(&self) -> u32 {
-        self.inline_forced.load(Ordering::SeqCst)
-    }
+    // ----- Children ------------------------------------------------------------------------------
 
     /// SIGCHLD arrived.
     pub(crate) fn child_signal(&self) {
         self.child_exited.store(true, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) {
-            self.wake();
+            if self.draining.load(Ordering::SeqCst) {
+                self.request_ended();
+            } else {
+                self.wake();
+            }
         }
     }
+
+    /// Whether a child has ended since the last call.
+    pub(crate) fn take_child_exited(&self) -> bool {
+        self.child_exited.swap(false, Ordering::SeqCst)
+    }
+
+    /// This process is a forked child.
+    pub(crate) fn enter_child(&self) {
+        self.in_child.store(true, Ordering::Relaxed);
+        self.inline.give_back_in_child();
+        self.awake();
+    }
+
+    // ----- Waiting -------------------------------------------------------------------------------
 
     /// Makes the loop look again.
     pub(crate) fn wake(&self) {
@@ -149,33 +288,12 @@ impl Wakeup {
         let _ = self.place.read();
     }
 
-    pub(crate) fn is_stopping(&self) -> bool {
-        if self.stopping.load(Ordering::SeqCst) {
-            return true;
-        }
-        // A child has the flags as they were at its fork, but shares the descriptor.
-        let stopping = self.in_child.load(Ordering::Relaxed) && readable(self.stop.as_fd());
-        if stopping {
-            self.stopping.store(true, Ordering::SeqCst);
-        }
-        stopping
+    /// Makes the thread that drains look again.
+    pub(crate) fn request_ended(&self) {
+        let _ = self.ended.write(1);
     }
 
-    /// The loop saw `stop` readable: perhaps a child asked, whose flags are not ours.
-    pub(crate) fn stop_seen(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_forced(&self) -> bool {
-        self.forced.load(Ordering::SeqCst)
-    }
-
-    /// Whether a child has ended since the last call.
-    pub(crate) fn take_child_exited(&self) -> bool {
-        self.child_exited.swap(false, Ordering::SeqCst)
-    }
-
-    /// From now on until [`Wakeup::awake`], a child's end writes `wake`.
+    /// From now on until [`Wakeup::awake`], a child's end makes whoever waits look again.
     pub(crate) fn about_to_wait(&self) {
         self.waiting.store(true, Ordering::SeqCst);
     }
@@ -184,10 +302,9 @@ impl Wakeup {
         self.waiting.store(false, Ordering::SeqCst);
     }
 
-    /// This process is a forked child.
-    pub(crate) fn enter_child(&self) {
-        self.in_child.store(true, Ordering::Relaxed);
-        self.awake();
+    /// The loops have ended: the one thread that is left drains.
+    pub(crate) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
     }
 
     /// Takes the wake-up, so that the next wait waits.
@@ -197,19 +314,12 @@ impl Wakeup {
 
     /// Waits for a wake-up or a place, stopping or not, at most `timeout`; takes it.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.place.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut fds, poll_timeout(timeout)) {
-            Ok(0) | Err(Errno::EINTR) => Ok(()),
-            Ok(_) => {
-                self.clear();
-                self.take_place();
-                Ok(())
-            }
-            Err(errno) => Err(errno.into()),
-        }
+        wait_for(&[&self.wake, &self.place], timeout)
+    }
+
+    /// Waits until a request has ended, at most `timeout`.
+    pub(crate) fn wait_ended(&self, timeout: Duration) -> io::Result<()> {
+        wait_for(&[&self.ended], timeout)
     }
 
     /// Waits for a wake-up or for being told to stop; takes the wake-up.
@@ -244,7 +354,23 @@ impl Wakeup {
     }
 }
 
-fn readable(fd: BorrowedFd<'_>) -> bool {
+/// Waits until one of them is written to, at most `timeout`, and takes that.
+fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
+    let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
+    match poll(&mut fds, poll_timeout(timeout)) {
+        Ok(0) | Err(Errno::EINTR) => Ok(()),
+        Ok(_) => {
+            for event in events {
+                let _ = event.read();
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether there is something to read or accept now.
+pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
     matches!(
         poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
         Ok(1..)

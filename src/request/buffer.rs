@@ -1,6 +1,6 @@
 //! The buffers behind a stream request, made on first use.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 /// Bytes a buffered read asks for unless told otherwise: as Python's `io.DEFAULT_BUFFER_SIZE`.
 const DEFAULT_SIZE: usize = 8192;
@@ -48,7 +48,7 @@ impl ReadBuffer {
         if self.start == self.bytes.len() {
             self.start = 0;
             self.bytes.resize(self.size, 0);
-            let read = receive(source, &mut self.bytes);
+            let read = source.read(&mut self.bytes);
             self.bytes.truncate(*read.as_ref().unwrap_or(&0));
             read?;
         }
@@ -58,7 +58,7 @@ impl ReadBuffer {
     /// Takes from the buffer; past it, a large read goes straight to the caller's memory.
     pub(crate) fn read(&mut self, source: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
         if self.unread().is_empty() && (out.len() >= self.size || self.bytes.capacity() == 0) {
-            return receive(source, out);
+            return source.read(out);
         }
         let available = self.fill(source)?;
         let count = available.len().min(out.len());
@@ -87,7 +87,7 @@ impl WriteBuffer {
             self.flush(sink)?;
         }
         if data.len() >= self.size {
-            send_all(sink, data)?;
+            sink.write_all(data)?;
         } else {
             self.bytes.extend_from_slice(data);
         }
@@ -102,7 +102,7 @@ impl WriteBuffer {
             self.flush(sink)?;
         }
         if length >= self.size {
-            return sink.write_vectored(slices).map_err(write_timed_out);
+            return sink.write_vectored(slices);
         }
         for slice in slices {
             self.bytes.extend_from_slice(slice);
@@ -121,42 +121,8 @@ impl WriteBuffer {
         if self.bytes.is_empty() {
             return Ok(());
         }
-        let sent = send_all(sink, &self.bytes);
+        let sent = sink.write_all(&self.bytes);
         self.bytes.clear();
         sent
-    }
-}
-
-/// One read, tried again when a signal interrupts it.
-fn receive(source: &mut impl Read, out: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match source.read(out) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Err(timed_out(
-                    error,
-                    "the peer sent nothing for the time set by set_timeout",
-                ));
-            }
-            read => return read,
-        }
-    }
-}
-
-fn send_all(sink: &mut impl Write, data: &[u8]) -> io::Result<()> {
-    sink.write_all(data).map_err(write_timed_out)
-}
-
-fn write_timed_out(error: io::Error) -> io::Error {
-    timed_out(error, "the peer took nothing for the time set by set_timeout")
-}
-
-/// A socket whose `SO_RCVTIMEO` or `SO_SNDTIMEO` has run out says EAGAIN (socket(7)), which reads as
-/// "would block" although it did block.
-fn timed_out(error: io::Error, what: &'static str) -> io::Error {
-    if error.kind() == ErrorKind::WouldBlock {
-        io::Error::new(ErrorKind::TimedOut, what)
-    } else {
-        error
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::lifecycle::{Shared, ShutdownHandle};
+use crate::lifecycle::{Activity, Shared, ShutdownHandle};
 
 /// The server, as a request sees it: Python's `self.server`, reduced to what a handler may safely use.
 ///
@@ -14,13 +14,16 @@ use crate::lifecycle::{Shared, ShutdownHandle};
 pub struct ServerContext {
     shared: Option<Arc<Shared>>,
     number: u64,
+    /// Of a connection.
+    activity: Option<Arc<Activity>>,
 }
 
 impl ServerContext {
-    pub(crate) fn new(shared: Arc<Shared>, number: u64) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, number: u64, activity: Option<Arc<Activity>>) -> Self {
         ServerContext {
             shared: Some(shared),
             number,
+            activity,
         }
     }
 
@@ -28,7 +31,35 @@ impl ServerContext {
         ServerContext {
             shared: None,
             number: 0,
+            activity: None,
         }
+    }
+
+    /// The handler got so many bytes of its client.
+    pub(crate) fn took(&self, count: usize) {
+        if let (Some(activity), 1..) = (&self.activity, count) {
+            activity.asked();
+        }
+    }
+
+    /// The handler wrote to its client. True if the connection has become idle by that and is to end.
+    pub(crate) fn answered(&self) -> bool {
+        self.activity.as_ref().is_some_and(|activity| activity.answered()) && self.is_told_to_stop()
+    }
+
+    /// The handler is about to read. True if the connection is idle and is to end.
+    pub(crate) fn begin_read(&self) -> bool {
+        self.activity.as_ref().is_some_and(|activity| activity.begin_read()) && self.is_told_to_stop()
+    }
+
+    pub(crate) fn end_read(&self) {
+        if let Some(activity) = &self.activity {
+            activity.end_read();
+        }
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.is_told_to_stop())
     }
 
     /// The number of this request, counted from 1 by its server.

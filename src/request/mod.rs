@@ -1,8 +1,11 @@
 //! Requests: a connection, or a datagram, with what a handler needs to serve it.
 
 mod buffer;
+mod clock;
 mod context;
+mod credentials;
 mod datagram;
+mod deadline;
 mod memory;
 mod stream;
 
@@ -10,10 +13,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::address::Address;
+use crate::timeouts::Timeouts;
 
 pub use context::ServerContext;
+pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
 pub use memory::{MemoryDatagrams, MemoryStream};
+pub(crate) use stream::about_to_fork;
 pub use stream::{RFile, Stream, StreamRequest, WFile};
 
 /// What the framework itself needs of a request. Handlers use the methods of the concrete type,
@@ -24,6 +30,19 @@ pub trait Request: Send + 'static {
 
     /// Takes the context in which it is served; called once, before any hook sees the request.
     fn attach(&mut self, context: ServerContext);
+
+    /// Its time begins; called where it runs, before the handler's `setup`, with the server's clocks.
+    ///
+    /// # Errors
+    ///
+    /// The clocks cannot be set.
+    fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        let _ = timeouts;
+        Ok(())
+    }
+
+    /// The handler's `setup` has succeeded.
+    fn setup_done(&mut self) {}
 
     /// Sends what is buffered; called after the handler's `finish`.
     ///

@@ -3,15 +3,19 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::socket::shutdown;
+
 use super::buffer::{ReadBuffer, WriteBuffer};
+use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
 use super::{Request, ServerContext};
 use crate::address::Address;
 use crate::framing::Framed;
+use crate::timeouts::Timeouts;
 
 /// A byte stream that can be served: a socket, or anything that reads and writes.
 ///
@@ -28,13 +32,23 @@ pub trait Stream: Read + Write + Send + 'static {
         Ok(())
     }
 
-    /// Limits how long one read and one write may wait (`SO_RCVTIMEO`, `SO_SNDTIMEO`, socket(7));
-    /// `None`: for ever.
+    /// Limits how long one read may wait (`SO_RCVTIMEO`, socket(7)); `None`: for ever. A read that has
+    /// waited in vain fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
     ///
-    /// Those of the system call; a timeout of zero is invalid.
-    fn set_stream_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+    /// Those of the system call.
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let _ = timeout;
+        Ok(())
+    }
+
+    /// Limits how long one write may wait (`SO_SNDTIMEO`), as for reading.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system call.
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         let _ = timeout;
         Ok(())
     }
@@ -60,8 +74,11 @@ impl Stream for TcpStream {
         self.shutdown(how)
     }
 
-    fn set_stream_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(timeout)?;
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)
+    }
+
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.set_write_timeout(timeout)
     }
 
@@ -79,14 +96,26 @@ impl Stream for UnixStream {
         self.shutdown(how)
     }
 
-    fn set_stream_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.set_read_timeout(timeout)?;
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(timeout)
+    }
+
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.set_write_timeout(timeout)
     }
 
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
         Some(self.as_fd())
     }
+}
+
+/// Whether this program has forked for a request.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// A child is about to be forked: it gets another handle to every connection that is open in this program,
+/// those of other servers and of requests beside its own included (fork(2)).
+pub(crate) fn about_to_fork() {
+    FORKED.store(true, Ordering::Relaxed);
 }
 
 /// A connection to serve: Python's `request`, `rfile` and `wfile` in one.
@@ -97,8 +126,14 @@ impl Stream for UnixStream {
 /// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. Messages are
 /// read and written with [`framed`](Self::framed).
 ///
-/// What a signal interrupts is taken up again; a timeout is an error of the kind
-/// [`TimedOut`](io::ErrorKind::TimedOut).
+/// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
+/// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
+///
+/// When the server is told to stop, a read that waits for the next message gets the end of the stream, as
+/// if the client had closed: one that begins after something was written in answer to what was read. What
+/// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
+/// message, is waited for; a handler that never answers asks
+/// [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
 /// |---|---|
@@ -108,10 +143,13 @@ impl Stream for UnixStream {
 /// | `self.rfile`, `self.wfile` | the value itself, or [`split`](Self::split) to have both at a time |
 /// | `timeout`, `disable_nagle_algorithm`, `rbufsize`, `wbufsize` | [`set_timeout`](Self::set_timeout), [`disable_nagle_algorithm`](Self::disable_nagle_algorithm), [`set_rbufsize`](Self::set_rbufsize), [`set_wbufsize`](Self::set_wbufsize), called in `setup` |
 pub struct StreamRequest<S> {
-    stream: S,
+    pub(super) stream: S,
     client_address: Address,
     context: ServerContext,
+    pub(super) clock: Clock,
+    pub(super) reading: Reading,
     rbuf: ReadBuffer,
+    pub(super) writing: Writing,
     wbuf: WriteBuffer,
     /// The handler had the raw stream and may have another handle to it by now.
     lent: AtomicBool,
@@ -124,7 +162,10 @@ impl<S: Stream> StreamRequest<S> {
             stream,
             client_address: client_address.into(),
             context: ServerContext::detached(),
+            clock: Clock::default(),
+            reading: Reading::default(),
             rbuf: ReadBuffer::new(),
+            writing: Writing::default(),
             wbuf: WriteBuffer::default(),
             lent: AtomicBool::new(false),
         }
@@ -142,6 +183,11 @@ impl<S: Stream> StreamRequest<S> {
 
     /// The raw stream. What it has in common with the request is the socket, not the buffers: bytes
     /// that were read ahead ([`BufRead`]) are not in it any more.
+    ///
+    /// The clocks ([`Timeouts`]) are the request's too. A raw read or write has of them what the socket's
+    /// options can do (`SO_RCVTIMEO`, `SO_SNDTIMEO`, socket(7)): it waits at most for what was left when the
+    /// request last set them, and fails with `EAGAIN`. Change them with
+    /// [`set_timeouts`](Self::set_timeouts) only: the request relies on the options to be as it set them.
     pub fn get_ref(&self) -> &S {
         self.lent.store(true, Ordering::Relaxed);
         &self.stream
@@ -151,15 +197,6 @@ impl<S: Stream> StreamRequest<S> {
     pub fn get_mut(&mut self) -> &mut S {
         self.lent.store(true, Ordering::Relaxed);
         &mut self.stream
-    }
-
-    /// Limits how long each read and each write may wait; `None`, the default: for ever.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2); a timeout of zero is invalid.
-    pub fn set_timeout(&mut self, timeout: impl Into<Option<Duration>>) -> io::Result<()> {
-        self.stream.set_stream_timeout(timeout.into())
     }
 
     /// Sends small writes at once instead of waiting for the previous one's acknowledgement
@@ -231,49 +268,131 @@ impl<S: Stream> StreamRequest<S> {
     {
         let StreamRequest {
             stream,
+            context,
+            clock,
+            reading,
             rbuf,
+            writing,
             wbuf,
             lent,
             ..
         } = self;
-        (
-            RFile { stream, buffer: rbuf },
-            WFile {
-                stream,
-                buffer: wbuf,
-                lent,
-            },
-        )
+        let rfile = RFile {
+            stream,
+            context,
+            clock,
+            reading,
+            buffer: rbuf,
+        };
+        let wfile = WFile {
+            stream,
+            context,
+            clock,
+            writing,
+            buffer: wbuf,
+            lent,
+        };
+        (rfile, wfile)
+    }
+
+    /// The reading direction: its buffer, and what that is filled from.
+    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
+        let source = TimedReader {
+            stream: &mut self.stream,
+            clock: &self.clock,
+            reading: &mut self.reading,
+            set_option: S::set_stream_read_timeout,
+        };
+        let source = Watched {
+            source,
+            context: &self.context,
+            end: |source: &TimedReader<'_, S, _>| end_reading(source.stream),
+        };
+        (&mut self.rbuf, source)
+    }
+
+    /// The writing direction: its buffer, and where that is sent to.
+    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
+        let set_option = S::set_stream_write_timeout;
+        let sink = TimedWriter::new(&mut self.stream, &self.clock, &mut self.writing, set_option);
+        (&mut self.wbuf, sink)
+    }
+}
+
+/// A source whose reads the server knows of: it knows when a connection is idle, waiting for the next
+/// message, and once the server drains no read of an idle connection waits any more.
+struct Watched<'a, R> {
+    source: R,
+    context: &'a ServerContext,
+    end: fn(&R),
+}
+
+impl<R: Read> Read for Watched<'_, R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.context.begin_read() {
+            (self.end)(&self.source);
+        }
+        let read = self.source.read(out);
+        self.context.end_read();
+        read
+    }
+}
+
+/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)). At
+/// the socket, as the drain does it, if there is one.
+fn end_reading(stream: &impl Stream) {
+    // The peer may be gone already (ENOTCONN).
+    match stream.fileno() {
+        Some(socket) => drop(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Read)),
+        None => drop(stream.shutdown_stream(Shutdown::Read)),
     }
 }
 
 impl<S: Stream> Read for StreamRequest<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.rbuf.read(&mut self.stream, out)
+        let count = {
+            let (buffer, mut source) = self.reader();
+            buffer.read(&mut source, out)?
+        };
+        self.context.took(count);
+        Ok(count)
     }
 }
 
 impl<S: Stream> BufRead for StreamRequest<S> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.rbuf.fill(&mut self.stream)
+        let (buffer, mut source) = self.reader();
+        buffer.fill(&mut source)
     }
 
     fn consume(&mut self, count: usize) {
         self.rbuf.consume(count);
+        self.context.took(count);
     }
 }
 
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.wbuf.write(&mut self.stream, data)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write(&mut sink, data)?
+        };
+        self.context.answered();
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.wbuf.write_vectored(&mut self.stream, slices)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write_vectored(&mut sink, slices)?
+        };
+        self.context.answered();
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.wbuf.flush(&mut self.stream)
+        let (buffer, mut sink) = self.writer();
+        buffer.flush(&mut sink)
     }
 }
 
@@ -286,13 +405,25 @@ impl<S: Stream> Request for StreamRequest<S> {
         self.context = context;
     }
 
+    fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        self.clock.begin();
+        if timeouts == Timeouts::new() {
+            return Ok(());
+        }
+        self.set_timeouts(timeouts)
+    }
+
+    fn setup_done(&mut self) {
+        self.clock.setup_done();
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Write::flush(self)
     }
 
     /// Closing ends the stream for the peer unless another handle to it is open: then this does.
     fn shutdown(&mut self) {
-        if *self.lent.get_mut() {
+        if *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
         }
@@ -317,28 +448,58 @@ impl<S> fmt::Debug for StreamRequest<S> {
 #[derive(Debug)]
 pub struct RFile<'a, S> {
     stream: &'a S,
+    context: &'a ServerContext,
+    clock: &'a Clock,
+    reading: &'a mut Reading,
     buffer: &'a mut ReadBuffer,
 }
 
-impl<'a, S> Read for RFile<'a, S>
+impl<'a, S: Stream> RFile<'a, S>
+where
+    &'a S: Read,
+{
+    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
+        let source = TimedReader {
+            stream: &mut self.stream,
+            clock: self.clock,
+            reading: self.reading,
+            set_option: |stream: &&S, timeout| stream.set_stream_read_timeout(timeout),
+        };
+        let source = Watched {
+            source,
+            context: self.context,
+            end: |source: &TimedReader<'_, &S, _>| end_reading(*source.stream),
+        };
+        (self.buffer, source)
+    }
+}
+
+impl<'a, S: Stream> Read for RFile<'a, S>
 where
     &'a S: Read,
 {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.buffer.read(&mut self.stream, out)
+        let count = {
+            let (buffer, mut source) = self.reader();
+            buffer.read(&mut source, out)?
+        };
+        self.context.took(count);
+        Ok(count)
     }
 }
 
-impl<'a, S> BufRead for RFile<'a, S>
+impl<'a, S: Stream> BufRead for RFile<'a, S>
 where
     &'a S: Read,
 {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.buffer.fill(&mut self.stream)
+        let (buffer, mut source) = self.reader();
+        buffer.fill(&mut source)
     }
 
     fn consume(&mut self, count: usize) {
         self.buffer.consume(count);
+        self.context.took(count);
     }
 }
 
@@ -346,6 +507,9 @@ where
 #[derive(Debug)]
 pub struct WFile<'a, S> {
     stream: &'a S,
+    context: &'a ServerContext,
+    clock: &'a Clock,
+    writing: &'a mut Writing,
     buffer: &'a mut WriteBuffer,
     lent: &'a AtomicBool,
 }
@@ -358,19 +522,48 @@ impl<S: Stream> WFile<'_, S> {
     }
 }
 
-impl<'a, S> Write for WFile<'a, S>
+impl<'a, S: Stream> WFile<'a, S>
+where
+    &'a S: Write,
+{
+    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
+        let set_option = |stream: &&S, timeout| stream.set_stream_write_timeout(timeout);
+        let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
+        (self.buffer, sink)
+    }
+
+    fn answered(&self) {
+        if self.context.answered() {
+            // The other half waits in a read already.
+            end_reading(self.stream);
+        }
+    }
+}
+
+impl<'a, S: Stream> Write for WFile<'a, S>
 where
     &'a S: Write,
 {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.buffer.write(&mut self.stream, data)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write(&mut sink, data)?
+        };
+        self.answered();
+        Ok(count)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.buffer.write_vectored(&mut self.stream, slices)
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write_vectored(&mut sink, slices)?
+        };
+        self.answered();
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.buffer.flush(&mut self.stream)
+        let (buffer, mut sink) = self.writer();
+        buffer.flush(&mut sink)
     }
 }

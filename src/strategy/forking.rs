@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 use super::one_strategy;
 use crate::address::Address;
 use crate::job::{Force, Job, Remote};
+use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency, Construct};
 use crate::sys::{self, Fork, SignalAction, SignalGuard};
 use crate::transport::Transport;
@@ -122,13 +123,20 @@ impl<S: BaseServer> Forking<S> {
         }
     }
 
+    fn signal_children(&self, signal: Signal) {
+        // Children are reaped under the same lock: none of these pids can be another process by now.
+        for child in self.children().iter() {
+            let _ = kill(child.pid, signal);
+        }
+    }
+
     /// In the child: runs the request and ends the process.
     fn run_child(&self, job: Job<S::Transport>) -> ! {
         self.core().enter_child();
         sys::default_action(SIGCHLD);
         // Whoever else in the program listens to it: a drain must be able to end the child.
         sys::default_action(SIGTERM);
-        let served = job.run();
+        let served = job.run_inline();
         sys::exit_now(i32::from(!served))
     }
 }
@@ -192,6 +200,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn process_request(&self, job: Job<S::Transport>) {
+        about_to_fork();
         match sys::fork() {
             Ok(Fork::Child) => self.run_child(job),
             Ok(Fork::Parent(pid)) => {
@@ -215,15 +224,19 @@ impl<S: BaseServer> BaseServer for Forking<S> {
         self.max_children.min(self.inner.capacity())
     }
 
+    fn drain_requests(&self) {
+        if let Ok(nudge) = Signal::try_from(sys::NUDGE) {
+            self.signal_children(nudge);
+        }
+        self.inner.drain_requests();
+    }
+
     fn terminate_requests(&self, force: Force) {
         let signal = match force {
             Force::Terminate => Signal::SIGTERM,
             Force::Kill => Signal::SIGKILL,
         };
-        // Children are reaped under the same lock: none of these pids can be another process by now.
-        for child in self.children().iter() {
-            let _ = kill(child.pid, signal);
-        }
+        self.signal_children(signal);
         self.inner.terminate_requests(force);
     }
 

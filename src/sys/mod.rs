@@ -1,10 +1,16 @@
-//! The only unsafe code of the crate: the four system calls that no safe wrapper can offer, because
-//! what makes them sound is a promise of the caller. Each function says which promise it makes.
+//! The only unsafe code of the crate: system calls without a safe wrapper, most of them because what makes
+//! them sound is a promise of the caller, and the lock that a signal handler may try. Each says which.
 
 #![allow(
     unsafe_code,
-    reason = "fork, signal handlers and descriptor replacement have no safe form; they live here only"
+    reason = "fork, signal handlers, timers and descriptor replacement have no safe form; they live here only"
 )]
+
+mod filter;
+mod receive;
+mod rename;
+mod timer;
+mod try_lock;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -17,6 +23,12 @@ use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
 use crate::lifecycle::Wakeup;
+
+pub(crate) use filter::{refuse_connections, refuse_datagrams};
+pub(crate) use receive::{Received, receive};
+pub(crate) use rename::rename_new;
+pub(crate) use timer::Timer;
+pub(crate) use try_lock::TryLock;
 
 /// The two sides of a fork.
 pub(crate) enum Fork {
@@ -56,6 +68,11 @@ pub(crate) fn default_action(number: i32) {
     }
 }
 
+/// The signal that makes a thread look what it has to do, which is stuck in a handler's read: the timer of
+/// the drain deadline sends it, and a forking server to its children. Its default is to be ignored, so it
+/// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
+pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
+
 /// A registered signal action; dropped, it is taken back.
 #[derive(Debug)]
 pub(crate) struct SignalGuard {
@@ -70,14 +87,16 @@ impl Drop for SignalGuard {
     }
 }
 
-/// What a signal does. Both are methods of [`Wakeup`], which is made of atomics, write(2) and
-/// shutdown(2).
+/// What a signal does. All are methods of [`Wakeup`], which uses atomics and calls that signal-safety(7)
+/// lists.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SignalAction {
     /// [`Wakeup::shutdown_signal`].
     Shutdown,
     /// [`Wakeup::child_signal`].
     ChildExited,
+    /// [`Wakeup::nudge`].
+    Nudge,
 }
 
 /// Runs `action` at each `signal`, beside whatever else in this program listens to it.
@@ -91,13 +110,15 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) 
     let handler = move || {
         let errno = Errno::last_raw();
         match action {
-            SignalAction::Shutdown => wakeup.shutdown_signal(),
+            SignalAction::Shutdown => wakeup.shutdown_signal(signal),
             SignalAction::ChildExited => wakeup.child_signal(),
+            SignalAction::Nudge => wakeup.nudge(),
         }
         Errno::set_raw(errno);
     };
-    // SAFETY: the handler is async-signal-safe (signal-safety(7)): both methods are atomics, write(2) and
-    // shutdown(2), without a lock, an allocation or a panic, and errno is as the interrupted code left it.
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
+    // shutdown(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
+    // allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
     Ok(SignalGuard { id, signal })
 }

@@ -1,8 +1,10 @@
 //! What a server listens on.
 
+mod inbox;
 mod inet;
 mod tcp;
 mod udp;
+mod unix_access;
 mod unix_datagram;
 mod unix_path;
 mod unix_stream;
@@ -83,6 +85,36 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// accept(2) lists as passing, backs off when descriptors or memory have run out, and ends only
     /// when the socket itself is broken (`EBADF`, `EINVAL`, `ENOTSOCK`).
     fn accept(&self) -> io::Result<Self::Request>;
+
+    /// As [`accept`](Self::accept), for a server that serves one request at a time: several may be taken
+    /// from the system at once, to be given out one by one.
+    ///
+    /// # Errors
+    ///
+    /// As [`accept`](Self::accept).
+    fn accept_ahead(&self) -> io::Result<Self::Request> {
+        self.accept()
+    }
+
+    /// Whether [`accept_ahead`](Self::accept_ahead) has one to give out, whatever the socket says.
+    fn has_ahead(&self) -> bool {
+        false
+    }
+
+    /// Has the kernel refuse new requests, while those that it has queued can still be accepted. Called
+    /// once, when the server was told to stop, before its queue is served; never on a transport that was
+    /// made elsewhere ([`with_transport`](crate::SocketServer::with_transport)), which others may share.
+    ///
+    /// A transport that cannot do so serves at most
+    /// [`request_queue_size`](crate::Config::request_queue_size) more, and a client that comes after that
+    /// and before the socket is closed is lost.
+    ///
+    /// # Errors
+    ///
+    /// It cannot: [`Unsupported`](io::ErrorKind::Unsupported) unless overridden.
+    fn refuse(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Gives the listening socket up; requests in progress must be able to go on. Called once in the
     /// server's process, when its queue has been served, and once in each forked child, where only

@@ -50,6 +50,10 @@ impl Transport for Tcp {
         Ok(StreamRequest::new(stream, peer))
     }
 
+    fn refuse(&self) -> io::Result<()> {
+        sys::refuse_connections(self.listener.as_fd())
+    }
+
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, _in_child: bool) {
         close_listener(self.listener.as_fd(), placeholder);
     }

@@ -1,24 +1,26 @@
-//! UDP over IPv4 and IPv6, and receiving datagrams of any family.
+//! UDP over IPv4 and IPv6.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
-use nix::sys::socket::{MsgFlags, SockType, SockaddrLike, SockaddrStorage, recvmsg};
+use nix::sys::socket::{SockType, SockaddrStorage};
 
+use super::inbox::{AHEAD, Inbox, Packet};
 use super::inet::bound_socket;
 use super::tcp::close_listener;
 use super::{SocketType, Transport};
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::DatagramRequest;
+use crate::sys;
 
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
 #[derive(Debug)]
 pub struct Udp {
     socket: Arc<UdpSocket>,
-    inbox: Inbox,
+    inbox: Inbox<SockaddrStorage>,
 }
 
 impl Transport for Udp {
@@ -46,17 +48,30 @@ impl Transport for Udp {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        let (packet, sent_length, from) = self.inbox.receive::<SockaddrStorage>(self.socket.as_raw_fd())?;
-        Ok(DatagramRequest::new(
-            packet,
-            sent_length,
-            inet_address(from.as_ref()),
-            self.socket.clone(),
-        ))
+        Ok(self.request(self.inbox.receive(self.socket.as_fd(), 1)?))
+    }
+
+    fn accept_ahead(&self) -> io::Result<Self::Request> {
+        Ok(self.request(self.inbox.receive(self.socket.as_fd(), AHEAD)?))
+    }
+
+    fn has_ahead(&self) -> bool {
+        self.inbox.has_ahead()
+    }
+
+    fn refuse(&self) -> io::Result<()> {
+        sys::refuse_datagrams(self.socket.as_fd())
     }
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
         close_listener(self.socket.as_fd(), placeholder);
+    }
+}
+
+impl Udp {
+    fn request(&self, packet: Packet<SockaddrStorage>) -> DatagramRequest {
+        let from = inet_address(packet.from.as_ref());
+        DatagramRequest::new(packet.bytes, packet.sent_length, from, self.socket.clone())
     }
 }
 
@@ -69,32 +84,4 @@ fn inet_address(from: Option<&SockaddrStorage>) -> Address {
             .map(|from| SocketAddr::V6((*from).into()))
     };
     v4.or_else(v6).map_or(Address::Unnamed, Address::Inet)
-}
-
-/// Where datagrams are received before each is copied to a request of its exact size.
-#[derive(Debug)]
-pub(super) struct Inbox {
-    buffer: Mutex<Vec<u8>>,
-}
-
-impl Inbox {
-    pub(super) fn new(config: &Config) -> Self {
-        Inbox {
-            buffer: Mutex::new(vec![0; config.max_packet_size]),
-        }
-    }
-
-    /// Receives one datagram without waiting: what fits of it, the length it was sent with, its sender.
-    pub(super) fn receive<A: SockaddrLike + Copy>(&self, socket: RawFd) -> io::Result<(Vec<u8>, usize, Option<A>)> {
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        let (length, from) = {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
-            // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-            let message = recvmsg::<A>(socket, &mut parts, None, flags)?;
-            (message.bytes, message.address)
-        };
-        let kept = length.min(buffer.len());
-        Ok((buffer[..kept].to_vec(), length, from))
-    }
 }

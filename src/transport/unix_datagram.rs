@@ -6,10 +6,10 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{SockType, SockaddrLike, UnixAddr};
+use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
+use super::inbox::{AHEAD, Inbox, Packet};
 use super::tcp::close_listener;
-use super::udp::Inbox;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport};
 use crate::address::Address;
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct UnixDatagrams {
     socket: Arc<UnixDatagram>,
-    inbox: Inbox,
+    inbox: Inbox<UnixAddr>,
     file: Option<SocketFile>,
 }
 
@@ -54,17 +54,27 @@ impl Transport for UnixDatagrams {
     }
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.socket.local_addr()?.into())
+        match &self.file {
+            Some(file) => Ok(file.address()),
+            None => Ok(self.socket.local_addr()?.into()),
+        }
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        let (packet, sent_length, from) = self.inbox.receive::<UnixAddr>(self.socket.as_raw_fd())?;
-        Ok(DatagramRequest::new(
-            packet,
-            sent_length,
-            unix_address(from.as_ref()),
-            self.socket.clone(),
-        ))
+        Ok(self.request(self.inbox.receive(self.socket.as_fd(), 1)?))
+    }
+
+    fn accept_ahead(&self) -> io::Result<Self::Request> {
+        Ok(self.request(self.inbox.receive(self.socket.as_fd(), AHEAD)?))
+    }
+
+    fn has_ahead(&self) -> bool {
+        self.inbox.has_ahead()
+    }
+
+    /// From now on sending fails (`EPIPE`); what is queued stays (unix(7), shutdown(2)).
+    fn refuse(&self) -> io::Result<()> {
+        Ok(shutdown(self.socket.as_raw_fd(), Shutdown::Read)?)
     }
 
     /// Removes the path, so that nobody sends any more; the socket stays for the replies.
@@ -79,11 +89,15 @@ impl Transport for UnixDatagrams {
     }
 }
 
+impl UnixDatagrams {
+    fn request(&self, packet: Packet<UnixAddr>) -> DatagramRequest {
+        let from = unix_address(packet.from.as_ref());
+        DatagramRequest::new(packet.bytes, packet.sent_length, from, self.socket.clone())
+    }
+}
+
 fn unix_address(from: Option<&UnixAddr>) -> Address {
-    // A sender that is not bound comes with a length of 0 (recvmsg(2)), which nix's accessors panic at.
-    let Some(from) = from.filter(|from| from.len() > 0) else {
-        return Address::Unnamed;
-    };
+    let Some(from) = from else { return Address::Unnamed };
     match (from.path(), from.as_abstract()) {
         (Some(path), _) => path.into(),
         (None, Some(name)) => Address::abstract_name(name),

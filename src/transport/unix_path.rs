@@ -12,42 +12,143 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use nix::sys::stat::{Mode, fchmod};
 
 use super::tcp::listen;
+use super::unix_access::{Access, bind_beside};
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
+use crate::sys;
 
-/// A socket that is bound, and the file that it has made.
+/// A socket that is bound, and the file that it has made. A stream socket with a file listens.
 pub(super) fn bound_socket(
     address: &Address,
     config: &Config,
     kind: SockType,
 ) -> io::Result<(OwnedFd, Option<SocketFile>)> {
     let unix_address = address.to_unix()?;
-    let name = to_nix(&unix_address).map_err(|errno| bind_error(address, errno))?;
-    let socket = new_socket(kind).map_err(|error| bind_error(address, error))?;
+    let access = Access::of(config)?;
+    let failed = |error: io::Error| bind_error(address, error);
+    let name = to_nix(&unix_address).map_err(|errno| failed(errno.into()))?;
+    let socket = new_socket(kind).map_err(failed)?;
     if let Some(before_bind) = &config.before_bind {
-        before_bind(socket.as_fd()).map_err(|error| bind_error(address, error))?;
+        before_bind(socket.as_fd()).map_err(failed)?;
     }
     let Some(path) = unix_address.as_pathname() else {
-        bind(socket.as_raw_fd(), &name).map_err(|errno| bind_error(address, errno))?;
+        if access.is_some() {
+            return Err(Access::without_file(address));
+        }
+        bind(socket.as_raw_fd(), &name).map_err(|errno| failed(errno.into()))?;
         return Ok((socket, None));
     };
+    let target = Target { path, name, kind };
     let _lock = DirectoryLock::of(path);
-    match bind(socket.as_raw_fd(), &name) {
-        Ok(()) => {}
-        Err(Errno::EADDRINUSE) => {
-            remove_if_stale(path, &name, kind)?;
-            bind(socket.as_raw_fd(), &name).map_err(|errno| bind_error(address, errno))?;
-        }
-        Err(errno) => return Err(bind_error(address, errno)),
-    }
+    let file = match access {
+        None => target.bind(&socket)?,
+        Some(access) => target.bind_with(&socket, &access)?,
+    };
     if kind == SockType::Stream {
         // Before the lock is let go: a socket that does not listen yet looks like a stale one.
-        listen(&socket, config).map_err(|error| bind_error(address, error))?;
+        listen(&socket, config).map_err(failed)?;
     }
-    Ok((socket, SocketFile::of(path)))
+    Ok((socket, Some(target.show(file)?)))
+}
+
+/// Where a socket shall be.
+struct Target<'a> {
+    path: &'a Path,
+    name: UnixAddr,
+    kind: SockType,
+}
+
+impl Target<'_> {
+    fn failed(&self, error: impl Into<io::Error>) -> io::Error {
+        bind_error(&self.path.into(), error)
+    }
+
+    /// Binds the socket at the path.
+    fn bind(&self, socket: &OwnedFd) -> io::Result<SocketFile> {
+        let bind = || bind(socket.as_raw_fd(), &self.name);
+        let bound = match bind() {
+            Err(Errno::EADDRINUSE) => {
+                self.remove_if_stale()?;
+                bind()
+            }
+            bound => bound,
+        };
+        bound.map_err(|errno| self.failed(errno))?;
+        SocketFile::of(self.path).map_err(|error| self.failed(error))
+    }
+
+    /// Binds the socket so that nobody can connect to it before it has the mode and the owner it shall have.
+    ///
+    /// A stream socket is bound beside the path and put there when it listens ([`Target::show`]): whoever
+    /// sees it can connect. The name in getsockname(2) and in `ss` stays the one it was bound under. The
+    /// name of a datagram socket is the sender of its replies, which clients compare (socat does), so it is
+    /// bound at the path itself, closed to all until owner and mode are set.
+    fn bind_with(&self, socket: &OwnedFd, access: &Access) -> io::Result<SocketFile> {
+        // The file is made with the mode that the descriptor has, less the umask (unix(7), "Pathname
+        // socket ownership and permissions").
+        fchmod(socket, Mode::empty()).map_err(|errno| self.failed(errno))?;
+        let file = if self.kind == SockType::Stream {
+            let beside = bind_beside(socket, self.path).map_err(|errno| self.failed(errno))?;
+            SocketFile::of(&beside).map_err(|error| self.failed(error))?
+        } else {
+            self.bind(socket)?
+        };
+        access.set(&file.path, self.path)?;
+        Ok(file)
+    }
+
+    /// Puts a file that was made beside the path there. Never over anything that is there.
+    fn show(&self, file: SocketFile) -> io::Result<SocketFile> {
+        if file.address == self.path {
+            return Ok(file);
+        }
+        let rename = || sys::rename_new(&file.address, self.path);
+        let shown = match rename() {
+            Err(Errno::EEXIST) => {
+                self.remove_if_stale()?;
+                rename()
+            }
+            shown => shown,
+        };
+        match shown {
+            Ok(()) => Ok(file.renamed(self.path)),
+            Err(Errno::EEXIST) => Err(self.failed(Errno::EADDRINUSE)),
+            Err(errno) => Err(self.failed(errno)),
+        }
+    }
+
+    /// Removes a socket that nobody answers on any more; an error if there is anything else at the path.
+    fn remove_if_stale(&self) -> io::Result<()> {
+        let path = self.path;
+        let refuse = |why: &str| {
+            Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("Address already in use ({}): {why}", path.display()),
+            ))
+        };
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.failed(error)),
+        };
+        if !found.file_type().is_socket() {
+            return refuse("there is a file that is no socket; it was left alone, choose another path or remove it");
+        }
+        match connect(new_socket(self.kind)?.as_raw_fd(), &self.name) {
+            Err(Errno::ECONNREFUSED) => {
+                log::info!("replacing {}: a socket that nobody answers on", path.display());
+                fs::remove_file(path).map_err(|error| self.failed(error))
+            }
+            Err(Errno::ENOENT) => Ok(()),
+            Err(Errno::EACCES) => refuse("a socket is there and this user may not ask who answers on it"),
+            // Connected, a full queue (EAGAIN), a socket of another type (EPROTOTYPE): somebody is alive.
+            _ => refuse("another server answers there; stop it or choose another path"),
+        }
+    }
 }
 
 fn new_socket(kind: SockType) -> io::Result<OwnedFd> {
@@ -65,34 +166,6 @@ fn to_nix(address: &unix::SocketAddr) -> nix::Result<UnixAddr> {
         (Some(path), _) => UnixAddr::new(path),
         (None, Some(name)) => UnixAddr::new_abstract(name),
         (None, None) => Err(Errno::EINVAL),
-    }
-}
-
-/// Removes a socket that nobody answers on any more; an error if there is anything else at the path.
-fn remove_if_stale(path: &Path, name: &UnixAddr, kind: SockType) -> io::Result<()> {
-    let refuse = |why: &str| {
-        Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            format!("Address already in use ({}): {why}", path.display()),
-        ))
-    };
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(bind_error(&path.into(), error)),
-    };
-    if !found.file_type().is_socket() {
-        return refuse("there is a file that is no socket; it was left alone, choose another path or remove it");
-    }
-    match connect(new_socket(kind)?.as_raw_fd(), name) {
-        Err(Errno::ECONNREFUSED) => {
-            log::info!("replacing {}: a socket that nobody answers on", path.display());
-            fs::remove_file(path).map_err(|error| bind_error(&path.into(), error))
-        }
-        Err(Errno::ENOENT) => Ok(()),
-        Err(Errno::EACCES) => refuse("a socket is there and this user may not ask who answers on it"),
-        // Connected, a full queue (EAGAIN), a socket of another type (EPROTOTYPE): somebody is alive.
-        _ => refuse("another server answers there; stop it or choose another path"),
     }
 }
 
@@ -130,6 +203,8 @@ impl DirectoryLock {
 /// The file of a bound socket, to be removed with it if it is still the same file.
 #[derive(Debug)]
 pub(super) struct SocketFile {
+    /// As it was asked for.
+    address: PathBuf,
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -137,16 +212,28 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    fn of(path: &Path) -> Option<Self> {
-        let file = fs::symlink_metadata(path).ok()?;
-        // The working directory may change before the server ends.
-        let path = std::path::absolute(path).ok()?;
-        Some(SocketFile {
-            path,
+    fn of(address: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(address)?;
+        Ok(SocketFile {
+            address: address.to_owned(),
+            // The working directory may change before the server ends.
+            path: std::path::absolute(address)?,
             device: file.dev(),
             inode: file.ino(),
             owner: std::process::id(),
         })
+    }
+
+    /// The same file under another name in the same directory.
+    fn renamed(mut self, address: &Path) -> Self {
+        self.path.set_file_name(address.file_name().unwrap_or_default());
+        address.clone_into(&mut self.address);
+        self
+    }
+
+    /// The address of the socket. What getsockname(2) says is the name that it was bound under.
+    pub(super) fn address(&self) -> Address {
+        self.address.as_path().into()
     }
 
     /// Removes the path unless somebody else has put another file there, or this is a forked child.

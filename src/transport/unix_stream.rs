@@ -1,10 +1,10 @@
 //! Unix stream sockets.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use nix::sys::socket::SockType;
+use nix::sys::socket::{Shutdown, SockType, shutdown};
 
 use super::tcp::{close_listener, listen};
 use super::unix_path::{SocketFile, bound_socket};
@@ -19,6 +19,10 @@ use crate::request::StreamRequest;
 /// A path where a socket was left behind by a server that is gone is replaced; one where somebody
 /// answers, or where there is anything else than a socket, is refused and left alone. The path is
 /// removed when the server ends, if it is still the same socket.
+///
+/// Who may connect, [`socket_mode`](crate::Configure::socket_mode) and
+/// [`socket_owner`](crate::Configure::socket_owner) say; who has,
+/// [`peer_credentials`](crate::StreamRequest::peer_credentials).
 #[derive(Debug)]
 pub struct UnixStreams {
     listener: UnixListener,
@@ -48,12 +52,20 @@ impl Transport for UnixStreams {
     }
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.listener.local_addr()?.into())
+        match &self.file {
+            Some(file) => Ok(file.address()),
+            None => Ok(self.listener.local_addr()?.into()),
+        }
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
         let (stream, peer) = self.listener.accept()?;
         Ok(StreamRequest::new(stream, peer))
+    }
+
+    /// From now on connecting fails (`ECONNREFUSED`); what is queued stays (unix(7), shutdown(2)).
+    fn refuse(&self) -> io::Result<()> {
+        Ok(shutdown(self.listener.as_raw_fd(), Shutdown::Read)?)
     }
 
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {

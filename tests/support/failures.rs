@@ -8,8 +8,8 @@ use std::panic::resume_unwind;
 use socketserver::Construct;
 use socketserver::prelude::*;
 
-use super::journal::{Entry, Journal, Journaled, Pen, journal};
-use super::{connect, read_to_end};
+use super::journal::{Journal, Journaled, Pen, journal};
+use super::{connect, read_to_end, wait_until};
 
 /// A handler whose steps note themselves and fail as the client's line says: `handle error, finish panic`.
 #[derive(Clone, Debug)]
@@ -83,21 +83,24 @@ impl Failing {
         (address, String::from_utf8(read_to_end(client)).unwrap())
     }
 
-    /// What happened where the first request ran, from `finish_request` on.
+    /// What happened where the first request ran, from `finish_request` to `close_request`.
+    #[track_caller]
     pub fn course(&self) -> Vec<String> {
-        let entries = self.journal.entries();
-        let begin = entries
-            .iter()
-            .position(|entry| entry.event == "finish_request")
-            .unwrap();
-        let there = |entry: &&Entry| (entry.process, entry.thread) == (entries[begin].process, entries[begin].thread);
-        let mut course = Vec::new();
-        for entry in entries[begin..].iter().filter(there) {
-            course.push(entry.event.clone());
-            if entry.event == "close_request" {
-                break;
-            }
-        }
+        let begin = self.journal.wait_for("finish_request");
+        let there = || {
+            let mut entries = self.journal.entries();
+            entries.retain(|entry| (entry.process, entry.thread) == (begin.process, begin.thread));
+            entries
+                .into_iter()
+                .map(|entry| entry.event)
+                .skip_while(|event| event != "finish_request")
+        };
+        // The client may have seen the end of the connection before it was closed.
+        wait_until("the request is closed", || {
+            there().any(|event| event == "close_request")
+        });
+        let mut course: Vec<_> = there().take_while(|event| event != "close_request").collect();
+        course.push("close_request".to_owned());
         course
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
+pub mod accepting;
 pub mod clients;
 pub mod failures;
 pub mod gate;
@@ -219,6 +220,21 @@ pub fn reset(client: TcpStream) {
     };
     setsockopt(&client, sockopt::Linger, &at_once).unwrap();
     drop(client);
+}
+
+/// How many connections wait in the kernel's queue of a listener at a loopback address; `None` if there is
+/// no listener (`/proc/net/tcp`, proc(5)). Asked without a connection, which would be served.
+pub fn queued(address: &str) -> Option<usize> {
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let listener = format!(" 0100007F:{port:04X} 00000000:0000 0A ");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let (_, row) = table.split_once(&listener)?;
+    let (_, queue) = row.split_whitespace().next()?.split_once(':')?;
+    usize::from_str_radix(queue, 16).ok()
+}
+
+pub fn is_listening(address: &str) -> bool {
+    queued(address).is_some()
 }
 
 /// Sends a line and returns the line that comes back.

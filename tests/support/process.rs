@@ -18,7 +18,7 @@ pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
 pub const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
 
 /// Names the role that a process of this binary plays instead of running its tests.
-const ROLE: &str = "SOCKETSERVER_TEST_ROLE";
+pub const ROLE: &str = "SOCKETSERVER_TEST_ROLE";
 
 /// An example, which `cargo test` builds beside the test binaries.
 pub fn example_path(name: &str) -> PathBuf {
@@ -39,13 +39,18 @@ pub fn echo(transport: &str, strategy: &str, address: &str) -> Command {
     command
 }
 
-/// A copy of the example that anybody may run, in a directory that only its owner may write to: the
+/// A copy of a program that anybody may run, in a directory that only its owner may write to: the
 /// directory that it was built in may be closed to others.
-pub fn echo_for_everybody() -> TempPath {
-    let place = temp_path("echo");
+pub fn for_everybody(program: &Path) -> TempPath {
+    let place = temp_path("program");
     fs::set_permissions(place.path.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
-    fs::copy(echo_path(), &place.path).unwrap();
+    fs::copy(program, &place.path).unwrap();
     place
+}
+
+/// The example, for anybody to run.
+pub fn echo_for_everybody() -> TempPath {
+    for_everybody(&echo_path())
 }
 
 /// A program, without the privileges that this process may have.
@@ -86,7 +91,10 @@ pub fn play(name: &str, role: fn()) -> bool {
 
 /// Serves, telling the address and the counts as the example does.
 pub fn serve_as_role(server: impl BaseServer) {
-    let server = server.shutdown_on_signals([signal::SIGTERM]).bind().unwrap();
+    let server = server
+        .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+        .bind()
+        .unwrap();
     println!("listening on {}", server.server_address());
     println!("stopped: {}", server.serve_forever().unwrap());
 }

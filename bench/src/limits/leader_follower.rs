@@ -1,4 +1,4 @@
-//! Leader/follower: idle threads wait for work themselves, so nothing is handed over.
+//! Leader/follower, also "lf": idle threads wait for work themselves, so nothing is handed over.
 //!
 //! At most so many wait; the rest is parked, last in, first out. Whoever takes work and was the last to
 //! wait first passes its turn on, to a parked thread or a new one.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::SockFlag;
 
-use super::sys::{self, Fd};
+use super::sys::{self, Datagram, Fd};
 use crate::servers::Setup;
 
 /// Where work comes from.
@@ -30,7 +30,7 @@ pub trait Work: Send + Sync + 'static {
 }
 
 /// Serves in as many threads as there is work at once, of which at most `most_waiting` wait for more.
-pub fn run<W: Work>(work: W, most_waiting: u32) -> io::Result<()> {
+pub fn run<W: Work>(work: W, most_waiting: u32) {
     // Never freed: the threads are detached and go on until the process ends.
     let crew: &'static Crew<W> = Box::leak(Box::new(Crew {
         work,
@@ -39,7 +39,6 @@ pub fn run<W: Work>(work: W, most_waiting: u32) -> io::Result<()> {
         parked: Mutex::default(),
     }));
     crew.follow();
-    Ok(())
 }
 
 struct Crew<W> {
@@ -117,7 +116,8 @@ pub fn blocking(setup: &Setup) -> io::Result<()> {
         epoll: None,
         bulk: setup.bulk,
     };
-    run(accept, 64)
+    run(accept, 64);
+    Ok(())
 }
 
 /// On an epoll set that all share, at most 4 at a time: with more, each connection wakes too many.
@@ -129,7 +129,8 @@ pub fn epoll(setup: &Setup) -> io::Result<()> {
         epoll: Some(epoll),
         bulk: setup.bulk,
     };
-    run(accept, 4)
+    run(accept, 4);
+    Ok(())
 }
 
 struct Accept {
@@ -148,7 +149,7 @@ impl Work for Accept {
     fn wait(&self, connection: &mut Fd) {
         loop {
             if let Some(epoll) = self.epoll {
-                let _ = sys::epoll_wait(epoll);
+                let _ = sys::epoll_wait(epoll, &mut [libc::epoll_event { events: 0, u64: 0 }]);
             }
             match sys::accept(self.listener) {
                 Ok(accepted) => return *connection = accepted,
@@ -161,5 +162,32 @@ impl Work for Accept {
 
     fn serve(&self, connection: &mut Fd) {
         sys::serve(*connection, self.bulk);
+    }
+}
+
+/// Datagrams: idle threads in recvfrom, each with a datagram of its own.
+pub fn datagrams(setup: &Setup) -> io::Result<()> {
+    let socket = sys::open(setup, SockFlag::empty())?;
+    run(Receive { socket }, 4);
+    Ok(())
+}
+
+struct Receive {
+    socket: Fd,
+}
+
+impl Work for Receive {
+    type Item = Datagram;
+
+    fn room() -> Datagram {
+        Datagram::room()
+    }
+
+    fn wait(&self, datagram: &mut Datagram) {
+        while !datagram.receive(self.socket) {}
+    }
+
+    fn serve(&self, datagram: &mut Datagram) {
+        datagram.reply(self.socket);
     }
 }

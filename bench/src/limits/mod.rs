@@ -2,13 +2,16 @@
 //!
 //! No `std::net`, no `std::thread`: descriptors are integers, threads are pthreads, waiting is futex(2).
 
+mod datagrams;
+mod event_loop;
+mod fork;
 mod leader_follower;
 mod sys;
 mod threads;
 
 use std::io;
 
-use crate::servers::{Kind, STREAMS, Server, Setup};
+use crate::servers::{DATAGRAMS, Kind, STREAMS, Server, Setup, Transport};
 
 /// A limit for connections.
 const fn streams(name: &'static str, about: &'static str, run: fn(&Setup) -> io::Result<()>) -> Server {
@@ -18,6 +21,19 @@ const fn streams(name: &'static str, about: &'static str, run: fn(&Setup) -> io:
         about,
         transports: STREAMS,
         run,
+    }
+}
+
+/// A limit for datagrams.
+const fn datagrams(
+    name: &'static str,
+    about: &'static str,
+    transports: &'static [Transport],
+    run: fn(&Setup) -> io::Result<()>,
+) -> Server {
+    Server {
+        transports,
+        ..streams(name, about, run)
     }
 }
 
@@ -44,5 +60,32 @@ pub const SERVERS: &[Server] = &[
         "libc-thread",
         "pthread_create for each connection",
         threads::thread_each,
+    ),
+    streams("libc-fork", "fork for each connection", fork::fork_each),
+    streams("libc-epoll", "one thread and an epoll loop", event_loop::run),
+    datagrams("libc-recvfrom", "recvfrom and sendto", DATAGRAMS, datagrams::one_by_one),
+    datagrams(
+        "libc-recvmmsg",
+        "recvmmsg, a sendto for each answer",
+        DATAGRAMS,
+        datagrams::received_together,
+    ),
+    datagrams(
+        "libc-sendmmsg",
+        "recvmmsg and sendmmsg",
+        DATAGRAMS,
+        datagrams::sent_together,
+    ),
+    datagrams(
+        "libc-segment",
+        "recvmmsg, and UDP_SEGMENT for the answers to one client",
+        &[Transport::Udp],
+        datagrams::sent_in_segments,
+    ),
+    datagrams(
+        "libc-recvfrom-lf",
+        "leader/follower: at most 4 idle threads in recvfrom",
+        DATAGRAMS,
+        leader_follower::datagrams,
     ),
 ];

@@ -46,7 +46,7 @@ pub fn run(endpoint: &Endpoint, pattern: Pattern, clock: Clock) -> io::Result<Ta
     let clients = Clients {
         clock,
         epoll,
-        clients,
+        sockets: clients,
         payload: Payload::new(),
         packet: vec![0; message.max(HEADER)],
         tally: Tally::new(),
@@ -57,7 +57,7 @@ pub fn run(endpoint: &Endpoint, pattern: Pattern, clock: Clock) -> io::Result<Ta
 struct Clients {
     clock: Clock,
     epoll: Epoll,
-    clients: Vec<Client>,
+    sockets: Vec<Client>,
     payload: Payload,
     packet: Vec<u8>,
     tally: Tally,
@@ -91,12 +91,12 @@ impl Clients {
     fn run(mut self) -> io::Result<Tally> {
         let mut events = [EpollEvent::empty(); 64];
         let mut looked = Instant::now();
-        for number in 0..self.clients.len() {
+        for number in 0..self.sockets.len() {
             self.send(number)?;
         }
         while !interrupt::is_interrupted() {
             let now = Instant::now();
-            if now >= self.clock.until && (now >= self.clock.give_up() || !self.clients.iter().any(Client::is_busy)) {
+            if now >= self.clock.until && (now >= self.clock.give_up() || !self.sockets.iter().any(Client::is_busy)) {
                 break;
             }
             if now - looked > PATIENCE / 10 {
@@ -119,8 +119,8 @@ impl Clients {
     }
 
     fn give_up_lost(&mut self, now: Instant) -> io::Result<()> {
-        for number in 0..self.clients.len() {
-            let client = &mut self.clients[number];
+        for number in 0..self.sockets.len() {
+            let client = &mut self.sockets[number];
             for place in 0..client.under_way.len() {
                 if client.under_way[place].is_some_and(|since| now - since > PATIENCE) {
                     client.done(place);
@@ -134,7 +134,7 @@ impl Clients {
 
     /// Fills the window.
     fn send(&mut self, number: usize) -> io::Result<()> {
-        let client = &mut self.clients[number];
+        let client = &mut self.sockets[number];
         let mut wants = false;
         while let Some(&place) = client.idle.last() {
             let now = Instant::now();
@@ -174,7 +174,7 @@ impl Clients {
 
     /// Takes the answers that have come.
     fn receive(&mut self, number: usize) {
-        let client = &mut self.clients[number];
+        let client = &mut self.sockets[number];
         let mut inbox = [0; 2048];
         for _ in 0..client.under_way.len() {
             let answer = match recv(client.socket.as_raw_fd(), &mut inbox, MsgFlags::empty()) {
@@ -193,9 +193,8 @@ impl Clients {
                     self.tally.answered(self.clock, since, Instant::now());
                     client.done(place);
                 }
-                Some(_) => self.tally.error("the answer has other bytes"),
                 None if name < client.next[place] => self.tally.error("answered late or twice"),
-                None => self.tally.error("the answer has other bytes"),
+                _ => self.tally.error("the answer has other bytes"),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The servers that are compared. All echo: a stream until its end, a datagram once.
 
+mod forward;
 mod ours;
 mod programs;
 mod std_net;
@@ -72,7 +73,8 @@ pub struct Setup {
     pub transport: Transport,
     /// HOST:PORT, or a path.
     pub address: String,
-    /// Read into [`BULK_BUFFER`] bytes instead of [`BUFFER`].
+    /// Read into [`BULK_BUFFER`] bytes instead of [`BUFFER`], and set `TCP_NODELAY`, as Go does anyway:
+    /// otherwise the rest of each message that does not fill a segment waits for an acknowledgement.
     pub bulk: bool,
     /// Memory that the process has written to before it serves: a fork copies its page tables.
     pub touched_mb: usize,

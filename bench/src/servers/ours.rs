@@ -3,8 +3,8 @@
 use std::io::{self, Read, Write};
 
 use socketserver::prelude::*;
-use socketserver::{Active, Job, RequestOf};
 
+use super::forward::Forward;
 use super::{ALL, BUFFER, BULK_BUFFER, Kind, STREAMS, Server, Transport, announce};
 
 /// Each entry is a name, the transports, what it is, and the stack over the bare server.
@@ -54,6 +54,7 @@ struct Echo {
 impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Echo {
     fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
         if self.bulk {
+            request.disable_nagle_algorithm()?;
             echo::<BULK_BUFFER>(request)
         } else {
             echo::<BUFFER>(request)
@@ -77,29 +78,5 @@ fn echo<const SIZE: usize>(request: &mut (impl Read + Write)) -> HandlerResult {
 impl BaseRequestHandler<DatagramRequest> for Echo {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
         Ok(request.reply(request.packet())?)
-    }
-}
-
-/// A mix-in that overrides what runs for each request and changes nothing.
-struct Forward<S>(S);
-
-impl<S: BaseServer> BaseServer for Forward<S> {
-    type Transport = S::Transport;
-    type Inner = S;
-
-    fn inner(&self) -> &S {
-        &self.0
-    }
-
-    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
-        self.inner().verify_request(request, client_address)
-    }
-
-    fn process_request(&self, job: Job<S::Transport>) {
-        self.inner().process_request(job);
-    }
-
-    fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
-        self.inner().finish_request(active)
     }
 }

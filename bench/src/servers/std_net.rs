@@ -34,22 +34,28 @@ pub const SERVERS: &[Server] = &[
         kind: Kind::Peer,
         about: "std::net and the threadpool crate, 4 threads",
         transports: STREAMS,
-        run: |setup| streams(setup, Some(ThreadPool::new(4))),
+        run: |setup| streams(setup, Some(&ThreadPool::new(4))),
     },
     Server {
         name: "threadpool-8",
         kind: Kind::Peer,
         about: "std::net and the threadpool crate, 8 threads",
         transports: STREAMS,
-        run: |setup| streams(setup, Some(ThreadPool::new(8))),
+        run: |setup| streams(setup, Some(&ThreadPool::new(8))),
     },
 ];
 
-fn streams(setup: &Setup, pool: Option<ThreadPool>) -> io::Result<()> {
+fn streams(setup: &Setup, pool: Option<&ThreadPool>) -> io::Result<()> {
     if setup.transport == Transport::Tcp {
         let listener = TcpListener::bind(&setup.address)?;
         announce(local_address(listener.as_fd())?)?;
-        serve(listener.incoming(), setup.bulk, pool)
+        let incoming = listener.incoming().inspect(|stream| {
+            if let (true, Ok(stream)) = (setup.bulk, stream) {
+                // Fails if the client is gone, which its thread will see.
+                let _ = stream.set_nodelay(true);
+            }
+        });
+        serve(incoming, setup.bulk, pool)
     } else {
         let listener = UnixListener::bind(&setup.address)?;
         announce(local_address(listener.as_fd())?)?;
@@ -60,7 +66,7 @@ fn streams(setup: &Setup, pool: Option<ThreadPool>) -> io::Result<()> {
 fn serve<S: Read + Write + Send + 'static>(
     incoming: impl Iterator<Item = io::Result<S>>,
     bulk: bool,
-    pool: Option<ThreadPool>,
+    pool: Option<&ThreadPool>,
 ) -> io::Result<()> {
     for stream in incoming {
         let mut stream = stream?;
@@ -72,7 +78,7 @@ fn serve<S: Read + Write + Send + 'static>(
                 echo::<BUFFER>(&mut stream)
             };
         };
-        match &pool {
+        match pool {
             Some(pool) => pool.execute(work),
             None => drop(thread::spawn(work)),
         }
@@ -110,14 +116,16 @@ fn datagrams(setup: &Setup, in_threads: bool) -> io::Result<()> {
     }
 }
 
+type Receive<S, A> = fn(&S, &mut [u8]) -> io::Result<(usize, A)>;
+
 fn answer<S: Send + Sync + 'static, A: Send + 'static>(
     socket: S,
-    receive: fn(&S, &mut [u8]) -> io::Result<(usize, A)>,
+    receive: Receive<S, A>,
     send: fn(&S, &[u8], A) -> io::Result<usize>,
     in_threads: bool,
 ) -> io::Result<()> {
     let socket = Arc::new(socket);
-    let mut buffer = [0; BULK_BUFFER];
+    let mut buffer = vec![0; BULK_BUFFER];
     loop {
         let (count, from) = receive(&socket, &mut buffer)?;
         if in_threads {

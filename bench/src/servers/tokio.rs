@@ -29,6 +29,9 @@ async fn run(setup: &Setup) -> io::Result<()> {
             announce(local_address(listener.as_fd())?)?;
             loop {
                 let (stream, _) = listener.accept().await?;
+                if bulk {
+                    stream.set_nodelay(true)?;
+                }
                 start_echo(stream, bulk);
             }
         }

@@ -4,6 +4,9 @@ use super::field::{Endian, LengthField};
 use super::{LengthDelimitedCodec, Skip};
 use crate::framing::MAX_FRAME_LENGTH;
 
+/// A header must fit in what a peer may keep between two messages.
+const LONGEST_OFFSET: usize = 64 * 1024;
+
 /// Makes a [`LengthDelimitedCodec`] for any layout of the header.
 ///
 /// The names are tokio-util's. A frame is
@@ -147,7 +150,7 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If `length_field_length` is not between 1 and 8; if a varint is to count itself, or to be skipped in
+    /// If `length_field_length` is not between 1 and 8, or `length_field_offset` is over 64 KiB; if a varint is to count itself, or to be skipped in
     /// part, which its changing width does not allow.
     #[track_caller]
     pub fn new_codec(self) -> LengthDelimitedCodec {
@@ -155,6 +158,11 @@ impl Builder {
             (1..=8).contains(&self.width),
             "length_field_length is 1 to 8 bytes, not {}",
             self.width
+        );
+        assert!(
+            self.offset <= LONGEST_OFFSET,
+            "length_field_offset is at most {LONGEST_OFFSET} bytes, not {}",
+            self.offset
         );
         let header = self.offset + self.width;
         let skip = match self.num_skip {
@@ -166,26 +174,25 @@ impl Builder {
             "a varint has no fixed width: length_includes_header, and num_skip other than 0, do not go with it"
         );
         let adjustment = if self.includes_header {
-            // Header lengths are small numbers.
-            -i64::try_from(header).unwrap_or(i64::MAX)
+            -i64::try_from(header).expect("some KiB at most")
         } else {
             self.adjustment
         };
         let field = if self.is_varint {
             LengthField::Varint
         } else {
-            LengthField::Fixed {
-                width: self.width,
-                endian: self.endian,
-                signed: self.signed,
-            }
+            LengthField::fixed(self.width, self.endian, self.signed)
         };
+        let is_usual = field == LengthField::fixed(4, self.endian, false)
+            && (self.offset, adjustment, skip) == (0, 0, Skip::Header);
         LengthDelimitedCodec {
             offset: self.offset,
             field,
             adjustment,
             skip,
-            max_frame_length: self.max_frame_length,
+            max_frame_length: 0,
+            usual: is_usual.then_some(self.endian),
         }
+        .max_frame_length(self.max_frame_length)
     }
 }

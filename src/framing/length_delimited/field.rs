@@ -22,36 +22,38 @@ impl Endian {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LengthField {
     /// 1 to 8 bytes.
-    Fixed { width: usize, endian: Endian, signed: bool },
+    Fixed(Fixed),
     /// Base 128, least significant group first, the high bit set in all bytes but the last: protobuf's.
     Varint,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fixed {
+    width: usize,
+    endian: Endian,
+    /// The highest bit if that is a sign, else none.
+    sign: u64,
+}
+
 impl LengthField {
+    pub(super) fn fixed(width: usize, endian: Endian, signed: bool) -> Self {
+        let sign = if signed { 1 << (8 * width - 1) } else { 0 };
+        LengthField::Fixed(Fixed { width, endian, sign })
+    }
+
     /// The number at the beginning of `bytes` and how many bytes it has; `None`: not all of them are there.
     #[inline]
     pub(super) fn read(self, bytes: &[u8]) -> Result<Option<(u64, usize)>, DecodeError> {
-        let LengthField::Fixed { width, endian, signed } = self else {
-            return read_varint(bytes);
-        };
-        let Some(field) = bytes.get(..width) else {
-            return Ok(None);
-        };
-        let value = read_fixed(field, endian);
-        if signed {
-            let unused = 64 - 8 * width;
-            let length = (value << unused).cast_signed() >> unused;
-            if length < 0 {
-                return Err(DecodeError::NegativeLength { length });
-            }
+        match self {
+            LengthField::Fixed(field) => field.read(bytes),
+            LengthField::Varint => read_varint(bytes),
         }
-        Ok(Some((value, width)))
     }
 
     /// Appends a number that is at most [`largest`](Self::largest).
     pub(super) fn write(self, value: u64, out: &mut Vec<u8>) {
         match self {
-            LengthField::Fixed { width, endian, .. } => match endian {
+            LengthField::Fixed(Fixed { width, endian, .. }) => match endian {
                 Endian::Big => out.extend_from_slice(&value.to_be_bytes()[8 - width..]),
                 Endian::Little => out.extend_from_slice(&value.to_le_bytes()[..width]),
             },
@@ -62,7 +64,7 @@ impl LengthField {
     /// The largest number that it holds.
     pub(super) fn largest(self) -> u64 {
         match self {
-            LengthField::Fixed { width, signed, .. } => u64::MAX >> (64 - 8 * width + usize::from(signed)),
+            LengthField::Fixed(field) => u64::MAX >> field.unused_bits() >> u32::from(field.sign != 0),
             LengthField::Varint => u64::MAX,
         }
     }
@@ -70,22 +72,46 @@ impl LengthField {
     /// How many bytes it has at least, when the `arrived` that are there are not all of it.
     pub(super) fn least_width(self, arrived: usize) -> usize {
         match self {
-            LengthField::Fixed { width, .. } => width,
+            LengthField::Fixed(field) => field.width,
             LengthField::Varint => arrived + 1,
         }
     }
 }
 
-/// The usual widths are one load each.
-#[inline]
-fn read_fixed(field: &[u8], endian: Endian) -> u64 {
-    match (field, endian) {
-        (&[a, b, c, d], Endian::Big) => u32::from_be_bytes([a, b, c, d]).into(),
-        (&[a, b, c, d], Endian::Little) => u32::from_le_bytes([a, b, c, d]).into(),
-        (&[a, b], Endian::Big) => u16::from_be_bytes([a, b]).into(),
-        (&[a, b], Endian::Little) => u16::from_le_bytes([a, b]).into(),
-        (_, Endian::Big) => field.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
-        (_, Endian::Little) => field.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)),
+impl Fixed {
+    #[inline]
+    fn read(self, bytes: &[u8]) -> Result<Option<(u64, usize)>, DecodeError> {
+        let value = if let Some(eight) = bytes.first_chunk() {
+            self.value(*eight)
+        } else if bytes.len() < self.width {
+            return Ok(None);
+        } else {
+            let mut eight = [0; 8];
+            eight[..bytes.len()].copy_from_slice(bytes);
+            self.value(eight)
+        };
+        if value & self.sign == 0 {
+            Ok(Some((value, self.width)))
+        } else {
+            let unused = self.unused_bits();
+            let length = (value << unused).cast_signed() >> unused;
+            Err(DecodeError::NegativeLength { length })
+        }
+    }
+
+    /// Of the eight bytes from the field on.
+    #[inline]
+    fn value(self, eight: [u8; 8]) -> u64 {
+        let unused = self.unused_bits();
+        match self.endian {
+            Endian::Big => u64::from_be_bytes(eight) >> unused,
+            Endian::Little => u64::from_le_bytes(eight) << unused >> unused,
+        }
+    }
+
+    #[inline]
+    fn unused_bits(self) -> usize {
+        64 - 8 * self.width
     }
 }
 

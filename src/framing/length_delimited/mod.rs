@@ -6,7 +6,7 @@ mod field;
 use std::io;
 
 pub use builder::Builder;
-use field::LengthField;
+use field::{Endian, LengthField};
 
 use super::{DecodeError, Decoded, Decoder, EncodeError, Encoder, Frame};
 
@@ -48,7 +48,13 @@ pub struct LengthDelimitedCodec {
     adjustment: i64,
     skip: Skip,
     max_frame_length: usize,
+    /// The byte order, if all else is as usual: an unsigned field of four bytes, nothing before it, neither
+    /// counted nor kept.
+    usual: Option<Endian>,
 }
+
+/// No allocation is longer than `isize::MAX`: half of it leaves room for any header.
+const LONGEST: usize = isize::MAX.unsigned_abs() / 2;
 
 /// How much of the beginning of a frame is not part of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,43 +140,60 @@ impl LengthDelimitedCodec {
     /// refused, before memory is taken for it.
     #[must_use]
     pub fn max_frame_length(mut self, bytes: usize) -> Self {
-        self.max_frame_length = bytes;
+        self.max_frame_length = bytes.min(LONGEST);
         self
     }
 
-    /// How many bytes follow the length field, by the number in it.
+    /// A whole frame with the usual header. What else may be said of a header costs a small message as much
+    /// again as all the rest; what this does not take, [`ends`](Self::ends) does.
     #[inline]
-    fn body(&self, number: u64) -> Result<usize, DecodeError> {
-        let too_long = |length| DecodeError::TooLong {
-            length,
-            limit: self.max_frame_length,
+    fn decode_usual(&self, bytes: &[u8]) -> Option<Frame> {
+        let (header, rest) = bytes.split_first_chunk()?;
+        let body = match self.usual? {
+            Endian::Big => u32::from_be_bytes(*header),
+            Endian::Little => u32::from_le_bytes(*header),
+        } as usize;
+        let end = header.len() + body;
+        (body <= rest.len() && body <= self.max_frame_length).then_some(Frame {
+            message: header.len()..end,
+            consumed: end,
+        })
+    }
+
+    /// Where the header and the frame end that begin with `bytes`; `None`: the header is not complete.
+    #[inline]
+    fn ends(&self, bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+        let field = bytes.get(self.offset..).unwrap_or_default();
+        let Some((number, width)) = self.field.read(field)? else {
+            return Ok(None);
         };
-        let length = match number.checked_add_signed(self.adjustment) {
-            Some(length) => length,
-            None if self.adjustment > 0 => return Err(too_long(number)),
-            None => return Err(too_short(number, self.adjustment.unsigned_abs())),
+        let body = match number.checked_add_signed(self.adjustment).map(usize::try_from) {
+            Some(Ok(body)) if body <= self.max_frame_length => body,
+            _ => return Err(self.no_body(number)),
         };
-        match usize::try_from(length) {
-            Ok(body) if body <= self.max_frame_length => Ok(body),
-            _ => Err(too_long(length)),
+        let header = self.offset + width;
+        let end = header + body;
+        match self.skip {
+            Skip::Bytes(skipped) if skipped > end => Err(too_short(number, number + (skipped - end) as u64)),
+            _ => Ok(Some((header, end))),
         }
     }
 
-    /// Looks at the header.
-    #[inline]
-    fn measure(&self, bytes: &[u8]) -> Result<Measure, DecodeError> {
-        let field = bytes.get(self.offset..).unwrap_or_default();
-        let Some((number, width)) = self.field.read(field)? else {
-            let expected = self.offset + self.field.least_width(field.len());
-            return Ok(Measure::Header { expected });
-        };
-        let header = self.offset + width;
-        // A limit so large that the sum is not a number any more is one that no peer can reach.
-        let end = header.saturating_add(self.body(number)?);
-        match self.skip {
-            Skip::Bytes(skipped) if skipped > end => Err(too_short(number, number + (skipped - end) as u64)),
-            _ => Ok(Measure::Frame { header, end }),
+    /// Why a number announces no message.
+    #[cold]
+    fn no_body(&self, number: u64) -> DecodeError {
+        match number.checked_add_signed(self.adjustment) {
+            None if self.adjustment < 0 => too_short(number, self.adjustment.unsigned_abs()),
+            length => DecodeError::TooLong {
+                length: length.unwrap_or(number),
+                limit: self.max_frame_length,
+            },
         }
+    }
+
+    /// How many bytes the header of `bytes`, which is not complete, has at least.
+    fn least_header(&self, bytes: &[u8]) -> usize {
+        self.offset + self.field.least_width(bytes.len().saturating_sub(self.offset))
     }
 
     /// The number that announces a message.
@@ -190,19 +213,11 @@ impl LengthDelimitedCodec {
 
     /// Whether a message that brings its header is what the other side would decode.
     fn check_header(&self, message: &[u8]) -> Result<(), EncodeError> {
-        match self.measure(message) {
-            Ok(Measure::Frame { end, .. }) if end == message.len() => Ok(()),
+        match self.ends(message) {
+            Ok(Some((_, end))) if end == message.len() => Ok(()),
             _ => Err(EncodeError::HeaderMismatch { length: message.len() }),
         }
     }
-}
-
-/// What the header says.
-enum Measure {
-    /// It is not complete: it has so many bytes, at least.
-    Header { expected: usize },
-    /// Where it ends, and where the frame does.
-    Frame { header: usize, end: usize },
 }
 
 fn too_short(length: u64, least: u64) -> DecodeError {
@@ -218,20 +233,23 @@ impl Default for LengthDelimitedCodec {
 impl Decoder for LengthDelimitedCodec {
     #[inline]
     fn decode(&mut self, bytes: &[u8]) -> io::Result<Decoded> {
-        Ok(match self.measure(bytes)? {
-            Measure::Frame { header, end } if end <= bytes.len() => {
-                let start = match self.skip {
-                    Skip::Header => header,
-                    Skip::Bytes(skipped) => skipped,
-                };
-                Decoded::Frame(Frame {
-                    message: start..end,
-                    consumed: end,
-                })
-            }
-            Measure::Frame { end, .. } => Decoded::Incomplete(end - bytes.len()),
-            Measure::Header { expected } => Decoded::Incomplete(expected - bytes.len()),
-        })
+        if let Some(frame) = self.decode_usual(bytes) {
+            return Ok(Decoded::Frame(frame));
+        }
+        let Some((header, end)) = self.ends(bytes)? else {
+            return Ok(Decoded::Incomplete(self.least_header(bytes) - bytes.len()));
+        };
+        if end > bytes.len() {
+            return Ok(Decoded::Incomplete(end - bytes.len()));
+        }
+        let start = match self.skip {
+            Skip::Header => header,
+            Skip::Bytes(skipped) => skipped,
+        };
+        Ok(Decoded::Frame(Frame {
+            message: start..end,
+            consumed: end,
+        }))
     }
 
     fn decode_eof(&mut self, bytes: &[u8]) -> io::Result<Option<Frame>> {
@@ -239,9 +257,12 @@ impl Decoder for LengthDelimitedCodec {
         match self.decode(bytes)? {
             Decoded::Frame(frame) => Ok(Some(frame)),
             Decoded::Incomplete(_) if bytes.is_empty() => Ok(None),
-            Decoded::Incomplete(_) => Err(match self.measure(bytes)? {
-                Measure::Header { expected } => DecodeError::TruncatedHeader { arrived, expected },
-                Measure::Frame { header, end } => DecodeError::Truncated {
+            Decoded::Incomplete(_) => Err(match self.ends(bytes)? {
+                None => DecodeError::TruncatedHeader {
+                    arrived,
+                    expected: self.least_header(bytes),
+                },
+                Some((header, end)) => DecodeError::Truncated {
                     arrived: arrived - header,
                     expected: end - header,
                 },

@@ -6,9 +6,11 @@
     reason = "what is compared with is C: system calls, pthreads and futexes as they are"
 )]
 
+mod datagrams;
+
 use std::ffi::c_void;
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::AtomicU32;
@@ -20,6 +22,8 @@ use nix::sys::socket::{
 };
 
 use crate::servers::{BUFFER, BULK_BUFFER, Setup, Transport, announce, local_address};
+
+pub use datagrams::{Batch, Datagram};
 
 pub type Fd = i32;
 
@@ -76,6 +80,18 @@ pub fn close(fd: Fd) {
 /// Echoes a connection to its end and closes it.
 pub fn serve(connection: Fd, bulk: bool) {
     if bulk {
+        let on = 1_i32;
+        // SAFETY: the value is as long as it says. A Unix socket has no such option and no need of it.
+        unsafe {
+            let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
+            libc::setsockopt(
+                connection,
+                libc::IPPROTO_TCP,
+                libc::TCP_NODELAY,
+                (&raw const on).cast(),
+                length,
+            );
+        }
         echo::<BULK_BUFFER>(connection);
     } else {
         echo::<BUFFER>(connection);
@@ -104,6 +120,37 @@ fn echo<const SIZE: usize>(connection: Fd) {
             sent += more;
         }
     }
+}
+
+/// Echoes what has come on a connection; `false` at its end.
+pub fn echo_once(connection: Fd, buffer: &mut [u8]) -> bool {
+    // SAFETY: the buffer is as long as it says.
+    let count = unsafe { libc::recv(connection, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+    let Ok(count @ 1..) = usize::try_from(count) else {
+        return Errno::last() == Errno::EAGAIN && count < 0;
+    };
+    // SAFETY: the first `count` bytes of the buffer were received into.
+    let sent = unsafe { libc::send(connection, buffer.as_ptr().cast(), count, libc::MSG_NOSIGNAL) };
+    sent >= 0
+}
+
+// ----- Processes -------------------------------------------------------------------------------------
+
+/// Forks; 0 in the child. Only for processes with one thread.
+pub fn fork() -> nix::Result<i32> {
+    // SAFETY: the process has one thread, so the child holds no lock of another.
+    Errno::result(unsafe { libc::fork() })
+}
+
+/// Whether a child has ended; if so, it is reaped.
+pub fn has_ended(child: i32) -> bool {
+    // SAFETY: no status is asked for, so no memory is passed.
+    unsafe { libc::waitpid(child, ptr::null_mut(), libc::WNOHANG) != 0 }
+}
+
+pub fn exit_now() -> ! {
+    // SAFETY: ends the process without running anything of it.
+    unsafe { libc::_exit(0) }
 }
 
 // ----- Threads ---------------------------------------------------------------------------------------
@@ -185,14 +232,12 @@ pub fn epoll_add(set: Fd, fd: Fd) -> nix::Result<()> {
     Errno::result(unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, &raw mut event) }).map(drop)
 }
 
-/// Waits for one descriptor.
-pub fn epoll_wait(set: Fd) -> nix::Result<Fd> {
-    // SAFETY: a structure of integers.
-    let mut event: libc::epoll_event = unsafe { mem::zeroed() };
-    // SAFETY: there is room for the one event asked for.
-    Errno::result(unsafe { libc::epoll_wait(set, &raw mut event, 1, -1) })?;
-    let number = event.u64;
-    Ok(i32::try_from(number).unwrap_or(-1))
+/// Waits until descriptors are ready; how many of `ready` are.
+pub fn epoll_wait(set: Fd, ready: &mut [libc::epoll_event]) -> nix::Result<usize> {
+    let room = i32::try_from(ready.len()).unwrap_or(i32::MAX);
+    // SAFETY: there is room for as many events as are asked for.
+    let count = Errno::result(unsafe { libc::epoll_wait(set, ready.as_mut_ptr(), room, -1) })?;
+    Ok(usize::try_from(count).unwrap_or(0))
 }
 
 /// A descriptor that never becomes ready here: what a server that can be stopped waits on as well.

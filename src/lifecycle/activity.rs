@@ -1,0 +1,90 @@
+//! Whether a connection is idle.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// The handler got bytes and has written nothing since: it is in the middle of a message.
+const ASKED: u8 = 1;
+/// A message has been answered.
+const ANSWERED: u8 = 2;
+/// The handler is in a read.
+const READING: u8 = 4;
+
+/// Where a connection is in its conversation, as seen from what its handler reads and writes: new, active
+/// or idle, as `ConnState` of Go's `net/http` has it.
+///
+/// It is idle while the handler waits in a read, something has been answered, and nothing has come since.
+/// A connection whose client has not said anything yet is not: it gets its first answer.
+///
+/// The thread that reads and the one that drains look at each other: the reader says that it reads, then
+/// looks whether the server drains; the other says that the server drains, then looks who reads. All of it
+/// is `SeqCst`, so at least one sees the other, and no connection is forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Activity(AtomicU8);
+
+impl Activity {
+    /// The handler got bytes.
+    pub(crate) fn asked(&self) {
+        if self.0.load(Ordering::Relaxed) & ASKED == 0 {
+            self.0.fetch_or(ASKED, Ordering::SeqCst);
+        }
+    }
+
+    /// The handler wrote. True if that has made the connection idle: another thread is in a read.
+    pub(crate) fn answered(&self) -> bool {
+        // A greeting, or more of the same answer.
+        if self.0.load(Ordering::Relaxed) & ASKED == 0 {
+            return false;
+        }
+        let answered = |bits| Some((bits & !ASKED) | ANSWERED);
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::Relaxed, answered);
+        self.is_idle()
+    }
+
+    /// The handler is about to read. True if the connection is idle by that.
+    pub(crate) fn begin_read(&self) -> bool {
+        self.0.fetch_or(READING, Ordering::SeqCst) == ANSWERED
+    }
+
+    pub(crate) fn end_read(&self) {
+        self.0.fetch_and(!READING, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == ANSWERED | READING
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_idle_between_an_answer_and_the_next_message() {
+        let activity = Activity::default();
+        let reads_idly = || {
+            let idle = activity.begin_read();
+            assert_eq!(activity.is_idle(), idle);
+            activity.end_read();
+            assert!(!activity.is_idle());
+            idle
+        };
+        assert!(!reads_idly(), "new");
+        assert!(!activity.answered(), "a greeting");
+        assert!(!reads_idly(), "greeted");
+        activity.asked();
+        assert!(!reads_idly(), "in the middle of a message");
+        assert!(!activity.answered());
+        assert!(reads_idly(), "answered");
+        activity.asked();
+        assert!(!reads_idly(), "in the middle of the next message");
+    }
+
+    #[test]
+    fn an_answer_from_another_thread_makes_a_reading_connection_idle() {
+        let activity = Activity::default();
+        activity.asked();
+        activity.begin_read();
+        assert!(activity.answered());
+        assert!(activity.is_idle());
+    }
+}

@@ -1,0 +1,383 @@
+//! Reading and writing under the clocks of [`Timeouts`].
+//!
+//! What waits is the read or the write itself, limited by `SO_RCVTIMEO` or `SO_SNDTIMEO` (socket(7)): one
+//! system call, where poll(2) would take two or three. The option is set anew only if it would let the call
+//! wait for longer than the clocks allow. Under a plain timeout that is never. Under a deadline it is
+//! set to half of the time left, which holds until half of that is gone: a dozen times in all, however
+//! many reads there are. A call that comes back before the time is over goes on waiting.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::time::{Duration, Instant};
+
+use crate::timeouts::{TimeoutError, TimeoutKind, Timeouts};
+
+/// How much sooner than asked for the kernel may end a wait: one tick of its slowest clock (`CONFIG_HZ`
+/// of 100), because the one that has begun counts as a whole one.
+const TICK: Duration = Duration::from_millis(10);
+
+/// By how much an option may be too long: the kernel's ticks are no finer.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// The most that one system call is given to write, in bytes, while a clock runs. On Unix sockets
+/// `SO_SNDTIMEO` is for each buffer of the kernel's (`unix_stream_sendmsg`), not for the call: 4 MiB to a
+/// slow reader were seen to take 10 s with an option of 0.5 s. This fits into one buffer.
+const PIECE: usize = 32 * 1024;
+
+/// The clocks of a request; the same for both directions.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    timeouts: Timeouts,
+    /// When the request began: from then on run the clocks of the request and of the handshake.
+    began: Option<Instant>,
+    in_setup: bool,
+}
+
+impl Clock {
+    /// A server begins to serve the request.
+    pub(crate) fn begin(&mut self) {
+        self.restart();
+        self.in_setup = true;
+    }
+
+    pub(crate) fn setup_done(&mut self) {
+        self.in_setup = false;
+    }
+
+    /// The request's time begins now.
+    pub(crate) fn restart(&mut self) {
+        self.began = Some(Instant::now());
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    pub(crate) fn set(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+        // A request that was made by hand begins with its first clock.
+        self.began.get_or_insert_with(Instant::now);
+    }
+
+    /// When the whole request must be over.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.request().map(|limit| limit.end)
+    }
+
+    /// # Errors
+    ///
+    /// The request's time is over.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.request() {
+            Some(limit) if limit.end <= Instant::now() => Err(limit.reason.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn request(&self) -> Option<Limit> {
+        Limit::new(TimeoutKind::Request, self.timeouts.request, self.began?)
+    }
+
+    fn handshake(&self) -> Option<Limit> {
+        Limit::new(TimeoutKind::Handshake, self.timeouts.handshake, self.began?)
+    }
+
+    /// The time, if it matters: without clocks nobody looks at one.
+    fn now(&self) -> Option<Instant> {
+        (self.timeouts != Timeouts::new()).then(Instant::now)
+    }
+}
+
+/// When an operation must be over, and by which clock.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    end: Instant,
+    reason: TimeoutError,
+}
+
+impl Limit {
+    /// None if there is no such clock, or if it would run out after the end of time.
+    fn new(kind: TimeoutKind, length: Option<Duration>, began: Instant) -> Option<Self> {
+        let length = length?;
+        Some(Limit {
+            end: began.checked_add(length)?,
+            reason: TimeoutError::new(kind, length),
+        })
+    }
+
+    fn soonest(limits: impl IntoIterator<Item = Option<Self>>) -> Option<Self> {
+        limits.into_iter().flatten().min_by_key(|limit| limit.end)
+    }
+
+    fn left(&self, now: Instant) -> Duration {
+        self.end.saturating_duration_since(now)
+    }
+}
+
+/// What one direction's option on the socket is set to.
+#[derive(Debug, Default)]
+struct Patience {
+    set: Option<Duration>,
+}
+
+impl Patience {
+    /// Sets the option to what `limit` leaves `now`, so that a user of the raw socket has it too.
+    fn prepare(
+        &mut self,
+        limit: Option<Limit>,
+        now: Instant,
+        set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match limit {
+            Some(limit) => self.change(limit.left(now), |to| set_option(Some(to))),
+            None if self.set.take().is_some() => set_option(None),
+            None => Ok(()),
+        }
+    }
+
+    /// Calls `operation` until it has done something or `limit` is over.
+    fn attempt<S>(
+        &mut self,
+        limit: Limit,
+        mut now: Instant,
+        stream: &mut S,
+        set_option: &impl Fn(&S, Option<Duration>) -> io::Result<()>,
+        mut operation: impl FnMut(&mut S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            let left = limit.left(now);
+            if left.is_zero() {
+                return Err(limit.reason.into());
+            }
+            self.shorten(left, |to| set_option(stream, Some(to)))?;
+            let outcome = operation(stream);
+            let Err(error) = outcome else { return outcome };
+            let began = std::mem::replace(&mut now, Instant::now());
+            match error.kind() {
+                ErrorKind::Interrupted => {}
+                ErrorKind::WouldBlock if limit.left(now) <= TICK => return Err(limit.reason.into()),
+                ErrorKind::WouldBlock if self.is_over(now - began) => {
+                    self.change(limit.left(now), |to| set_option(stream, Some(to)))?;
+                }
+                // WouldBlock: the handler has made the socket non-blocking.
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Sees to it that a call waits no longer than `left`.
+    fn shorten(&mut self, left: Duration, set_option: impl FnOnce(Duration) -> io::Result<()>) -> io::Result<()> {
+        match self.set {
+            Some(set) if set <= left + SLACK => Ok(()),
+            Some(_) if left > TICK * 2 => self.change(left / 2, set_option),
+            _ => self.change(left, set_option),
+        }
+    }
+
+    fn change(&mut self, to: Duration, set_option: impl FnOnce(Duration) -> io::Result<()>) -> io::Result<()> {
+        // Zero would be for ever.
+        let to = to.max(SLACK);
+        set_option(to)?;
+        self.set = Some(to);
+        Ok(())
+    }
+
+    /// Whether a call that took so long has waited for as long as the option says.
+    fn is_over(&self, took: Duration) -> bool {
+        self.set.is_none_or(|set| set <= took + TICK)
+    }
+}
+
+/// The state of the reading direction.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    patience: Patience,
+    /// How long reads have waited since the last byte came.
+    silence: Duration,
+    /// The peer has sent something.
+    heard: bool,
+}
+
+impl Reading {
+    /// The clocks have been set.
+    pub(crate) fn prepare(
+        &mut self,
+        clock: &Clock,
+        set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let now = Instant::now();
+        self.patience.prepare(self.limit(clock, now), now, set_option)
+    }
+
+    fn limit(&self, clock: &Clock, now: Instant) -> Option<Limit> {
+        // At least a tick: what has come meanwhile is there to be read, however long it was silent before.
+        let idle = Limit::new(TimeoutKind::Idle, clock.timeouts.idle, now).map(|limit| Limit {
+            end: limit.end.checked_sub(self.silence).unwrap_or(now).max(now + TICK),
+            ..limit
+        });
+        let read = Limit::new(TimeoutKind::Read, clock.timeouts.read, now);
+        let over = self.heard && !clock.in_setup;
+        let handshake = if over { None } else { clock.handshake() };
+        Limit::soonest([idle, read, clock.request(), handshake])
+    }
+
+    fn note(&mut self, outcome: &io::Result<usize>, limit: Limit, took: Duration) {
+        match outcome {
+            Ok(0) => {}
+            Ok(_) => {
+                self.heard = true;
+                self.silence = Duration::ZERO;
+            }
+            // Reported, so it starts again: a handler that goes on nevertheless waits, and does not spin.
+            Err(_) if limit.reason.kind() == TimeoutKind::Idle => self.silence = Duration::ZERO,
+            Err(_) => self.silence += took,
+        }
+    }
+}
+
+/// Reads a stream under its clocks. `set_option` sets `SO_RCVTIMEO`.
+pub(crate) struct TimedReader<'a, S, F> {
+    pub(crate) stream: &'a mut S,
+    pub(crate) clock: &'a Clock,
+    pub(crate) reading: &'a mut Reading,
+    pub(crate) set_option: F,
+}
+
+impl<S, F> Read for TimedReader<'_, S, F>
+where
+    S: Read,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    /// One read, tried again when a signal interrupts it.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let began = self.clock.now();
+        let limit = began.and_then(|began| self.reading.limit(self.clock, began));
+        let (Some(began), Some(limit)) = (began, limit) else {
+            let outcome = without_limit(|| self.stream.read(out));
+            self.reading.heard |= outcome.as_ref().is_ok_and(|count| *count > 0);
+            return outcome;
+        };
+        let patience = &mut self.reading.patience;
+        let outcome = patience.attempt(limit, began, self.stream, &self.set_option, |stream| stream.read(out));
+        self.reading.note(&outcome, limit, began.elapsed());
+        outcome
+    }
+}
+
+/// The state of the writing direction.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    patience: Patience,
+    /// When the operation began of which a vectored write has left a rest: the next goes on with it.
+    unfinished: Option<Instant>,
+}
+
+impl Writing {
+    /// The clocks have been set.
+    pub(crate) fn prepare(
+        &mut self,
+        clock: &Clock,
+        set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let now = Instant::now();
+        self.patience.prepare(Self::limit(clock, now), now, set_option)
+    }
+
+    fn limit(clock: &Clock, now: Instant) -> Option<Limit> {
+        let write = Limit::new(TimeoutKind::Write, clock.timeouts.write, now);
+        let handshake = if clock.in_setup { clock.handshake() } else { None };
+        Limit::soonest([write, clock.request(), handshake])
+    }
+}
+
+/// Writes a stream under its clocks: one operation. `set_option` sets `SO_SNDTIMEO`.
+pub(crate) struct TimedWriter<'a, S, F> {
+    stream: &'a mut S,
+    clock: &'a Clock,
+    writing: &'a mut Writing,
+    set_option: F,
+    /// When the operation first sent something: its time is for all that it sends.
+    began: Option<Instant>,
+}
+
+impl<'a, S, F> TimedWriter<'a, S, F> {
+    pub(crate) fn new(stream: &'a mut S, clock: &'a Clock, writing: &'a mut Writing, set_option: F) -> Self {
+        TimedWriter {
+            stream,
+            clock,
+            writing,
+            set_option,
+            began: None,
+        }
+    }
+}
+
+impl<S, F> TimedWriter<'_, S, F> {
+    /// The time, and when the operation must be over; `None`: never.
+    fn limit(&mut self) -> Option<(Instant, Limit)> {
+        let now = self.clock.now()?;
+        let began = self.writing.unfinished.take().or(self.began).unwrap_or(now);
+        self.began = Some(began);
+        Some((now, Writing::limit(self.clock, began)?))
+    }
+}
+
+impl<S, F> Write for TimedWriter<'_, S, F>
+where
+    S: Write,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    /// One write, tried again when a signal interrupts it.
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let Some((now, limit)) = self.limit() else {
+            return without_limit(|| self.stream.write(data));
+        };
+        let piece = &data[..data.len().min(PIECE)];
+        let patience = &mut self.writing.patience;
+        patience.attempt(limit, now, self.stream, &self.set_option, |stream| stream.write(piece))
+    }
+
+    /// As [`write`](Self::write). Whoever goes on with what is left has the rest of the time.
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some((now, limit)) = self.limit() else {
+            return without_limit(|| self.stream.write_vectored(slices));
+        };
+        let piece = first_piece(slices);
+        let patience = &mut self.writing.patience;
+        let written = patience.attempt(limit, now, self.stream, &self.set_option, |stream| {
+            stream.write_vectored(&piece)
+        })?;
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.writing.unfinished = self.began.filter(|_| written < length);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// As much of the slices as one system call is given to write.
+fn first_piece<'a>(slices: &'a [IoSlice<'_>]) -> [IoSlice<'a>; 4] {
+    let mut room = PIECE;
+    let mut piece = [IoSlice::new(&[]); 4];
+    for (part, slice) in piece.iter_mut().zip(slices) {
+        *part = IoSlice::new(&slice[..slice.len().min(room)]);
+        room -= part.len();
+    }
+    piece
+}
+
+/// Calls `operation` until no signal interrupts it. A handler can have set the options of the raw socket
+/// itself; when they run out, the system says EAGAIN, which reads as "would block" although it did block.
+fn without_limit(mut operation: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match operation() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let text = "the raw socket is non-blocking, or the timeout that was set on it is over";
+                return Err(io::Error::new(ErrorKind::TimedOut, text));
+            }
+            done => return done,
+        }
+    }
+}

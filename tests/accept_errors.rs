@@ -1,0 +1,274 @@
+//! Errors of accepting, injected where the transport accepts: what passes is tried again at once, what has
+//! run out is waited for, and nothing else ends a server than a broken listener.
+
+mod support;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socketserver::prelude::*;
+use socketserver::{SocketServer, Tcp, Transport};
+use support::accepting::Accepting;
+use support::{CEILING, EchoLine, connect, exchange_line, logged, wait_until};
+
+tests![
+    what_passes_is_tried_again_at_once,
+    what_passes_and_comes_back_for_ever_does_not_make_the_server_spin,
+    an_episode_is_told_once_at_its_begin_and_once_at_its_end,
+    each_episode_is_told,
+    every_strategy_serves_on_after_an_episode,
+    a_back_off_ends_with_a_shutdown,
+    a_drain_waits_out_an_episode_and_serves_the_queue,
+    a_drain_without_a_queue_does_not_wait_for_the_end_of_an_episode,
+    a_broken_listener_ends_serving_with_an_error,
+    a_broken_listener_ends_every_thread_that_accepts,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// What [`Faulty`] fails with before it accepts, in order.
+#[derive(Clone, Debug, Default)]
+struct Faults(Arc<Mutex<VecDeque<Errno>>>);
+
+impl Faults {
+    fn inject(&self, errors: impl IntoIterator<Item = Errno>) {
+        self.0.lock().unwrap().extend(errors);
+    }
+
+    fn left(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+/// TCP whose accept(2) fails as it is told.
+struct Faulty {
+    tcp: Tcp,
+    faults: Faults,
+}
+
+thread_local! {
+    /// For the transport that is bound next by this thread.
+    static FAULTS: Faults = Faults::default();
+}
+
+impl Transport for Faulty {
+    type Socket = TcpListener;
+    type Request = TcpRequest;
+
+    const SOCKET_TYPE: socketserver::SocketType = Tcp::SOCKET_TYPE;
+
+    fn bind(address: &Address, config: &socketserver::Config) -> io::Result<Self> {
+        Ok(Faulty {
+            tcp: Tcp::bind(address, config)?,
+            faults: FAULTS.with(Faults::clone),
+        })
+    }
+
+    fn listen(&self, config: &socketserver::Config) -> io::Result<()> {
+        self.tcp.listen(config)
+    }
+
+    fn socket(&self) -> &TcpListener {
+        self.tcp.socket()
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        self.tcp.local_address()
+    }
+
+    fn accept(&self) -> io::Result<TcpRequest> {
+        match self.faults.0.lock().unwrap().pop_front() {
+            Some(errno) => Err(errno.into()),
+            None => self.tcp.accept(),
+        }
+    }
+
+    fn refuse(&self) -> io::Result<()> {
+        self.tcp.refuse()
+    }
+
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
+        self.tcp.stop_listening(placeholder, in_child);
+    }
+}
+
+fn server() -> (SocketServer<Faulty, EchoLine>, Faults) {
+    let faults = FAULTS.with(Faults::clone);
+    faults.0.lock().unwrap().clear();
+    (SocketServer::new(ANY_PORT, EchoLine), faults)
+}
+
+fn lines(beginning: &str) -> Vec<String> {
+    let mut lines = logged();
+    lines.retain(|line| line.starts_with(beginning));
+    lines
+}
+
+const OVER: &str = "INFO cannot accept: over";
+
+fn what_passes_is_tried_again_at_once() {
+    let (server, faults) = server();
+    let running = server.spawn().unwrap();
+    let passing = [
+        Errno::EINTR,
+        Errno::ECONNABORTED,
+        Errno::EPROTO,
+        Errno::EPERM,
+        Errno::ENETDOWN,
+        Errno::ENOPROTOOPT,
+        Errno::EHOSTDOWN,
+        Errno::ENONET,
+        Errno::EHOSTUNREACH,
+        Errno::EOPNOTSUPP,
+        Errno::ENETUNREACH,
+        Errno::ETIMEDOUT,
+        Errno::ECONNRESET,
+    ];
+    // A burst is no episode.
+    faults.inject(passing.into_iter().cycle().take(100));
+    assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
+    assert_eq!(faults.left(), 0);
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
+    assert_eq!(lines("WARN"), [""; 0]);
+}
+
+/// EPERM of a security module leaves the connection in the queue.
+fn what_passes_and_comes_back_for_ever_does_not_make_the_server_spin() {
+    let (server, faults) = server();
+    let running = server.spawn().unwrap();
+    faults.inject(vec![Errno::EPERM; 100_000]);
+    let client = connect(running.server_address());
+    wait_until("it backs off", || {
+        !lines("WARN cannot accept: Operation not permitted").is_empty()
+    });
+    // From the 101st on each costs a wait.
+    assert!(faults.left() > 99_000, "{}", faults.left());
+    faults.0.lock().unwrap().clear();
+    assert_eq!(exchange_line(client, "on\n"), "on\n");
+    running.stop().unwrap();
+}
+
+fn an_episode_is_told_once_at_its_begin_and_once_at_its_end() {
+    let (server, faults) = server();
+    let running = server.spawn().unwrap();
+    faults.inject([
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOBUFS,
+        Errno::ENOMEM,
+        // What the table does not know.
+        Errno::ENOSR,
+    ]);
+    assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
+    let warning = "WARN cannot accept: Too many open files (os error 24); trying again until it works";
+    assert_eq!(lines("WARN"), [warning]);
+    assert_eq!(lines(OVER), [OVER]);
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
+}
+
+fn each_episode_is_told() {
+    let (server, faults) = server();
+    let running = server.spawn().unwrap();
+    for episode in 1..=3 {
+        faults.inject([Errno::EMFILE, Errno::EMFILE]);
+        assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
+        assert_eq!((lines("WARN").len(), lines(OVER).len()), (episode, episode));
+    }
+    running.stop().unwrap();
+}
+
+fn every_strategy_serves_on_after_an_episode() {
+    #[track_caller]
+    fn check(server: impl BaseServer, faults: &Faults) {
+        let running = server.spawn().unwrap();
+        for _ in 0..3 {
+            faults.inject([Errno::EMFILE, Errno::ECONNABORTED, Errno::ENOMEM]);
+            assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
+        }
+        let report = running.stop().unwrap();
+        assert_eq!((report.served, report.failed), (3, 0));
+    }
+    let (bare, faults) = server();
+    check(bare, &faults);
+    check(server().0.threading(), &faults);
+    check(server().0.thread_pool().workers(2), &faults);
+    check(server().0.forking(), &faults);
+    check(Accepting::over(server().0, 3), &faults);
+}
+
+/// A back-off of a second is under way.
+#[track_caller]
+fn wait_for_long_back_off(faults: &Faults, injected: usize) {
+    // 5, 10, … 640 ms.
+    wait_until("it backs off for a second", || faults.left() < injected - 8);
+}
+
+fn a_back_off_ends_with_a_shutdown() {
+    let (server, faults) = server();
+    let running = server.spawn().unwrap();
+    faults.inject([Errno::EMFILE; 9]);
+    let client = connect(running.server_address());
+    wait_for_long_back_off(&faults, 9);
+    running.shutdown_handle().shutdown();
+    // The client is served, and well before the second is over.
+    assert_eq!(exchange_line(client, "on\n"), "on\n");
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
+    assert!(report.elapsed < Duration::from_secs(1), "{report:?}");
+}
+
+fn a_drain_waits_out_an_episode_and_serves_the_queue() {
+    let (server, faults) = server();
+    let server = server.threading().bind().unwrap();
+    let clients: Vec<_> = (0..3).map(|_| connect(&server.server_address())).collect();
+    faults.inject([Errno::EMFILE; 4]);
+    server.shutdown();
+    let serving = thread::spawn(move || server.serve_forever());
+    for client in clients {
+        assert_eq!(exchange_line(client, "on\n"), "on\n");
+    }
+    let report = serving.join().unwrap().unwrap();
+    assert_eq!((report.served, report.drained, report.failed), (3, 3, 0));
+}
+
+/// Where accepting fails although there is nothing to accept, it does not go on until the deadline.
+fn a_drain_without_a_queue_does_not_wait_for_the_end_of_an_episode() {
+    let (server, faults) = server();
+    let running = server.spawn().unwrap();
+    faults.inject(vec![Errno::EMFILE; 100_000]);
+    let report = running.stop().unwrap();
+    assert!(report.elapsed < CEILING, "{report:?}");
+}
+
+const BROKEN: &str = "the listening socket is broken: ";
+
+fn a_broken_listener_ends_serving_with_an_error() {
+    for errno in [Errno::EBADF, Errno::EINVAL, Errno::ENOTSOCK] {
+        let (server, faults) = server();
+        let running = server.spawn().unwrap();
+        faults.inject([errno]);
+        let client = connect(running.server_address());
+        let error = running.join().unwrap_err();
+        assert!(error.to_string().starts_with(BROKEN), "{error}");
+        // It was never accepted.
+        assert!(io::Read::read(&mut &client, &mut [0]).is_err());
+    }
+}
+
+fn a_broken_listener_ends_every_thread_that_accepts() {
+    let (server, faults) = server();
+    let running = Accepting::over(server, 3).spawn().unwrap();
+    faults.inject([Errno::EBADF; 3]);
+    let client = connect(running.server_address());
+    let error = running.join().unwrap_err();
+    assert!(error.to_string().starts_with(BROKEN), "{error}");
+    drop(client);
+}

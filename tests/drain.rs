@@ -1,0 +1,639 @@
+//! How a server ends: who is refused, who is still answered, who is told to leave, and until when.
+
+mod support;
+
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socketserver::prelude::*;
+use socketserver::{ShutdownHandle, State, Tcp, UnixStreams};
+use support::accepting::Accepting;
+use support::gate::Gate;
+use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
+use support::process::{Process, role, serve_as_role};
+use support::{CEILING, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
+
+tests![
+    roles: serves_a_handler_that_never_returns;
+    an_idle_connection_is_told_at_once_by_a_sync_server,
+    idle_connections_are_told_at_once_by_a_threading_server,
+    idle_connections_are_told_at_once_by_a_pool,
+    idle_connections_are_told_at_once_by_a_forking_server,
+    idle_connections_are_told_at_once_by_threads_that_accept,
+    idle_connections_over_unix_sockets_are_told_at_once,
+    an_idle_connection_whose_halves_are_split_is_told_at_once,
+    an_answer_from_another_thread_makes_a_connection_idle,
+    a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
+    a_client_in_the_middle_of_a_message_is_answered,
+    a_message_that_has_arrived_is_answered,
+    no_idle_connection_is_forgotten_by_a_sync_server,
+    no_idle_connection_is_forgotten_by_a_threading_server,
+    no_idle_connection_is_forgotten_by_a_forking_server,
+    idle_connections_make_room_for_the_queue_of_a_pool,
+    idle_connections_make_room_for_the_queue_of_a_forking_server,
+    while_the_queue_waits_new_clients_are_refused,
+    a_flood_of_datagrams_does_not_put_the_end_off,
+    queued_udp_datagrams_are_served_and_new_ones_refused,
+    queued_unix_datagrams_are_served_and_new_ones_refused,
+    closing_serves_the_queue,
+    a_tcp_listener_made_elsewhere_is_not_drained,
+    a_unix_listener_made_elsewhere_is_not_drained,
+    once_a_second_the_drain_says_how_far_it_is,
+    without_a_deadline_the_drain_says_how_many_are_left,
+    a_sync_server_keeps_the_deadline_of_one_shutdown,
+    threads_that_accept_keep_the_deadline,
+    a_pool_serves_its_queue_before_the_deadline,
+    what_is_queued_at_the_deadline_is_lost_and_told,
+    a_handler_of_a_sync_server_that_never_returns_ends_the_process,
+    a_second_signal_ends_a_process_whose_handler_never_returns,
+    a_stray_nudge_changes_nothing,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Answers lines until the client has closed.
+#[derive(Clone)]
+struct Lines;
+
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Lines {
+    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+        let mut line = Vec::new();
+        while request.read_until(b'\n', &mut line)? > 0 {
+            request.write_all(&line)?;
+            line.clear();
+        }
+        Ok(())
+    }
+}
+
+#[track_caller]
+fn wait_until_draining(handle: &ShutdownHandle) {
+    wait_until("the server drains", || handle.state() >= State::Draining);
+}
+
+/// What a report counts: served, failed, drained, forced, leaked.
+fn counts(report: Report) -> [u64; 5] {
+    [
+        report.served,
+        report.failed,
+        report.drained,
+        report.forced,
+        report.leaked,
+    ]
+}
+
+// ----- Who is idle -------------------------------------------------------------------------------
+
+/// Each client has been answered; the server, which would wait half a minute, ends at once.
+#[track_caller]
+fn assert_told<C: Read + Write>(server: impl BaseServer, clients: usize, connect: impl Fn(&Address) -> C) {
+    let running = server.spawn().unwrap();
+    let mut clients: Vec<_> = (0..clients).map(|_| connect(running.server_address())).collect();
+    for client in &mut clients {
+        assert_eq!(exchange_line(&mut *client, "hello\n"), "hello\n");
+    }
+    running.shutdown_handle().shutdown();
+    let number = clients.len() as u64;
+    for client in clients {
+        assert_eq!(read_to_end(client), b"");
+    }
+    assert_eq!(counts(running.join().unwrap()), [number, 0, number, 0, 0]);
+}
+
+fn an_idle_connection_is_told_at_once_by_a_sync_server() {
+    assert_told(TcpServer::new(ANY_PORT, Lines), 1, connect);
+}
+
+fn idle_connections_are_told_at_once_by_a_threading_server() {
+    assert_told(ThreadingTcpServer::new(ANY_PORT, Lines), 10, connect);
+}
+
+fn idle_connections_are_told_at_once_by_a_pool() {
+    assert_told(ThreadPoolTcpServer::new(ANY_PORT, Lines).workers(10), 10, connect);
+}
+
+fn idle_connections_are_told_at_once_by_a_forking_server() {
+    assert_told(ForkingTcpServer::new(ANY_PORT, Lines), 10, connect);
+}
+
+fn idle_connections_are_told_at_once_by_threads_that_accept() {
+    // One of them is left to notice.
+    assert_told(Accepting::over(TcpServer::new(ANY_PORT, Lines), 4), 3, connect);
+}
+
+fn idle_connections_over_unix_sockets_are_told_at_once() {
+    let place = temp_path("socket");
+    assert_told(UnixStreamServer::new(&place.path, Lines), 1, connect_unix);
+    assert_told(ThreadingUnixStreamServer::new(&place.path, Lines), 10, connect_unix);
+    assert_told(ForkingUnixStreamServer::new(&place.path, Lines), 10, connect_unix);
+}
+
+fn an_idle_connection_whose_halves_are_split_is_told_at_once() {
+    let handler = |request: &mut TcpRequest| -> io::Result<()> {
+        let (rfile, mut wfile) = request.split();
+        rfile.lines().try_for_each(|line| writeln!(wfile, "{}", line?))
+    };
+    assert_told(ThreadingTcpServer::new(ANY_PORT, handler), 3, connect);
+}
+
+fn an_answer_from_another_thread_makes_a_connection_idle() {
+    let (read, answer) = (Gate::default(), Gate::default());
+    let gates = (read.clone(), answer.clone());
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| {
+        let (mut rfile, mut wfile) = request.split();
+        let (read, answer) = gates.clone();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                read.wait();
+                answer.wait();
+                wfile.write_all(b"answer\n").unwrap();
+            });
+            rfile.read_line(&mut String::new())?;
+            gates.0.open();
+            rfile.read_line(&mut String::new()).map(drop)
+        })
+    })
+    .spawn()
+    .unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"question\n").unwrap();
+    read.wait();
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    answer.open();
+    assert_eq!(read_to_end(client), b"answer\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// Lets a client know that it has been accepted.
+fn greet(request: &mut TcpRequest) -> HandlerResult {
+    request.write_all(b"welcome\n")?;
+    Lines.handle(request)
+}
+
+fn a_client_that_was_greeted_and_has_said_nothing_is_answered_once() {
+    let running = ThreadingTcpServer::new(ANY_PORT, greet).spawn().unwrap();
+    let client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, ""), "welcome\n");
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    assert_eq!(read_to_end(client), b"");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+fn a_client_in_the_middle_of_a_message_is_answered() {
+    let begun = Gate::default();
+    let gate = begun.clone();
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> HandlerResult {
+        let mut line = String::new();
+        request.read_line(&mut line)?;
+        request.write_all(line.as_bytes())?;
+        let mut first = [0];
+        request.read_exact(&mut first)?;
+        gate.open();
+        request.read_line(&mut line)?;
+        request.write_all(line.as_bytes())?;
+        Lines.handle(request)
+    })
+    .spawn()
+    .unwrap();
+    let mut client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, "one\n"), "one\n");
+    client.write_all(b"-").unwrap();
+    begun.wait();
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    client.write_all(b"two\n").unwrap();
+    assert_eq!(read_to_end(client), b"one\ntwo\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// It arrived while the handler was busy with the one before.
+fn a_message_that_has_arrived_is_answered() {
+    let go_on = Gate::default();
+    let gate = go_on.clone();
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> HandlerResult {
+        let mut line = [0; 4];
+        request.read_exact(&mut line)?;
+        request.write_all(&line)?;
+        gate.wait();
+        Lines.handle(request)
+    })
+    .spawn()
+    .unwrap();
+    let mut client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, "one\n"), "one\n");
+    client.write_all(b"two\nthree\n").unwrap();
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    go_on.open();
+    assert_eq!(read_to_end(client), b"two\nthree\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// Clients that ask again as soon as they are answered, each stop at another moment: whether the handler
+/// was about to read, in a read or about to write, it hears of the drain.
+#[track_caller]
+fn assert_none_is_forgotten<S: BaseServer>(make: impl Fn() -> S, clients: usize) {
+    for stop in 0..20 {
+        let running = make().spawn().unwrap();
+        let exchanges = AtomicUsize::new(0);
+        let clients: Vec<_> = (0..clients).map(|_| connect(running.server_address())).collect();
+        thread::scope(|scope| {
+            for mut client in &clients {
+                let exchanges = &exchanges;
+                scope.spawn(move || {
+                    let mut answers = io::BufReader::new(client);
+                    let mut answer = String::new();
+                    while client.write_all(b"hello\n").is_ok() && answers.read_line(&mut answer).is_ok_and(|n| n > 0) {
+                        assert_eq!(answer, "hello\n");
+                        answer.clear();
+                        exchanges.fetch_add(1, Ordering::Relaxed);
+                    }
+                    assert_eq!(answer, "", "half an answer");
+                });
+            }
+            wait_until("they are under way", || exchanges.load(Ordering::Relaxed) > 20 + stop);
+            running.shutdown_handle().shutdown();
+        });
+        let report = running.join().unwrap();
+        assert_eq!((report.forced, report.leaked), (0, 0), "{report}");
+        assert!(report.elapsed < CEILING, "{report:?}");
+    }
+}
+
+fn no_idle_connection_is_forgotten_by_a_sync_server() {
+    assert_none_is_forgotten(|| TcpServer::new(ANY_PORT, Lines), 1);
+}
+
+fn no_idle_connection_is_forgotten_by_a_threading_server() {
+    assert_none_is_forgotten(|| ThreadingTcpServer::new(ANY_PORT, Lines), 6);
+}
+
+fn no_idle_connection_is_forgotten_by_a_forking_server() {
+    assert_none_is_forgotten(|| ForkingTcpServer::new(ANY_PORT, Lines), 6);
+}
+
+// ----- The kernel's queue ------------------------------------------------------------------------
+
+/// One client keeps the only place; another has asked in the queue.
+#[track_caller]
+fn assert_idle_makes_room(server: impl BaseServer) {
+    let running = server.spawn().unwrap();
+    let idle = connect(running.server_address());
+    assert_eq!(exchange_line(&idle, "one\n"), "one\n");
+    let queued = connect(running.server_address());
+    (&queued).write_all(b"two\n").unwrap();
+    running.shutdown_handle().shutdown();
+    assert_eq!(read_to_end(idle), b"");
+    assert_eq!(read_to_end(queued), b"two\n");
+    assert_eq!(counts(running.join().unwrap()), [2, 0, 2, 0, 0]);
+}
+
+fn idle_connections_make_room_for_the_queue_of_a_pool() {
+    assert_idle_makes_room(ThreadPoolTcpServer::new(ANY_PORT, Lines).workers(1).queue_size(0));
+}
+
+fn idle_connections_make_room_for_the_queue_of_a_forking_server() {
+    assert_idle_makes_room(ForkingTcpServer::new(ANY_PORT, Lines).max_children(1));
+}
+
+fn while_the_queue_waits_new_clients_are_refused() {
+    let place = temp_path("socket");
+    let running = ThreadPoolTcpServer::new(ANY_PORT, Lines).workers(1).queue_size(0);
+    let unix = ThreadPoolUnixStreamServer::new(&place.path, Lines)
+        .workers(1)
+        .queue_size(0);
+    let (running, unix) = (running.spawn().unwrap(), unix.spawn().unwrap());
+    // One is served and has not said anything, one waits.
+    let clients = [connect(running.server_address()), connect(running.server_address())];
+    let unix_clients = [connect_unix(unix.server_address()), connect_unix(unix.server_address())];
+    for handle in [running.shutdown_handle(), unix.shutdown_handle()] {
+        handle.shutdown();
+        wait_until_draining(&handle);
+    }
+    // Its SYN is dropped as soon as the filter is there.
+    wait_until("TCP clients are refused", || {
+        let refused = TcpStream::connect_timeout(&inet(running.server_address()), Duration::from_millis(20));
+        refused.is_err_and(|error| error.kind() == ErrorKind::TimedOut)
+    });
+    wait_until("Unix clients are refused", || {
+        UnixStream::connect(&place.path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    for client in &clients {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    for client in &unix_clients {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    assert_eq!(running.join().unwrap().failed, 0);
+    assert_eq!(unix.join().unwrap().failed, 0);
+}
+
+fn a_flood_of_datagrams_does_not_put_the_end_off() {
+    let running = UdpServer::new(ANY_PORT, |_: &mut DatagramRequest| {}).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // Refused once the server is gone (ICMP).
+                let _ = client.send(b"flood");
+            }
+        });
+        let report = running.stop().unwrap();
+        over.store(true, Ordering::Relaxed);
+        assert!(report.elapsed < CEILING, "{report:?}");
+        assert_eq!((report.failed, report.forced), (0, 0));
+    });
+}
+
+/// Sends to the address it came from, after the gate.
+fn reply_when(open: &Gate) -> impl BaseRequestHandler<DatagramRequest> {
+    let gate = open.clone();
+    move |request: &mut DatagramRequest| {
+        gate.wait();
+        request.reply(request.packet())
+    }
+}
+
+fn queued_udp_datagrams_are_served_and_new_ones_refused() {
+    let gate = Gate::default();
+    let running = UdpServer::new(ANY_PORT, reply_when(&gate)).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    for number in 0..10 {
+        client.send(&[number]).unwrap();
+    }
+    running.shutdown_handle().shutdown();
+    gate.open();
+    for number in 0..10 {
+        let mut packet = [0];
+        assert_eq!(client.recv(&mut packet).unwrap(), 1);
+        assert_eq!(packet, [number]);
+    }
+    assert_eq!(counts(running.join().unwrap()), [10, 0, 10, 0, 0]);
+}
+
+fn queued_unix_datagrams_are_served_and_new_ones_refused() {
+    let (begun, gate) = (Gate::default(), Gate::default());
+    let gates = (begun.clone(), gate.clone());
+    let place = temp_path("socket");
+    let running = ThreadPoolUnixDatagramServer::new(&place.path, move |_: &mut DatagramRequest| {
+        gates.0.open();
+        gates.1.wait();
+    })
+    .workers(1)
+    .queue_size(0)
+    .spawn()
+    .unwrap();
+    let client = unnamed_datagram_client(running.server_address());
+    for number in 0..5 {
+        client.send(&[number]).unwrap();
+    }
+    begun.wait();
+    running.shutdown_handle().shutdown();
+    wait_until("sending is refused", || client.send(b"late").is_err());
+    gate.open();
+    let report = running.join().unwrap();
+    assert!(report.served >= 5, "{report}");
+    assert_eq!((report.failed, report.forced), (0, 0));
+}
+
+fn closing_serves_the_queue() {
+    let server = Arc::new(ThreadingTcpServer::new(ANY_PORT, Lines).bind().unwrap());
+    let clients: Vec<_> = (0..5).map(|_| connect(&server.server_address())).collect();
+    for mut client in &clients {
+        client.write_all(b"hello\n").unwrap();
+    }
+    assert_eq!(counts(server.close().unwrap()), [5, 0, 5, 0, 0]);
+    for client in clients {
+        assert_eq!(read_to_end(client), b"hello\n");
+    }
+}
+
+// ----- Sockets that others share -----------------------------------------------------------------
+
+fn a_tcp_listener_made_elsewhere_is_not_drained() {
+    let listener = TcpListener::bind(ANY_PORT).unwrap();
+    let ours = listener.try_clone().unwrap();
+    let server = TcpServer::with_transport(Tcp::try_from(ours).unwrap(), Lines);
+    let running = server.spawn().unwrap();
+    let idle = connect(running.server_address());
+    assert_eq!(exchange_line(&idle, "hello\n"), "hello\n");
+    // It is the others' to accept.
+    let queued = connect(running.server_address());
+    assert_eq!(counts(running.stop().unwrap()), [1, 0, 1, 0, 0]);
+    assert_eq!(read_to_end(idle), b"");
+    listener.set_nonblocking(false).unwrap();
+    let (mut accepted, peer) = listener.accept().unwrap();
+    assert_eq!(peer, queued.local_addr().unwrap());
+    accepted.write_all(b"from another\n").unwrap();
+    assert_eq!(exchange_line(&queued, ""), "from another\n");
+    let later = TcpStream::connect_timeout(&listener.local_addr().unwrap(), CEILING).unwrap();
+    assert_eq!(listener.accept().unwrap().1, later.local_addr().unwrap());
+}
+
+fn a_unix_listener_made_elsewhere_is_not_drained() {
+    let place = temp_path("socket");
+    let listener = UnixListener::bind(&place.path).unwrap();
+    let ours = listener.try_clone().unwrap();
+    let server = UnixStreamServer::with_transport(UnixStreams::try_from(ours).unwrap(), Lines);
+    let running = server.spawn().unwrap();
+    let idle = connect_unix(running.server_address());
+    assert_eq!(exchange_line(&idle, "hello\n"), "hello\n");
+    let queued = connect_unix(running.server_address());
+    assert_eq!(counts(running.stop().unwrap()), [1, 0, 1, 0, 0]);
+    assert_eq!(read_to_end(idle), b"");
+    listener.set_nonblocking(false).unwrap();
+    listener.accept().unwrap().0.write_all(b"from another\n").unwrap();
+    assert_eq!(exchange_line(&queued, ""), "from another\n");
+    UnixStream::connect(&place.path).unwrap();
+    listener.accept().unwrap();
+}
+
+// ----- The deadline ------------------------------------------------------------------------------
+
+/// The lines that tell how far the drain is.
+fn progress() -> Vec<String> {
+    let mut lines = logged();
+    lines.retain(|line| line.starts_with("INFO draining: "));
+    lines
+}
+
+/// A client that has been accepted and says nothing keeps the drain waiting.
+#[track_caller]
+fn wait_for_progress(server: impl BaseServer, clients: usize, lines: usize) -> Vec<String> {
+    let running = server.spawn().unwrap();
+    let clients: Vec<_> = (0..clients).map(|_| connect(running.server_address())).collect();
+    running.shutdown_handle().shutdown();
+    wait_until("it says how far it is", || progress().len() == lines);
+    for client in clients {
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    let report = running.join().unwrap();
+    // Only whole seconds are told of.
+    assert!(report.elapsed >= Duration::from_secs(lines as u64), "{report:?}");
+    progress()
+}
+
+fn once_a_second_the_drain_says_how_far_it_is() {
+    let server = ThreadingTcpServer::new(ANY_PORT, Lines).drain_timeout(Duration::from_mins(5));
+    let lines = wait_for_progress(server, 2, 2);
+    assert_eq!(
+        lines,
+        [
+            "INFO draining: 2 connections, 299 s left",
+            "INFO draining: 2 connections, 298 s left"
+        ]
+    );
+}
+
+fn without_a_deadline_the_drain_says_how_many_are_left() {
+    let server = ForkingTcpServer::new(ANY_PORT, Lines).drain_timeout(None);
+    assert_eq!(wait_for_progress(server, 1, 1), ["INFO draining: 1 connection"]);
+}
+
+/// The loop is busy with a client that says nothing, and nobody waits for the server.
+fn a_sync_server_keeps_the_deadline_of_one_shutdown() {
+    let begun = Gate::default();
+    let gate = begun.clone();
+    let server = TcpServer::new(ANY_PORT, move |request: &mut TcpRequest| {
+        gate.open();
+        Lines.handle(request)
+    })
+    .drain_timeout(Duration::from_millis(50))
+    .bind()
+    .unwrap();
+    let (handle, address) = (server.shutdown_handle(), server.server_address());
+    let serving = thread::spawn(move || server.serve_forever());
+    let client = connect(&address);
+    begun.wait();
+    handle.shutdown();
+    assert_eq!(read_to_end(client), b"");
+    let report = serving.join().unwrap().unwrap();
+    assert_eq!(counts(report), [1, 0, 0, 1, 0]);
+    assert!(report.elapsed >= Duration::from_millis(50), "{report:?}");
+}
+
+/// All threads are busy with clients that say nothing, the one that serves included.
+fn threads_that_accept_keep_the_deadline() {
+    let (begun, beginnings) = channel();
+    let handler = move |request: &mut TcpRequest| {
+        begun.send(()).unwrap();
+        Lines.handle(request)
+    };
+    let server = Accepting::over(TcpServer::new(ANY_PORT, handler), 3).drain_timeout(Duration::from_millis(50));
+    let running = server.spawn().unwrap();
+    let clients: Vec<_> = (0..3).map(|_| connect(running.server_address())).collect();
+    for _ in &clients {
+        beginnings.recv().unwrap();
+    }
+    running.shutdown_handle().shutdown();
+    let report = running.join().unwrap();
+    assert_eq!(counts(report), [3, 0, 0, 3, 0]);
+}
+
+fn a_pool_serves_its_queue_before_the_deadline() {
+    let (begun, gate) = (Gate::default(), Gate::default());
+    let gates = (begun.clone(), gate.clone());
+    let running = ThreadPoolTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| {
+        gates.0.open();
+        gates.1.wait();
+        Lines.handle(request)
+    })
+    .workers(1)
+    .queue_size(10)
+    .spawn()
+    .unwrap();
+    let clients: Vec<_> = (0..10).map(|_| connect(running.server_address())).collect();
+    for mut client in &clients {
+        client.write_all(b"hello\n").unwrap();
+    }
+    begun.wait();
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    gate.open();
+    for client in clients {
+        assert_eq!(read_to_end(client), b"hello\n");
+    }
+    assert_eq!(counts(running.join().unwrap()), [10, 0, 10, 0, 0]);
+}
+
+fn what_is_queued_at_the_deadline_is_lost_and_told() {
+    let server = ForkingTcpServer::new(ANY_PORT, greet).max_children(1);
+    let running = server.drain_timeout(Duration::from_millis(50)).spawn().unwrap();
+    let silent = connect(running.server_address());
+    assert_eq!(exchange_line(&silent, ""), "welcome\n");
+    let mut queued = connect(running.server_address());
+    let report = running.stop().unwrap();
+    assert_eq!(counts(report), [0, 1, 0, 1, 0]);
+    assert_eq!(read_to_end(silent), b"");
+    assert_eq!(queued.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let warning = "WARN the time to drain is over: what was not accepted by now is lost";
+    assert!(logged().iter().any(|line| line == warning), "{:?}", logged());
+}
+
+fn serves_a_handler_that_never_returns() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        request.write_all(b"begun\n")?;
+        loop {
+            thread::park();
+        }
+    };
+    let timeout = std::env::var("DRAIN_MILLIS")
+        .unwrap()
+        .parse()
+        .map(Duration::from_millis);
+    serve_as_role(TcpServer::new(ANY_PORT, handler).drain_timeout(timeout.ok()));
+}
+
+/// Signals a server whose handler never returns, and has begun; it ends within moments of a second.
+#[track_caller]
+fn assert_exits(drain_millis: &str, signals: &[Signal]) {
+    let mut command = role("serves_a_handler_that_never_returns");
+    let process = Process::start(command.env("DRAIN_MILLIS", drain_millis));
+    let client = TcpStream::connect(process.address()).unwrap();
+    assert_eq!(exchange_line(&client, ""), "begun\n");
+    for signal in signals {
+        process.signal(*signal);
+    }
+    let ended = process.end();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(
+        ended
+            .errors
+            .ends_with("a request did not end although its socket was shut down; exiting\n"),
+        "{ended:?}"
+    );
+}
+
+fn a_handler_of_a_sync_server_that_never_returns_ends_the_process() {
+    assert_exits("100", &[Signal::SIGTERM]);
+}
+
+fn a_second_signal_ends_a_process_whose_handler_never_returns() {
+    // Two of one kind that are pending at once would be one.
+    assert_exits("for ever", &[Signal::SIGTERM, Signal::SIGINT]);
+}
+
+/// SIGURG may come from anywhere, and only says "look".
+fn a_stray_nudge_changes_nothing() {
+    let running = ThreadingTcpServer::new(ANY_PORT, Lines).spawn().unwrap();
+    let client = connect(running.server_address());
+    for _ in 0..100 {
+        kill(Pid::this(), Signal::SIGURG).unwrap();
+        assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    }
+    assert_eq!(running.shutdown_handle().state(), State::Serving);
+    drop(client);
+    running.stop().unwrap();
+}

@@ -1,0 +1,717 @@
+//! The clocks of a connection: what each ends, what it leaves alone, and what it costs.
+
+mod support;
+
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::gettid;
+use socketserver::prelude::*;
+use socketserver::{Tcp, Timeout, TimeoutError, TimeoutKind, Timeouts, run_handler};
+use support::gate::Gate;
+use support::interrupt::Interrupts;
+use support::journal::{Journal, Journaled, journal};
+use support::matrix::connect_unix;
+use support::process::Process;
+use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, temp_path, wait_until};
+
+tests![
+    a_byte_now_and_then_does_not_extend_the_deadline_of_a_sync_server,
+    a_byte_now_and_then_does_not_extend_the_deadline_under_threading,
+    a_byte_now_and_then_does_not_extend_the_deadline_in_a_pool,
+    a_byte_now_and_then_does_not_extend_the_deadline_under_forking,
+    a_client_that_stops_reading_is_gone_at_the_write_timeout_of_a_sync_server,
+    a_client_that_stops_reading_is_gone_at_the_write_timeout_under_threading,
+    a_client_that_stops_reading_is_gone_at_the_write_timeout_in_a_pool,
+    a_client_that_stops_reading_is_gone_at_the_write_timeout_under_forking,
+    a_client_that_falls_silent_is_gone_at_the_idle_timeout_of_a_sync_server,
+    a_client_that_falls_silent_is_gone_at_the_idle_timeout_under_threading,
+    a_client_that_falls_silent_is_gone_at_the_idle_timeout_in_a_pool,
+    a_client_that_falls_silent_is_gone_at_the_idle_timeout_under_forking,
+    a_client_that_says_nothing_is_gone_at_the_handshake_timeout,
+    a_set_up_that_never_ends_is_gone_at_the_handshake_timeout,
+    the_handshake_is_over_with_the_first_byte,
+    a_slow_reader_is_gone_at_the_write_timeout_over_tcp,
+    a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets,
+    a_slow_reader_of_a_message_is_gone_at_the_write_timeout,
+    a_deadline_ends_a_write_too,
+    a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all,
+    what_has_come_is_read_however_long_it_was_silent_before,
+    a_deadline_that_has_passed_ends_reads_although_there_are_bytes,
+    signals_do_not_extend_a_timeout,
+    both_halves_keep_to_the_clocks,
+    a_handler_that_computes_sees_its_deadline,
+    setting_timeouts_does_not_extend_the_deadline,
+    a_deadline_can_be_restarted,
+    what_the_wrapper_sets_holds_instead_of_the_servers,
+    a_wrapper_is_a_handler_in_all_its_steps,
+    a_handler_in_memory_does_not_notice,
+    the_raw_socket_has_the_timeouts_too,
+    timeouts_that_are_taken_back_are_gone_from_the_socket,
+    a_non_blocking_socket_says_so,
+    a_plain_timeout_costs_one_system_call_for_all_reads,
+    a_deadline_costs_few_system_calls_for_all_reads_and_none_waits_past_it,
+    a_timeout_of_zero_is_refused_by_name,
+    a_timeout_is_a_disconnect_that_says_which,
+    the_example_takes_timeouts,
+];
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// The kernel may end a wait a tick early.
+const TICK: Duration = millis(10);
+
+/// Echoes until it is told to end, or writes for ever if it is told that. The end of the stream is no
+/// sign to a forked child here: it has the client's side, too, which was open when it was forked.
+#[derive(Clone)]
+struct EchoOrFlood;
+
+const FLOOD: &str = "flood\n";
+const END: &str = "end\n";
+
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for EchoOrFlood {
+    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+        let mut buffer = [0; 1024];
+        loop {
+            let count = request.read(&mut buffer)?;
+            while buffer.starts_with(FLOOD.as_bytes()) {
+                request.write_all(&[0; 1024])?;
+            }
+            request.write_all(&buffer[..count])?;
+            if count == 0 || buffer[..count].ends_with(END.as_bytes()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Waits until a request has failed; `text` is what of.
+#[track_caller]
+fn assert_failed(journal: &Journal, text: &str) {
+    let event = journal.wait_for("handle_error").event;
+    assert!(event.ends_with(&format!(": {text}")), "{event}");
+}
+
+/// The server has closed the connection.
+#[track_caller]
+fn assert_closed(mut client: impl Read) {
+    if let Err(error) = client.read_to_end(&mut Vec::new()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
+}
+
+/// One client misbehaves and is ended with `text`; all others are served, afterwards and, if the server
+/// serves several at a time, meanwhile.
+fn assert_ends(server: impl BaseServer<Transport = Tcp>, text: &str, misbehave: impl FnOnce(&mut TcpStream) + Send) {
+    let meanwhile = concurrency(&server) != Concurrency::None;
+    let (journal, pen) = journal();
+    let running = Journaled::over(server, &pen).spawn().unwrap();
+    let address = running.server_address();
+    let serve_others = || {
+        for _ in 0..10 {
+            assert_eq!(exchange_line(connect(address), END), END);
+        }
+    };
+    let mut client = connect(address);
+    thread::scope(|scope| {
+        scope.spawn(|| misbehave(&mut client));
+        if meanwhile {
+            serve_others();
+        }
+        assert_failed(&journal, text);
+    });
+    assert_closed(client);
+    serve_others();
+    let report = running.stop().unwrap();
+    let others = if meanwhile { 20 } else { 10 };
+    assert_eq!((report.served, report.failed), (others, 1));
+    assert_eq!(journal.count("handle_error"), 1);
+}
+
+fn concurrency<S: BaseServer>(_: &S) -> Concurrency {
+    S::CONCURRENCY
+}
+
+// ----- Each clock, under each strategy -----------------------------------------------------------
+
+/// A byte every few milliseconds, until the server has closed the connection.
+fn trickle(client: &mut TcpStream) {
+    wait_until("the server has given it up", || {
+        let echoed = client.write_all(b"x").and_then(|()| client.read(&mut [0; 1]));
+        echoed.map_or(true, |count| count == 0)
+    });
+}
+
+fn assert_deadline_holds(server: impl BaseServer<Transport = Tcp>) {
+    let server = server.request_timeout(millis(400)).idle_timeout(CEILING);
+    let before = Instant::now();
+    assert_ends(server, "request: not done within 0.4 s", |client| {
+        trickle(client);
+        assert!(before.elapsed() + TICK >= millis(400), "it had its time");
+    });
+}
+
+fn a_byte_now_and_then_does_not_extend_the_deadline_of_a_sync_server() {
+    assert_deadline_holds(TcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn a_byte_now_and_then_does_not_extend_the_deadline_under_threading() {
+    assert_deadline_holds(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn a_byte_now_and_then_does_not_extend_the_deadline_in_a_pool() {
+    assert_deadline_holds(ThreadPoolTcpServer::new("127.0.0.1:0", EchoOrFlood).workers(2));
+}
+
+fn a_byte_now_and_then_does_not_extend_the_deadline_under_forking() {
+    assert_deadline_holds(ForkingTcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn assert_write_timeout_holds(server: impl BaseServer<Transport = Tcp>) {
+    let text = "write: the peer did not take all of it within 0.4 s";
+    assert_ends(server.write_timeout(millis(400)), text, |client| {
+        client.write_all(FLOOD.as_bytes()).unwrap();
+    });
+}
+
+fn a_client_that_stops_reading_is_gone_at_the_write_timeout_of_a_sync_server() {
+    assert_write_timeout_holds(TcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn a_client_that_stops_reading_is_gone_at_the_write_timeout_under_threading() {
+    assert_write_timeout_holds(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn a_client_that_stops_reading_is_gone_at_the_write_timeout_in_a_pool() {
+    assert_write_timeout_holds(ThreadPoolTcpServer::new("127.0.0.1:0", EchoOrFlood).workers(2));
+}
+
+fn a_client_that_stops_reading_is_gone_at_the_write_timeout_under_forking() {
+    assert_write_timeout_holds(ForkingTcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn assert_idle_timeout_holds(server: impl BaseServer<Transport = Tcp>) {
+    let text = "idle: the peer sent nothing for 0.4 s";
+    assert_ends(server.idle_timeout(millis(400)), text, |client| {
+        assert_eq!(exchange_line(client, "only this\n"), "only this\n");
+    });
+}
+
+fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_of_a_sync_server() {
+    assert_idle_timeout_holds(TcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_under_threading() {
+    assert_idle_timeout_holds(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_in_a_pool() {
+    assert_idle_timeout_holds(ThreadPoolTcpServer::new("127.0.0.1:0", EchoOrFlood).workers(2));
+}
+
+fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_under_forking() {
+    assert_idle_timeout_holds(ForkingTcpServer::new("127.0.0.1:0", EchoOrFlood));
+}
+
+// ----- The handshake -----------------------------------------------------------------------------
+
+fn a_client_that_says_nothing_is_gone_at_the_handshake_timeout() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).handshake_timeout(millis(400));
+    assert_ends(server, "handshake: not done within 0.4 s", |_| {});
+}
+
+/// Has a header of 1,000 bytes before the conversation, as TLS and PROXY have theirs.
+#[derive(Clone)]
+struct WithHeader;
+
+impl BaseRequestHandler<TcpRequest> for WithHeader {
+    fn setup(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        Ok(request.read_exact(&mut [0; 1000])?)
+    }
+
+    fn handle(&mut self, _request: &mut TcpRequest) -> HandlerResult {
+        Ok(())
+    }
+}
+
+fn a_set_up_that_never_ends_is_gone_at_the_handshake_timeout() {
+    let (journal, pen) = journal();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", WithHeader).handshake_timeout(millis(100));
+    let running = Journaled::over(server, &pen).spawn().unwrap();
+    let mut client = connect(running.server_address());
+    wait_until("the server has given it up", || {
+        client.write_all(b"x").is_err() || journal.count("handle_error") > 0
+    });
+    assert_failed(&journal, "handshake: not done within 0.1 s");
+    let event = journal.of("handle_error").remove(0).event;
+    assert!(event.contains("setup failed for"), "{event}");
+    running.stop().unwrap();
+}
+
+fn the_handshake_is_over_with_the_first_byte() {
+    const HANDSHAKE: Duration = millis(500);
+    let (sender, past) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| -> HandlerResult {
+        let began = Instant::now();
+        request.read_exact(&mut [0; 1])?;
+        while began.elapsed() < HANDSHAKE {
+            request.set_timeouts(request.timeouts().read(millis(50)))?;
+            assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
+        }
+        sender.send(()).unwrap();
+        request.set_timeouts(request.timeouts().read(CEILING))?;
+        request.read_exact(&mut [0; 1])?;
+        Ok(request.write_all(b"both")?)
+    };
+    let running = ThreadingTcpServer::new("127.0.0.1:0", handler)
+        .handshake_timeout(HANDSHAKE)
+        .spawn()
+        .unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"1").unwrap();
+    past.recv_timeout(CEILING).unwrap();
+    client.write_all(b"2").unwrap();
+    assert_eq!(read_to_end(client), b"both");
+    running.stop().unwrap();
+}
+
+// ----- Writing -----------------------------------------------------------------------------------
+
+/// The server writes 64 MiB to a client that reads, but slowly.
+fn assert_slow_reader_ends<S: Stream>(
+    server: impl BaseServer<Transport: socketserver::Transport<Request = StreamRequest<S>>>,
+    connect: impl FnOnce(&Address) -> Box<dyn Read + Send>,
+) {
+    let (journal, pen) = journal();
+    let running = Journaled::over(server.write_timeout(millis(300)), &pen)
+        .spawn()
+        .unwrap();
+    let mut client = connect(running.server_address());
+    let mut received = 0;
+    wait_until("the server has given it up", || {
+        received += client.read(&mut [0; 4096]).unwrap_or(0);
+        journal.count("handle_error") > 0
+    });
+    assert_failed(&journal, "write: the peer did not take all of it within 0.3 s");
+    assert!(received > 0, "there was progress all the time");
+    drop(client);
+    assert_eq!(running.stop().unwrap().failed, 1);
+}
+
+fn write_64_mib<S: Stream>(request: &mut StreamRequest<S>) -> io::Result<()> {
+    let began = Instant::now();
+    let written = request.write_all(&vec![0; 64 << 20]);
+    assert!(began.elapsed() + TICK >= millis(300), "it had not its time");
+    written
+}
+
+fn a_slow_reader_is_gone_at_the_write_timeout_over_tcp() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", write_64_mib::<TcpStream>);
+    assert_slow_reader_ends(server, |address| Box::new(connect(address)));
+}
+
+// `SO_SNDTIMEO` alone is for each buffer there: see PIECE.
+fn a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets() {
+    let place = temp_path("socket");
+    let server = ThreadingUnixStreamServer::new(&place.path, write_64_mib::<UnixStream>);
+    assert_slow_reader_ends(server, |address| Box::new(connect_unix(address)));
+}
+
+fn a_slow_reader_of_a_message_is_gone_at_the_write_timeout() {
+    let place = temp_path("socket");
+    let send = |request: &mut UnixStreamRequest| {
+        let began = Instant::now();
+        let sent = request
+            .framed(LengthDelimitedCodec::u32_be().max_frame_length(64 << 20))
+            .send(vec![0; 64 << 20]);
+        assert!(began.elapsed() + TICK >= millis(300), "it had not its time");
+        sent
+    };
+    assert_slow_reader_ends(ThreadingUnixStreamServer::new(&place.path, send), |address| {
+        Box::new(connect_unix(address))
+    });
+}
+
+fn a_deadline_ends_a_write_too() {
+    let (_silent, mut request) = pair(Timeouts::new().write(CEILING).request(millis(50)));
+    assert_timed_out(request.write_all(&vec![0; 8 << 20]), TimeoutKind::Request);
+    // What was gathered is not waited for either.
+    request.set_wbufsize(1024);
+    request.write_all(b"gathered").unwrap();
+    assert_timed_out(request.flush(), TimeoutKind::Request);
+}
+
+// ----- A request by hand -------------------------------------------------------------------------
+
+/// A connection without a server.
+fn pair(timeouts: Timeouts) -> (UnixStream, UnixStreamRequest) {
+    let (peer, stream) = UnixStream::pair().unwrap();
+    let mut request = StreamRequest::new(stream, "a client");
+    request.set_timeouts(timeouts).unwrap();
+    (peer, request)
+}
+
+#[track_caller]
+fn assert_timed_out<T: std::fmt::Debug>(outcome: io::Result<T>, kind: TimeoutKind) {
+    let error = outcome.expect_err("it times out");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    let reason: &TimeoutError = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref())
+        .expect("a reason");
+    assert_eq!(reason.kind(), kind);
+}
+
+fn a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all() {
+    let (mut peer, mut request) = pair(Timeouts::new().read(millis(30)).idle(millis(200)));
+    let began = Instant::now();
+    let mut reads = 0;
+    let error = loop {
+        let error = request.read(&mut [0]).unwrap_err();
+        if error.to_string().starts_with("idle") {
+            break error;
+        }
+        assert_timed_out::<()>(Err(error), TimeoutKind::Read);
+        assert!(began.elapsed() < CEILING, "silence adds up");
+        reads += 1;
+    };
+    assert_eq!(error.to_string(), "idle: the peer sent nothing for 0.2 s");
+    assert!(reads >= 1 && began.elapsed() + TICK >= millis(200));
+    // It begins anew: with the error that told, and with each byte.
+    assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
+    peer.write_all(b"x").unwrap();
+    request.read_exact(&mut [0]).unwrap();
+    assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
+}
+
+fn what_has_come_is_read_however_long_it_was_silent_before() {
+    let soon_after = millis(30) + Duration::from_micros(1);
+    let (mut peer, mut request) = pair(Timeouts::new().read(millis(30)).idle(soon_after));
+    assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
+    peer.write_all(b"x").unwrap();
+    assert_eq!(request.read(&mut [0]).unwrap(), 1);
+}
+
+fn a_deadline_that_has_passed_ends_reads_although_there_are_bytes() {
+    let (mut peer, mut request) = pair(Timeouts::new().request(millis(20)));
+    peer.write_all(&[b'x'; 100]).unwrap();
+    wait_until("the time is over", || request.time_left() == Some(Duration::ZERO));
+    assert_timed_out(request.read(&mut [0]), TimeoutKind::Request);
+    assert_timed_out(request.read_line(&mut String::new()), TimeoutKind::Request);
+    assert_timed_out(request.write_all(b"x"), TimeoutKind::Request);
+}
+
+fn signals_do_not_extend_a_timeout() {
+    let interrupts = Interrupts::new();
+    let (_peer, mut request) = pair(Timeouts::new().idle(millis(200)));
+    let ((sender, reader), (result_sender, result), over) = (mpsc::channel(), mpsc::channel(), Gate::default());
+    let leave = over.clone();
+    let reading = thread::spawn(move || {
+        sender.send(gettid()).unwrap();
+        result_sender
+            .send(request.read(&mut [0]).unwrap_err().to_string())
+            .unwrap();
+        // A thread that is gone cannot be interrupted.
+        leave.wait();
+    });
+    let reader = reader.recv_timeout(CEILING).unwrap();
+    let mut text = None;
+    wait_until("the read has ended", || {
+        // The next comes sooner than the timeout would end.
+        interrupts.interrupt(reader);
+        text = result.try_recv().ok();
+        text.is_some()
+    });
+    over.open();
+    reading.join().unwrap();
+    assert_eq!(text.as_deref(), Some("idle: the peer sent nothing for 0.2 s"));
+}
+
+fn both_halves_keep_to_the_clocks() {
+    let (_silent, mut request) = pair(Timeouts::new().idle(millis(50)).write(millis(50)));
+    let (mut rfile, mut wfile) = StreamRequest::split(&mut request);
+    thread::scope(|scope| {
+        scope.spawn(move || assert_timed_out(rfile.read_line(&mut String::new()), TimeoutKind::Idle));
+        scope.spawn(move || assert_timed_out(wfile.write_all(&vec![0; 8 << 20]), TimeoutKind::Write));
+    });
+}
+
+// ----- The deadline, as a handler sees it --------------------------------------------------------
+
+fn a_handler_that_computes_sees_its_deadline() {
+    let computes = |request: &mut TcpRequest| -> io::Result<()> {
+        let (began, left) = (Instant::now(), request.time_left().expect("a deadline"));
+        assert!(left <= millis(50));
+        while began.elapsed() < CEILING {
+            request.check_deadline()?;
+        }
+        Ok(())
+    };
+    let (journal, pen) = journal();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", computes).request_timeout(millis(50));
+    let running = Journaled::over(server, &pen).spawn().unwrap();
+    assert_closed(connect(running.server_address()));
+    assert_failed(&journal, "request: not done within 0.05 s");
+    running.stop().unwrap();
+}
+
+fn setting_timeouts_does_not_extend_the_deadline() {
+    let handler = |request: &mut TcpRequest| -> io::Result<()> {
+        let deadline = request.deadline();
+        request.set_timeout(CEILING)?;
+        request.set_timeouts(request.timeouts().idle(CEILING))?;
+        let same = deadline.is_some() && request.deadline() == deadline;
+        let none = Timeouts::new();
+        request.set_timeouts(none)?;
+        write!(request, "{same} {:?} {:?}", request.deadline(), request.time_left())
+    };
+    let server = ThreadingTcpServer::new("127.0.0.1:0", handler).request_timeout(CEILING);
+    let running = server.spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"true None None");
+    running.stop().unwrap();
+}
+
+fn a_deadline_can_be_restarted() {
+    let (mut peer, mut request) = pair(Timeouts::new().request(millis(200)));
+    peer.write_all(b"12").unwrap();
+    let first = request.deadline().unwrap();
+    wait_until("the time is over", || request.check_deadline().is_err());
+    request.restart_deadline();
+    assert!(request.deadline().unwrap() > first);
+    request.check_deadline().unwrap();
+    request.read_exact(&mut [0; 2]).unwrap();
+    assert_timed_out(request.read(&mut [0]), TimeoutKind::Request);
+}
+
+// ----- The wrapper -------------------------------------------------------------------------------
+
+fn what_the_wrapper_sets_holds_instead_of_the_servers() {
+    let tell = |request: &mut TcpRequest| write!(request, "{:?}", request.timeouts());
+    let (long, for_ever) = (CEILING * 2, Duration::MAX);
+    let wrapped = Timeout::over(tell, Timeouts::new().idle(long).write(for_ever));
+    let running = ThreadingTcpServer::new("127.0.0.1:0", wrapped)
+        .idle_timeout(millis(1))
+        .write_timeout(millis(1))
+        .request_timeout(CEILING)
+        .spawn()
+        .unwrap();
+    let expected = Timeouts::new().idle(long).write(for_ever).request(CEILING);
+    let told = read_to_end(connect(running.server_address()));
+    assert_eq!(str::from_utf8(&told).unwrap(), format!("{expected:?}"));
+    running.stop().unwrap();
+
+    let wrapped = Timeout::over(EchoOrFlood, Timeouts::new().idle(millis(400)));
+    let server = ThreadingTcpServer::new("127.0.0.1:0", wrapped).idle_timeout(CEILING);
+    assert_ends(server, "idle: the peer sent nothing for 0.4 s", |client| {
+        assert_eq!(exchange_line(client, "only this\n"), "only this\n");
+    });
+}
+
+/// Notes its steps on the connection.
+#[derive(Clone)]
+struct Steps;
+
+impl BaseRequestHandler<StreamRequest<MemoryStream>> for Steps {
+    fn setup(&mut self, request: &mut StreamRequest<MemoryStream>) -> HandlerResult {
+        Ok(write!(request, "setup {:?},", request.timeouts().idle)?)
+    }
+
+    fn handle(&mut self, request: &mut StreamRequest<MemoryStream>) -> HandlerResult {
+        Ok(write!(request, "handle,")?)
+    }
+
+    fn finish(&mut self, request: &mut StreamRequest<MemoryStream>) -> HandlerResult {
+        Ok(write!(request, "finish")?)
+    }
+}
+
+fn a_wrapper_is_a_handler_in_all_its_steps() {
+    let mut request = StreamRequest::new(MemoryStream::default(), "a client");
+    run_handler(
+        &Timeout::over(Steps, Timeouts::new().idle(Duration::from_secs(9))),
+        &mut request,
+    )
+    .unwrap();
+    assert_eq!(request.get_ref().written(), b"setup Some(9s),handle,finish");
+}
+
+fn a_handler_in_memory_does_not_notice() {
+    let all = Timeouts::new()
+        .idle(CEILING)
+        .read(CEILING)
+        .write(CEILING)
+        .request(CEILING)
+        .handshake(CEILING);
+    let mut request = StreamRequest::new(MemoryStream::new("line\nanother\n"), "a client");
+    run_handler(&Timeout::over(EchoLine, all), &mut request).unwrap();
+    assert_eq!(request.get_ref().written(), b"line\n");
+}
+
+// ----- The socket --------------------------------------------------------------------------------
+
+fn the_raw_socket_has_the_timeouts_too() {
+    let seconds = Duration::from_secs;
+    let (_peer, mut request) = pair(Timeouts::new().idle(seconds(60)).read(seconds(20)).write(seconds(30)));
+    let raw = request.get_ref();
+    assert_eq!(raw.read_timeout().unwrap(), Some(seconds(20)));
+    assert_eq!(raw.write_timeout().unwrap(), Some(seconds(30)));
+    request.set_timeouts(Timeouts::new().read(millis(20))).unwrap();
+    let error = request.get_mut().read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+}
+
+fn timeouts_that_are_taken_back_are_gone_from_the_socket() {
+    let (_peer, mut request) = pair(Timeouts::new().read(CEILING).write(CEILING));
+    request.set_timeouts(Timeouts::new().request(Duration::MAX)).unwrap();
+    let raw = request.get_ref();
+    assert_eq!(raw.read_timeout().unwrap(), None);
+    assert_eq!(raw.write_timeout().unwrap(), None);
+}
+
+fn a_non_blocking_socket_says_so() {
+    let (_peer, mut request) = pair(Timeouts::new().idle(CEILING).request(CEILING));
+    request.get_ref().set_nonblocking(true).unwrap();
+    assert_eq!(request.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+/// Has bytes without end, and keeps what its timeout is set to.
+#[derive(Clone, Default)]
+struct Endless(Arc<Mutex<Vec<Duration>>>);
+
+impl Endless {
+    fn settings(&self) -> Vec<Duration> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Read for Endless {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        Ok(out.len())
+    }
+}
+
+impl Write for Endless {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Endless {
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.lock().unwrap().push(timeout.expect("none is taken back"));
+        Ok(())
+    }
+}
+
+fn a_plain_timeout_costs_one_system_call_for_all_reads() {
+    let settings = |timeouts| {
+        let stream = Endless::default();
+        let mut request = StreamRequest::new(stream.clone(), "a client");
+        request.set_timeouts(timeouts).unwrap();
+        for _ in 0..10_000 {
+            request.read_exact(&mut [0]).unwrap();
+        }
+        stream.settings()
+    };
+    assert_eq!(settings(Timeouts::new().idle(CEILING)), [CEILING]);
+    let both = Timeouts::new().idle(CEILING).read(CEILING / 2).write(millis(1));
+    assert_eq!(settings(both), [CEILING / 2]);
+    assert_eq!(settings(Timeouts::new().write(CEILING)), []);
+}
+
+fn a_deadline_costs_few_system_calls_for_all_reads_and_none_waits_past_it() {
+    const TIME: Duration = millis(1000);
+    let stream = Endless::default();
+    let mut request = StreamRequest::new(stream.clone(), "a client");
+    request.set_timeouts(Timeouts::new().request(TIME)).unwrap();
+    while request.time_left() > Some(TIME / 2) {
+        request.read_exact(&mut [0]).unwrap();
+    }
+    request.read_exact(&mut [0]).unwrap();
+    let settings = stream.settings();
+    assert!(settings.len() <= 4, "{settings:?}");
+    assert!(settings.last() < Some(&(TIME * 3 / 4)), "{settings:?}");
+}
+
+// ----- Errors ------------------------------------------------------------------------------------
+
+fn a_timeout_of_zero_is_refused_by_name() {
+    let error = ThreadingTcpServer::new("127.0.0.1:0", EchoLine)
+        .request_timeout(Duration::ZERO)
+        .bind()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let text = "the request timeout is zero, which would end every request at once; set none for no limit";
+    assert_eq!(error.to_string(), text);
+    let mut request = StreamRequest::new(MemoryStream::default(), "a client");
+    let wrapped = Timeout::over(EchoLine, Timeouts::new().idle(Duration::ZERO));
+    let error = run_handler(&wrapped, &mut request).unwrap_err();
+    assert!(error.to_string().starts_with("the idle timeout is zero"), "{error}");
+}
+
+/// Keeps what `handle_error` gets.
+struct Told<S>(S, mpsc::Sender<(bool, Option<TimeoutError>)>);
+
+impl<S: BaseServer> BaseServer for Told<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        self.1.send((error.is_disconnect(), error.timeout().copied())).unwrap();
+        self.inner().handle_error(error);
+    }
+}
+
+fn a_timeout_is_a_disconnect_that_says_which() {
+    let (sender, told) = mpsc::channel();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).idle_timeout(millis(20));
+    let running = Told(server, sender).spawn().unwrap();
+    let client = connect(running.server_address());
+    let (disconnect, timeout) = told.recv_timeout(CEILING).unwrap();
+    assert!(disconnect);
+    let timeout = timeout.expect("it was one");
+    assert_eq!((timeout.kind(), timeout.length()), (TimeoutKind::Idle, millis(20)));
+    let line = format!(
+        "INFO handle failed for {}: idle: the peer sent nothing for 0.02 s",
+        client.local_addr().unwrap()
+    );
+    running.stop().unwrap();
+    assert!(logged().contains(&line), "{:?}", logged());
+}
+
+fn the_example_takes_timeouts() {
+    let example = |clock: &str| {
+        let mut command = support::process::echo("tcp", "threading", "127.0.0.1:0");
+        Process::start(command.args([clock, "0.2"]))
+    };
+    let idle = example("--idle-timeout");
+    let client = connect(&idle.address().into());
+    assert_closed(&client);
+    idle.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = idle.end();
+    assert!(ended.output.starts_with("stopped: served=0 failed=1 "), "{ended:?}");
+    assert!(
+        ended.errors.contains("idle: the peer sent nothing for 0.2 s"),
+        "{ended:?}"
+    );
+
+    let request = example("--request-timeout");
+    trickle(&mut connect(&request.address().into()));
+    request.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = request.end();
+    assert!(ended.errors.contains("request: not done within 0.2 s"), "{ended:?}");
+}
