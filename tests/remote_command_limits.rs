@@ -22,6 +22,7 @@ tests![
     a_command_without_an_end_is_killed_when_its_client_closes,
     a_client_that_ends_its_sending_side_still_gets_the_answer,
     sigterm_waits_for_the_command_that_runs,
+    sigterm_does_not_wait_for_a_client_that_has_its_answer,
     a_second_signal_kills_the_command_that_runs,
     a_server_that_is_killed_takes_the_command_with_it,
 ];
@@ -171,6 +172,21 @@ fn sigterm_waits_for_the_command_that_runs() {
             ended.output.starts_with("stopped: served=1 failed=0 "),
             "{strategy}: {ended:?}"
         );
+    }
+}
+
+fn sigterm_does_not_wait_for_a_client_that_has_its_answer() {
+    for strategy in STRATEGIES {
+        let server = serve("struct", &["--strategy", strategy, "--timeout", "1000"]);
+        let mut client = connect_to(server.address());
+        assert_eq!(ask(&mut client, b"echo here"), "here\n");
+        server.signal(Signal::SIGTERM);
+        let ended = server.end();
+        assert!(
+            ended.output.starts_with("stopped: served=1 failed=0 "),
+            "{strategy}: {ended:?}"
+        );
+        assert_eq!(read_to_end(client), b"", "{strategy}");
     }
 }
 

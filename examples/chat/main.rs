@@ -41,7 +41,8 @@ enum Task {
     /// Prints each message with its client's address and sends back what you type.
     #[command(after_help = "\
 When ready it prints `listening on ADDRESS`. Each message is answered before the next one is shown; whoever wrote
-that one waits. The end of input (Ctrl-D), SIGINT (Ctrl-C) or SIGTERM ends it: it prints `stopped: served=N …`.")]
+that one waits. The end of input (Ctrl-D) at the prompt, SIGINT (Ctrl-C) or SIGTERM ends it: it prints
+`stopped: served=N …`.")]
     Serve(ServeOptions),
 
     /// Sends what you type to a server of `chat serve` and prints each answer.
