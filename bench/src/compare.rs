@@ -234,9 +234,10 @@ fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::
 /// How long a round is: enough to be told from noise, or short.
 pub fn effort(short: bool, seconds: Option<f64>, threads: usize) -> Effort {
     let (warm_up, time) = if short { (0.1, 0.25) } else { (0.3, 1.0) };
+    let time = seconds.unwrap_or(time);
     Effort {
-        warm_up: Duration::from_secs_f64(warm_up),
-        time: Duration::from_secs_f64(seconds.unwrap_or(time)),
+        warm_up: Duration::from_secs_f64(time.min(warm_up)),
+        time: Duration::from_secs_f64(time),
         threads,
     }
 }

@@ -8,6 +8,7 @@ use crate::results::{Metric, Outcome, digits};
 use crate::servers::Kind;
 use crate::stats;
 use crate::targets::{Judgement, Verdict};
+use crate::workloads::IDLE_BASELINE;
 
 /// On what, and how, it is measured.
 pub fn head(results: &Results) {
@@ -97,8 +98,11 @@ fn values(outcome: &Outcome, compared: Metric) {
 fn ratios(outcome: &Outcome, compared: Metric) {
     let (ours, others): (Vec<_>, Vec<_>) = outcome.cells.iter().partition(|cell| cell.kind == Kind::Ours);
     for one in ours {
+        // Of what the baseline takes by definition there are no multiples.
+        let is_baseline = |server: &str| compared == Metric::IdleKilobytes && server == IDLE_BASELINE;
         let parts: Vec<_> = others
             .iter()
+            .filter(|other| !is_baseline(&other.server))
             .filter_map(|other| {
                 let ratio = stats::ratio(&one.values(compared), &other.values(compared))?;
                 Some(format!("{ratio:.2} x {}", other.server))
