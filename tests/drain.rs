@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
 use socketserver::{ShutdownHandle, State, Tcp, UnixStreams};
 use support::accepting::Accepting;
@@ -33,6 +34,7 @@ tests![
     an_answer_from_another_thread_makes_a_connection_idle,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
     a_client_in_the_middle_of_a_message_is_answered,
+    a_client_in_the_middle_of_a_framed_message_is_answered,
     a_message_that_has_arrived_is_answered,
     no_idle_connection_is_forgotten_by_a_sync_server,
     no_idle_connection_is_forgotten_by_a_threading_server,
@@ -214,6 +216,25 @@ fn a_client_in_the_middle_of_a_message_is_answered() {
     wait_until_draining(&running.shutdown_handle());
     client.write_all(b"two\n").unwrap();
     assert_eq!(read_to_end(client), b"one\ntwo\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// The beginning of its next message came with the one before.
+fn a_client_in_the_middle_of_a_framed_message_is_answered() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        let mut framed = request.framed(LinesCodec::new());
+        while let Some(line) = framed.next() {
+            framed.send(line?)?;
+        }
+        Ok(())
+    };
+    let running = ThreadingTcpServer::new(ANY_PORT, handler).spawn().unwrap();
+    let mut client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, "one\nt"), "one\n");
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    client.write_all(b"wo\n").unwrap();
+    assert_eq!(read_to_end(client), b"two\n");
     assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 

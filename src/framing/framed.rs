@@ -61,14 +61,20 @@ struct Io<S> {
     unread: Buffer,
     unsent: Vec<u8>,
     write_failed: bool,
-    give_back: Option<GiveBack<S>>,
+    lender: Option<Lender<S>>,
 }
 
 /// Why the stream is there.
 const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed with it";
 
-/// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second).
-type GiveBack<S> = fn(&mut S, &[u8], &[u8]);
+/// What a request that lends its stream wants to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lender<S> {
+    /// The read that follows is for the rest of a message that has begun.
+    pub(crate) in_message: fn(&S),
+    /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second).
+    pub(crate) give_back: fn(&mut S, &[u8], &[u8]),
+}
 
 /// What a [`Framed`] is made of, from [`Framed::into_parts`].
 #[derive(Debug)]
@@ -96,11 +102,11 @@ impl<S, C> Framed<S, C> {
 
     /// As [`new`](Self::new), over a stream that can take back what was read ahead or not sent when the
     /// `Framed` is dropped.
-    pub(crate) fn lent(stream: S, codec: C, give_back: GiveBack<S>) -> Self {
-        Self::assemble(stream, codec, Some(give_back))
+    pub(crate) fn lent(stream: S, codec: C, lender: Lender<S>) -> Self {
+        Self::assemble(stream, codec, Some(lender))
     }
 
-    fn assemble(stream: S, codec: C, give_back: Option<GiveBack<S>>) -> Self {
+    fn assemble(stream: S, codec: C, lender: Option<Lender<S>>) -> Self {
         Framed {
             codec,
             io: Io {
@@ -108,7 +114,7 @@ impl<S, C> Framed<S, C> {
                 unread: Buffer::default(),
                 unsent: Vec::new(),
                 write_failed: false,
-                give_back,
+                lender,
             },
             out_of_step: false,
             message_timeout: None,
@@ -345,6 +351,9 @@ impl<S> Io<S> {
 impl<S: Read> Io<S> {
     fn read(&mut self, missing: usize) -> io::Result<usize> {
         let stream = self.stream.as_mut().expect(IN_ONE_PIECE);
+        if let (Some(lender), false) = (&self.lender, self.unread.arrived().is_empty()) {
+            (lender.in_message)(stream);
+        }
         self.unread.read_from(stream, missing)
     }
 }
@@ -389,10 +398,10 @@ fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<
 
 impl<S> Drop for Io<S> {
     fn drop(&mut self) {
-        if let (Some(stream), Some(give_back)) = (&mut self.stream, self.give_back) {
+        if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
             // Trying once more what has just failed would make the request's end wait for it.
             let unsent = if self.write_failed { &[] } else { &self.unsent[..] };
-            give_back(stream, self.unread.arrived(), unsent);
+            (lender.give_back)(stream, self.unread.arrived(), unsent);
         }
     }
 }

@@ -76,6 +76,7 @@ use std::ops::Range;
 pub use delimiter::DelimiterCodec;
 pub use error::{DecodeError, EncodeError};
 pub use fixed_length::FixedLengthCodec;
+pub(crate) use framed::Lender;
 pub use framed::{Framed, FramedParts};
 pub use length_delimited::{Builder, LengthDelimitedCodec};
 pub use lines::LinesCodec;

@@ -53,9 +53,9 @@ impl InlineSlot {
         self.0.try_with(attend).is_some()
     }
 
-    /// Whether a request is being served, as far as that can be told at once.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.0.try_with(|slot| slot.is_some()).unwrap_or(false)
+    /// Whether a request is being served; `None` if that cannot be told at once.
+    pub(crate) fn is_busy(&self) -> Option<bool> {
+        self.0.try_with(|slot| slot.is_some())
     }
 
     pub(crate) fn give_back_in_child(&self) {

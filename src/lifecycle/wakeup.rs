@@ -206,8 +206,15 @@ impl Wakeup {
     /// A handler that does not even end with its socket keeps `serve_forever` from ever returning. If a
     /// signal has asked for the end of the process, nothing else is left.
     fn exit_if_stuck(&self) {
-        let wanted = self.may_exit.load(Ordering::SeqCst) && self.asked_to_exit.load(Ordering::SeqCst);
-        if wanted && self.inline.is_busy() {
+        if !self.may_exit.load(Ordering::SeqCst) || !self.asked_to_exit.load(Ordering::SeqCst) {
+            return;
+        }
+        let busy = self.inline.is_busy();
+        if let (None, Some(deadline)) = (busy, self.deadline.get()) {
+            // Somebody is just looking, or the request is just ending.
+            deadline.timer.set(Duration::from_millis(10));
+        }
+        if busy == Some(true) {
             let text = "socketserver: a request did not end although its socket was shut down; exiting\n";
             let _ = nix::unistd::write(io::stderr(), text.as_bytes());
             sys::exit_now(1);

@@ -37,7 +37,14 @@ impl ServerContext {
 
     /// The handler got so many bytes of its client.
     pub(crate) fn took(&self, count: usize) {
-        if let (Some(activity), 1..) = (&self.activity, count) {
+        if count > 0 {
+            self.in_message();
+        }
+    }
+
+    /// The handler has bytes that it has not answered.
+    pub(crate) fn in_message(&self) {
+        if let Some(activity) = &self.activity {
             activity.asked();
         }
     }

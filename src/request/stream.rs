@@ -14,7 +14,7 @@ use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
 use super::{Request, ServerContext};
 use crate::address::Address;
-use crate::framing::Framed;
+use crate::framing::{Framed, Lender};
 use crate::timeouts::Timeouts;
 
 /// A byte stream that can be served: a socket, or anything that reads and writes.
@@ -132,7 +132,8 @@ pub(crate) fn about_to_fork() {
 /// When the server is told to stop, a read that waits for the next message gets the end of the stream, as
 /// if the client had closed: one that begins after something was written in answer to what was read. What
 /// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
-/// message, is waited for; a handler that never answers asks
+/// message, is waited for, as far as the request can tell: bytes that a handler has taken to a buffer of its
+/// own before it answered are part of no message any more. A handler that never answers asks
 /// [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
@@ -239,10 +240,14 @@ impl<S: Stream> StreamRequest<S> {
     /// let server = ThreadingTcpServer::new("127.0.0.1:0", echo);
     /// ```
     pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
-        Framed::lent(self, codec, |request, unread, unsent| {
-            request.rbuf.put_back(unread);
-            request.wbuf.gather(unsent);
-        })
+        let lender = Lender {
+            in_message: |request: &&mut Self| request.context.in_message(),
+            give_back: |request, unread, unsent| {
+                request.rbuf.put_back(unread);
+                request.wbuf.gather(unsent);
+            },
+        };
+        Framed::lent(self, codec, lender)
     }
 
     /// The two directions apart, so that one can be read while the other is written, by one thread or
