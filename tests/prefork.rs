@@ -39,6 +39,7 @@ tests![
     a_child_of_the_program_is_left_to_the_program,
     a_handlers_shutdown_stops_all,
     a_handler_sees_that_the_server_drains,
+    connections_that_are_idle_end_when_the_server_drains,
     what_the_kernel_had_queued_is_served_before_the_end,
     a_request_that_does_not_end_is_forced_at_the_deadline,
     a_worker_that_does_not_end_is_killed_after_the_deadline,
@@ -334,6 +335,14 @@ fn a_handler_sees_that_the_server_drains() {
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
     assert_eq!(client.rest(), "done\n");
+}
+
+fn connections_that_are_idle_end_when_the_server_drains() {
+    let (running, address) = serve(server().workers(1), 1);
+    let client = Client::start(&address, "idle");
+    let report = running.stop().unwrap();
+    assert_eq!(client.rest(), "done\n");
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
 }
 
 fn what_the_kernel_had_queued_is_served_before_the_end() {

@@ -23,7 +23,9 @@ impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Commanded {
         writeln!(request, "{} {number}", std::process::id())?;
         match order.trim() {
             "" => {}
-            "hold" => drop(request.read_to_end(&mut Vec::new())?),
+            // The raw stream: the server cannot see that the connection is idle.
+            "hold" => drop(request.get_mut().read_to_end(&mut Vec::new())?),
+            "idle" => drop(request.read_to_end(&mut Vec::new())?),
             "fail" => return Err("as told".into()),
             "panic" => std::panic::resume_unwind(Box::new("as told")),
             "die" => raise(Signal::SIGKILL)?,
