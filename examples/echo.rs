@@ -39,7 +39,8 @@ struct Options {
     #[arg(long, value_name = "ADDR|PATH", default_value = "127.0.0.1:0")]
     address: String,
 
-    /// Threads of a pool [default: the processors and four more, at most 32].
+    /// Threads of a pool [default: the processors and four more, at most 32], or processes of prefork
+    /// [default: 5 to 50, as needed].
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
 
@@ -75,6 +76,8 @@ enum StrategyName {
     Forking,
     /// A fixed number of threads.
     Pool,
+    /// Processes that are there before the requests.
+    Prefork,
 }
 
 /// Sends everything back.
@@ -118,8 +121,8 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<Report> {
-    if options.workers.is_some() && options.strategy != StrategyName::Pool {
-        eprintln!("echo: --workers has no effect without --strategy pool");
+    if options.workers.is_some() && !matches!(options.strategy, StrategyName::Pool | StrategyName::Prefork) {
+        eprintln!("echo: --workers has no effect without --strategy pool or prefork");
     }
     let datagrams = matches!(options.transport, TransportName::Udp | TransportName::Unixgram);
     if datagrams && (options.idle_timeout.is_some() || options.request_timeout.is_some()) {
@@ -146,6 +149,13 @@ fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Repor
                 None => pool,
             };
             serve(pool, options)
+        }
+        StrategyName::Prefork => {
+            let prefork = server.prefork();
+            serve(match options.workers {
+                Some(workers) => prefork.workers(workers),
+                None => prefork,
+            })
         }
     }
 }

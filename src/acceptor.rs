@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,11 @@ use crate::hooks::Outermost;
 use crate::job::{Job, process};
 use crate::lifecycle::{Pause, Shared, Ticket, Wakeup};
 use crate::server::{Core, not_bound};
+use crate::sys;
 use crate::transport::Transport;
 
-/// Waits for the listener and for wake-ups, in sets (epoll(7)) that never change once they are made.
+/// Waits for the listener and for wake-ups, in sets (epoll(7)) that a process never changes once it has made
+/// them, unless it shares the listener with others.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     /// The listener, stop and wake. Threads that accept beside each other use different sets, because a
@@ -25,6 +27,10 @@ pub(crate) struct Waiter {
     all: [OnceLock<Epoll>; SETS],
     /// Stop, wake, and a place among the requests in progress.
     quiet: Epoll,
+    /// Other processes wait for the listener, too.
+    shared: AtomicBool,
+    /// A request may have woken one of them that did not accept it.
+    look_again: AtomicBool,
 }
 
 /// As many threads wait without waking each other up for nothing.
@@ -38,7 +44,7 @@ const PLACE: u64 = 3;
 
 /// What a wait came back with.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Event {
+pub(crate) enum Event {
     Request,
     /// Something else than a request: look at everything again.
     Other,
@@ -51,7 +57,35 @@ impl Waiter {
         quiet.add(wakeup.place_fd(), EpollEvent::new(EpollFlags::EPOLLIN, PLACE))?;
         let mut all = [const { OnceLock::new() }; SETS];
         all[0] = listener_set(listener, wakeup)?.into();
-        Ok(Waiter { all, quiet })
+        Ok(Waiter {
+            all,
+            quiet,
+            shared: AtomicBool::new(false),
+            look_again: AtomicBool::new(false),
+        })
+    }
+
+    /// In a forked process that accepts by itself: makes the sets anew. Those of the parent stay as they are.
+    pub(crate) fn renew(&self, listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<()> {
+        let new = Self::new(listener, wakeup)?;
+        sys::replace(self.quiet.0.as_fd(), new.quiet.0.as_fd())?;
+        for set in self.all.iter().filter_map(OnceLock::get) {
+            sys::replace(set.0.as_fd(), listener_set(listener, wakeup)?.0.as_fd())?;
+        }
+        self.shared.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks at the listener as if for the first time.
+    ///
+    /// A request wakes one of the processes that wait. If that one ends instead of accepting, no other has been
+    /// told: the master wakes them, and they look again.
+    fn look_again(&self, set: &Epoll, listener: &impl AsFd) -> io::Result<()> {
+        if self.look_again.load(Ordering::Relaxed) && self.look_again.swap(false, Ordering::Relaxed) {
+            set.delete(listener)?;
+            watch(set, listener)?;
+        }
+        Ok(())
     }
 
     /// Waits in the set with this number for a request, a wake-up, or the end of `timeout`.
@@ -70,14 +104,33 @@ impl Waiter {
             }
         }
         match own.get().or(self.all[0].get()) {
-            Some(set) => wait_in(set, wakeup, timeout),
+            Some(set) => {
+                self.look_again(set, listener)?;
+                self.wait_in(set, wakeup, timeout)
+            }
             None => Ok(Event::Other),
         }
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
-    fn wait_quiet(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
-        wait_in(&self.quiet, wakeup, timeout)
+    pub(crate) fn wait_quiet(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
+        self.wait_in(&self.quiet, wakeup, timeout)
+    }
+
+    fn wait_in(&self, set: &Epoll, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
+        match wait_one(set, timeout)? {
+            None => return Ok(Event::TimedOut),
+            Some(LISTENER) => return Ok(Event::Request),
+            Some(STOP) => wakeup.stop_seen(),
+            Some(PLACE) => wakeup.take_place(),
+            Some(_) => {
+                wakeup.clear();
+                if self.shared.load(Ordering::Relaxed) {
+                    self.look_again.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(Event::Other)
     }
 }
 
@@ -90,20 +143,13 @@ fn wakeup_set(wakeup: &Wakeup) -> io::Result<Epoll> {
 
 fn listener_set(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Epoll> {
     let set = wakeup_set(wakeup)?;
-    let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-    set.add(listener, EpollEvent::new(exclusive, LISTENER))?;
+    watch(&set, listener)?;
     Ok(set)
 }
 
-fn wait_in(set: &Epoll, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
-    match wait_one(set, timeout)? {
-        None => return Ok(Event::TimedOut),
-        Some(LISTENER) => return Ok(Event::Request),
-        Some(STOP) => wakeup.stop_seen(),
-        Some(PLACE) => wakeup.take_place(),
-        Some(_) => wakeup.clear(),
-    }
-    Ok(Event::Other)
+fn watch(set: &Epoll, listener: &impl AsFd) -> io::Result<()> {
+    let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+    Ok(set.add(listener, EpollEvent::new(exclusive, LISTENER))?)
 }
 
 /// The token of one event, or `None` when the time was over or a signal came.
@@ -183,7 +229,7 @@ fn remedy(error: &io::Error) -> Remedy {
 /// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
 /// Shared by all that accept for a server: an episode is one for all of them.
 #[derive(Debug)]
-struct Backoff {
+pub(crate) struct Backoff {
     what: &'static str,
     /// The last delay in milliseconds; 0 while all is well.
     delay: AtomicU64,
@@ -196,7 +242,7 @@ impl Backoff {
     const LONGEST: u64 = 1000;
     const MOST_RETRIES: u32 = 100;
 
-    fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str) -> Self {
         Backoff {
             what,
             delay: AtomicU64::new(0),
@@ -214,7 +260,7 @@ impl Backoff {
     }
 
     /// The next delay; only the first of an episode is logged.
-    fn next(&self, why: &dyn fmt::Display) -> Duration {
+    pub(crate) fn next(&self, why: &dyn fmt::Display) -> Duration {
         let longer = |delay: u64| (delay * 2).clamp(Self::FIRST, Self::LONGEST);
         let before = self.delay.update(Ordering::Relaxed, Ordering::Relaxed, longer);
         if before == 0 {
@@ -223,7 +269,7 @@ impl Backoff {
         Duration::from_millis(longer(before))
     }
 
-    fn over(&self) {
+    pub(crate) fn over(&self) {
         if self.retries.load(Ordering::Relaxed) != 0 {
             self.retries.store(0, Ordering::Relaxed);
         }
@@ -318,6 +364,10 @@ impl<T: Transport> Acceptor<T> {
             }),
             set: 0,
         }
+    }
+
+    pub(crate) fn server(&self) -> &Outermost<T> {
+        &self.server
     }
 
     /// The next request, as long as the server accepts; `None` when it has stopped.
@@ -457,7 +507,11 @@ impl<T: Transport> Acceptor<T> {
         if transport.has_ahead() {
             return self.accept(wakeup, false);
         }
-        match core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)? {
+        let event = {
+            let _waiting = core.shared().master().map(|master| master.waiting());
+            core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
+        };
+        match event {
             Event::Request => self.accept(wakeup, false),
             event => Ok(Turn::nothing(event)),
         }

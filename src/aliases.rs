@@ -20,7 +20,7 @@ pub mod signal {
 
 pub(crate) mod servers {
     use crate::server::SocketServer;
-    use crate::strategy::{Forking, ThreadPool, Threading};
+    use crate::strategy::{Forking, PreFork, ThreadPool, Threading};
     use crate::transport::{Tcp, Udp, UnixDatagrams, UnixStreams};
 
     /// Serves TCP connections, one at a time: Python's `TCPServer`.
@@ -60,4 +60,13 @@ pub(crate) mod servers {
     pub type ThreadPoolUnixStreamServer<H> = ThreadPool<UnixStreamServer<H>>;
     /// Serves Unix datagrams in a pool of threads.
     pub type ThreadPoolUnixDatagramServer<H> = ThreadPool<UnixDatagramServer<H>>;
+
+    /// Serves TCP connections in a pool of processes.
+    pub type PreForkTcpServer<H> = PreFork<TcpServer<H>>;
+    /// Serves UDP datagrams in a pool of processes.
+    pub type PreForkUdpServer<H> = PreFork<UdpServer<H>>;
+    /// Serves Unix connections in a pool of processes.
+    pub type PreForkUnixStreamServer<H> = PreFork<UnixStreamServer<H>>;
+    /// Serves Unix datagrams in a pool of processes.
+    pub type PreForkUnixDatagramServer<H> = PreFork<UnixDatagramServer<H>>;
 }

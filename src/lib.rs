@@ -35,12 +35,15 @@
 //! | a thread each | [`ThreadingTcpServer`] | [`ThreadingUdpServer`] | [`ThreadingUnixStreamServer`] | [`ThreadingUnixDatagramServer`] |
 //! | a process each | [`ForkingTcpServer`] | [`ForkingUdpServer`] | [`ForkingUnixStreamServer`] | [`ForkingUnixDatagramServer`] |
 //! | a pool of threads | [`ThreadPoolTcpServer`] | [`ThreadPoolUdpServer`] | [`ThreadPoolUnixStreamServer`] | [`ThreadPoolUnixDatagramServer`] |
+//! | a pool of processes | [`PreForkTcpServer`] | [`PreForkUdpServer`] | [`PreForkUnixStreamServer`] | [`PreForkUnixDatagramServer`] |
 //!
 //! * **One at a time** suits datagrams and requests that are answered at once. A client that keeps its
 //!   connection open keeps all others waiting.
 //! * **[`Threading`]** suits conversations: a silent client costs a thread and nobody's time.
 //! * **[`ThreadPool`]** suits many short requests, and bounds how many run at once.
 //! * **[`Forking`]** suits requests that must not harm each other: what crashes is one request.
+//! * **[`PreFork`]** suits the same at three times the rate: what crashes is one worker, which is replaced.
+//!   It goes around [`Threading`] or [`ThreadPool`], too: the one stack of two strategies.
 //!
 //! Addresses are whatever converts into [`Address`]: `"127.0.0.1:80"`, `("localhost", 80)`, a path, an
 //! abstract name. IPv4 or IPv6 follows from the address.
@@ -101,7 +104,7 @@
 //! |---|---|---|
 //! | `BaseServer` | [`BaseServer`] | a trait; mix-ins wrap instead of inheriting |
 //! | `TCPServer`, `UDPServer`, `UnixStreamServer`, `UnixDatagramServer` | [`TcpServer`], [`UdpServer`], [`UnixStreamServer`], [`UnixDatagramServer`] | Unix paths: a stale one is replaced, ours is removed at the end; [`socket_mode`](Configure::socket_mode), [`socket_owner`](Configure::socket_owner) |
-//! | `ThreadingMixIn`, `ForkingMixIn` | [`Threading`], [`Forking`] | wrappers; [`ThreadPool`] is new |
+//! | `ThreadingMixIn`, `ForkingMixIn` | [`Threading`], [`Forking`] | wrappers; [`ThreadPool`] and [`PreFork`] are new |
 //! | `Server(address, Handler)` | [`new(address, handler)`](SocketServer::new) | does not bind and never fails; the handler is a value that is cloned |
 //! | `bind_and_activate=True` | [`bind`](BaseServer::bind) | a step of its own, which `serve_forever` takes if need be |
 //! | `serve_forever(poll_interval=0.5)` | [`serve_forever`](BaseServer::serve_forever), [`poll_interval`](Configure::poll_interval) | consumes the server and returns a [`Report`]; to serve again, make another. No interval unless set: idle costs nothing |
@@ -129,7 +132,7 @@
 //! | `StreamRequestHandler`: `rfile`, `wfile`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
 //! | `StreamRequestHandler.timeout` | [`set_timeout`](StreamRequest::set_timeout), [`Timeouts`] | five clocks: a server can limit the silence, the first byte and the whole request, too |
 //! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |
-//! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all sixteen |
+//! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all sixteen, and four for [`PreFork`] |
 //!
 //! # Limitations
 //!
@@ -172,7 +175,7 @@ pub use request::{
     Stream, StreamRequest, WFile,
 };
 pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServer};
-pub use strategy::{Forking, Strategies, ThreadPool, Threading};
+pub use strategy::{Forking, PreFork, Strategies, ThreadPool, Threading};
 pub use timeouts::{Timeout, TimeoutError, TimeoutKind, Timeouts};
 pub use transport::{SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
 

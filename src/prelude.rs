@@ -3,8 +3,8 @@
 pub use crate::framing::{Framed, LengthDelimitedCodec, LinesCodec};
 pub use crate::{
     Address, BaseRequestHandler, BaseServer, Concurrency, Configure, DatagramRequest, HandlerError, HandlerResult, Job,
-    MemoryStream, Report, RequestError, RequestOf, ShutdownHandle, Strategies, Stream, StreamRequest, TcpRequest,
-    UnixStreamRequest, signal,
+    MemoryStream, PreFork, Report, RequestError, RequestOf, ShutdownHandle, Strategies, Stream, StreamRequest,
+    TcpRequest, UnixStreamRequest, signal,
 };
 
 pub use crate::aliases::servers::*;

@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
+use nix::sys::eventfd::EventFd;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
 use crate::acceptor::{Acceptor, Handled, Waiter};
 use crate::address::{Address, AddressFamily};
 use crate::config::Config;
@@ -13,7 +17,7 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::{self, BaseRequestHandler};
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Backlog, Closing, Report, Running, Shared, ShutdownHandle, State, drain};
+use crate::lifecycle::{Backlog, Closing, Duty, Master, Report, Running, Shared, ShutdownHandle, State, drain};
 use crate::request::Request;
 use crate::sys::{self, SignalAction, SignalGuard};
 use crate::timeouts::Timeouts;
@@ -547,6 +551,28 @@ impl<T: Transport> Core<T> {
             }
         }
         self.stop_listening(true);
+    }
+
+    /// In a worker of a prefork server, right after the fork: makes anew all that a process that serves by
+    /// itself may not share. `wake` is the worker's wake-up, which its master has, too.
+    ///
+    /// # Errors
+    ///
+    /// The process has no free descriptor, or its master is gone already.
+    pub(crate) fn after_fork(&self, wake: &EventFd, duty: Duty) -> io::Result<()> {
+        let wakeup = self.shared.wakeup()?;
+        let master = Arc::new(Master::new(duty, wakeup.renew(wake)?));
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?.renew(transport.socket(), wakeup)?;
+        wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))?;
+        sys::on_sigterm_in_worker(Arc::clone(wakeup), Arc::clone(&master))?;
+        // A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+        set_pdeathsig(Signal::SIGTERM)?;
+        if master.is_gone() {
+            return Err(io::Error::other("the master has ended"));
+        }
+        self.shared.set_master(master);
+        Ok(())
     }
 }
 

@@ -41,7 +41,7 @@ types! { SHARED: Shared;
     Address, AddressFamily, Concurrency, Config, Core<Tcp>, Force, Handled, PeerCredentials, Phase, Report, Running,
     ServerContext, ShutdownHandle, SocketType, State, Timeout<()>, TimeoutKind, Timeouts, WaitError,
     SocketServer<Tcp, EchoLine>, Threading<TcpServer<EchoLine>>, Forking<UdpServer<EchoLine>>,
-    ThreadPool<UnixStreamServer<EchoLine>>,
+    ThreadPool<UnixStreamServer<EchoLine>>, PreFork<UnixDatagramServer<EchoLine>>,
     Tcp, Udp, UnixDatagrams, UnixStreams,
     StreamRequest<TcpStream>, DatagramRequest, MemoryStream, MemoryDatagrams,
     Builder, Decoded, DelimiterCodec, FixedLengthCodec, Frame, Framed<TcpStream, LinesCodec>,

@@ -202,7 +202,10 @@ fn workers_without_a_pool_are_told_to_have_no_effect() {
     let process = Process::start(echo("tcp", "threading", "127.0.0.1:0").args(["--workers", "3"]));
     process.signal(Signal::SIGTERM);
     let ended = process.end();
-    assert_eq!(ended.errors, "echo: --workers has no effect without --strategy pool\n");
+    assert_eq!(
+        ended.errors,
+        "echo: --workers has no effect without --strategy pool or prefork\n"
+    );
 }
 
 fn an_address_that_is_taken_is_told() {

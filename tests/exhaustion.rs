@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::process::{Process, as_ordinary_user, echo, echo_for_everybody, ordinary_user};
+use support::process::{Process, as_ordinary_user, echo, echo_for_everybody, tasks_of_the_user};
 use support::{CEILING, TempPath, exchange_line, queued, read_to_end, wait_until};
 
 tests![
@@ -183,21 +183,6 @@ fn with_few_tasks(tasks: u32, options: &[&str]) -> (Process, TempPath) {
     let limit = tasks + tasks_of_the_user();
     command.arg(format!("--nproc={limit}")).arg(&place.path).args(options);
     (Process::start(&mut command), place)
-}
-
-/// Threads that the user whom the example runs as has already.
-fn tasks_of_the_user() -> u32 {
-    let user = ordinary_user();
-    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let threads = processes.filter_map(|process| {
-        let status = fs::read_to_string(process.path().join("status")).ok()?;
-        let field = |name: &str| -> Option<u32> {
-            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-            value.split_whitespace().next()?.parse().ok()
-        };
-        (field("Uid:")? == user).then(|| field("Threads:"))?
-    });
-    threads.sum()
 }
 
 const NO_ROOM: &str = "cannot start a request: the system has no room for another thread or process";

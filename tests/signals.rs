@@ -142,7 +142,8 @@ fn assert_never_wake_up(servers: &[Server]) {
     let now = || -> Vec<u64> { servers.iter().map(|server| switches(&server.process)).collect() };
     let mut before = now();
     wait_until("the servers rest", || {
-        std::thread::sleep(Duration::from_millis(20));
+        // The master of a prefork server looks once more within 100 ms.
+        std::thread::sleep(Duration::from_millis(150));
         let after = now();
         std::mem::replace(&mut before, after.clone()) == after
     });

@@ -152,6 +152,8 @@ enum StrategyName {
     Forking,
     /// A fixed number of threads.
     Pool,
+    /// Processes that are there before the clients.
+    Prefork,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -86,6 +86,7 @@ pub(crate) fn serve(server: impl BaseServer, options: &ServeOptions) -> io::Resu
         StrategyName::Threading => run(server.threading(), options),
         StrategyName::Forking => run(server.forking(), options),
         StrategyName::Pool => run(server.thread_pool(), options),
+        StrategyName::Prefork => run(server.prefork(), options),
     }
 }
 

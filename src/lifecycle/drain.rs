@@ -19,20 +19,11 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// Ends a server whose loops have ended: closes the listener, waits for the requests in progress, makes
 /// those end that are not done at the deadline, closes the server.
 pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
-    let core = server.core();
-    let shared = core.shared();
+    let shared = server.core().shared();
     let wakeup = shared.wakeup()?;
-    // Whatever ended the loops, handlers shall see it, and the last request shall wake us.
-    wakeup.shutdown();
-    wakeup.begin_draining();
-    core.begin_drain(server);
-    core.stop_listening(false);
-
-    wait_until_idle(server, wakeup, core.drain_deadline(), true)?;
-    core.end_patience(server);
-    wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
+    end_requests(server, wakeup, false)?;
     // A thread cannot be killed: only processes get a second push.
-    if server.forks() && shared.registry.running() > 0 {
+    if server.forks() && !shared.registry.is_idle() {
         server.terminate_requests(Force::Kill);
         wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
     }
@@ -45,7 +36,27 @@ pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
     Ok(shared.registry.report(wakeup.stopped_at().elapsed()))
 }
 
-/// Waits until no request is in progress. `deadline` of `None` is none; `patient` waits end early when
+/// Ends a worker whose loops have ended. What still runs then ends with the process.
+pub(crate) fn drain_worker<T: Transport>(server: &dyn Hooks<T>) -> io::Result<()> {
+    end_requests(server, server.core().shared().wakeup()?, true)
+}
+
+/// Closes the listener, waits for the requests in progress until the deadline, makes them end, and gives
+/// them a moment for that.
+fn end_requests<T: Transport>(server: &dyn Hooks<T>, wakeup: &Wakeup, in_child: bool) -> io::Result<()> {
+    let core = server.core();
+    // Whatever ended the loops, handlers shall see it, and the last request shall wake us.
+    wakeup.shutdown();
+    wakeup.begin_draining();
+    core.begin_drain(server);
+    core.stop_listening(in_child);
+
+    wait_until_idle(server, wakeup, core.drain_deadline(), true)?;
+    core.end_patience(server);
+    wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)
+}
+
+/// Waits until no request is in progress and no worker left. `deadline` of `None` is none; `patient` waits end early when
 /// the server is told to stop at once.
 fn wait_until_idle<T: Transport>(
     server: &dyn Hooks<T>,
@@ -62,7 +73,7 @@ fn wait_until_idle<T: Transport>(
         server.service_actions();
         let now = Instant::now();
         let over = deadline.is_some_and(|deadline| now >= deadline) || (patient && wakeup.is_forced());
-        if over || core.shared().registry.running() == 0 {
+        if over || core.shared().registry.is_idle() {
             wakeup.awake();
             return Ok(());
         }
@@ -108,6 +119,9 @@ impl<T: Transport> Core<T> {
         self.backlog.get_or_init(|| {
             self.shared().advance(State::Draining);
             let left = self.refuse();
+            if let Some(board) = self.shared().registry.board() {
+                board.set_backlog(left);
+            }
             server.drain_requests();
             Backlog::at_most(left)
         })
@@ -116,6 +130,9 @@ impl<T: Transport> Core<T> {
     /// Has the kernel refuse new requests, so that its queue comes to an end. Returns how many of the
     /// queued ones are to be accepted.
     fn refuse(&self) -> u32 {
+        if let Some(backlog) = self.shared().master().and_then(|master| master.backlog()) {
+            return backlog;
+        }
         match self.transport() {
             // Others may accept from it: neither is it ours to deafen, nor are the queued ours to take.
             _ if self.is_ready_made() => 0,
@@ -151,8 +168,8 @@ impl<T: Transport> Core<T> {
     /// The deadline is over, or the server was told to stop at once: the requests in progress are made to
     /// end. Whoever notices first does it, once.
     pub(crate) fn end_patience(&self, server: &dyn Hooks<T>) {
-        let running = self.shared().registry.begin_forcing();
-        if running > 0 {
+        let registry = &self.shared().registry;
+        if let (Some(running), false) = (registry.begin_forcing(), registry.is_idle()) {
             log::warn!("{running} requests did not end in time: shutting their sockets down");
             server.terminate_requests(Force::Terminate);
         }

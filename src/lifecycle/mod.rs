@@ -3,9 +3,11 @@
 mod activity;
 mod drain;
 mod inline;
+mod master;
 mod registry;
 mod report;
 mod running;
+mod scoreboard;
 mod shutdown;
 mod stamp;
 mod wakeup;
@@ -21,9 +23,11 @@ use nix::errno::Errno;
 use crate::address::Address;
 
 pub(crate) use activity::Activity;
-pub(crate) use drain::{Backlog, drain};
+pub(crate) use drain::{Backlog, drain, drain_worker};
+pub(crate) use master::{Duty, Master};
 pub(crate) use registry::{Pause, Registry, Ticket};
-pub(crate) use wakeup::Wakeup;
+pub(crate) use scoreboard::{Order, Slot, Stage};
+pub(crate) use wakeup::{Wakeup, event};
 
 pub use report::Report;
 pub use running::Running;
@@ -55,6 +59,8 @@ pub(crate) struct Shared {
     /// Absent if the process had no descriptors left when the server was made: `bind` reports it.
     wakeup: Result<Arc<Wakeup>, Errno>,
     pub(crate) registry: Registry,
+    /// Set in a worker of a prefork server.
+    master: OnceLock<Arc<Master>>,
     state: AtomicU8,
     /// A strategy could not start a request for want of threads or processes: accept more slowly.
     congested: AtomicBool,
@@ -69,6 +75,7 @@ impl Shared {
         Shared {
             wakeup: Wakeup::new().map(Arc::new),
             registry: Registry::default(),
+            master: OnceLock::new(),
             state: AtomicU8::new(State::New as u8),
             congested: AtomicBool::new(false),
             closed: Condvar::new(),
@@ -84,10 +91,23 @@ impl Shared {
         self.wakeup.as_ref().map_err(|errno| io::Error::from(*errno))
     }
 
+    /// Asks the server to stop. A worker asks its master to.
     pub(crate) fn shutdown(&self) {
-        if let Ok(wakeup) = &self.wakeup {
-            wakeup.shutdown();
+        match (self.master(), &self.wakeup) {
+            (Some(master), _) => master.shutdown(),
+            (None, Ok(wakeup)) => wakeup.shutdown(),
+            (None, Err(_)) => {}
         }
+    }
+
+    /// The master of this process, if it is a worker of a prefork server.
+    pub(crate) fn master(&self) -> Option<&Arc<Master>> {
+        self.master.get()
+    }
+
+    pub(crate) fn set_master(&self, master: Arc<Master>) {
+        // A worker is forked by a master, which has none.
+        let _ = self.master.set(master);
     }
 
     /// Ends the patience with requests in progress.

@@ -1,14 +1,16 @@
 //! The requests in progress: how many there are, and how to reach their sockets.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::activity::Activity;
 use super::inline::Inline;
+use super::scoreboard::{Board, Slot};
 use super::{Report, Shared};
 use crate::request::ServerContext;
 
@@ -16,10 +18,12 @@ use crate::request::ServerContext;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
+    /// What the workers of a prefork server share, once there are any.
+    board: OnceLock<Arc<Board>>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+pub(crate) struct Inner {
     /// The connection of each request in progress, by the request's number.
     connections: HashMap<u64, Connection>,
     /// Places taken, those of requests that are not accepted yet included.
@@ -36,6 +40,8 @@ struct Inner {
     forcing: bool,
     /// Acceptors that found no place and wait for one.
     paused: usize,
+    /// The workers of a prefork server that live, in their master.
+    workers: Vec<Arc<Slot>>,
 }
 
 /// The socket of a request that is a connection.
@@ -46,19 +52,50 @@ pub(crate) struct Connection {
 }
 
 impl Inner {
-    /// A request has ended; `forced` on the thread that accepts, while the server was `stopping`.
-    fn end(&mut self, end: End, forced: bool, stopping: bool) {
+    /// A request has ended, `forced` on the thread that accepts.
+    fn end(&mut self, end: End, forced: bool, stopping: bool) -> Way {
+        let way = self.way(forced, stopping);
         self.running -= 1;
+        self.count(end, way, 1);
+        way
+    }
+
+    fn way(&self, forced: bool, stopping: bool) -> Way {
+        if self.forcing || forced {
+            Way::Forced
+        } else if stopping {
+            Way::Drained
+        } else {
+            Way::Usual
+        }
+    }
+
+    fn count(&mut self, end: End, way: Way, requests: u64) {
         match end {
-            End::Served => self.served += 1,
-            End::Failed => self.failed += 1,
+            End::Served => self.served += requests,
+            End::Failed => self.failed += requests,
             End::Refused => return,
         }
-        if self.forcing || forced {
-            self.forced += 1;
-        } else if stopping {
-            self.drained += 1;
+        match way {
+            Way::Usual => {}
+            Way::Drained => self.drained += requests,
+            Way::Forced => self.forced += requests,
         }
+    }
+
+    /// Requests in progress, here and in workers.
+    fn running(&self) -> usize {
+        let in_workers: u64 = self.workers.iter().map(|slot| slot.running()).sum();
+        self.running + usize::try_from(in_workers).unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn add_worker(&mut self, slot: Arc<Slot>) {
+        self.workers.push(slot);
+    }
+
+    /// In a forked worker: the others are none of its business.
+    pub(crate) fn forget_workers(&mut self) {
+        self.workers.clear();
     }
 }
 
@@ -68,15 +105,55 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Requests in progress.
+    pub(crate) fn board(&self) -> Option<&Arc<Board>> {
+        self.board.get()
+    }
+
+    /// What the workers share, made with the first of them.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(crate) fn make_board(&self) -> io::Result<&Arc<Board>> {
+        if self.board.get().is_none() {
+            let _ = self.board.set(Arc::new(Board::new()?));
+        }
+        self.board.get().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Locked over a fork: in the child, what another thread had locked would stay so.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Inner> {
+        self.lock()
+    }
+
+    /// Requests in progress, those of workers included.
     pub(crate) fn running(&self) -> usize {
-        self.lock().running
+        self.lock().running()
+    }
+
+    /// Whether no request is in progress and no worker left.
+    pub(crate) fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.running == 0 && inner.workers.is_empty()
+    }
+
+    /// A worker has ended: counts its requests. What it had in progress has failed; returns how many.
+    pub(crate) fn settle(&self, worker: &Arc<Slot>, stopping: bool) -> u64 {
+        let mut inner = self.lock();
+        inner.workers.retain(|slot| !Arc::ptr_eq(slot, worker));
+        for (end, way, requests) in worker.ends() {
+            inner.count(end, way, requests);
+        }
+        let lost = worker.running();
+        let way = inner.way(false, stopping);
+        inner.count(End::Failed, way, lost);
+        lost
     }
 
     /// All counts, at one moment. What runs once nothing is waited for any more is leaked.
     pub(crate) fn report(&self, elapsed: Duration) -> Report {
         let inner = self.lock();
-        let leaked = inner.running as u64;
+        let leaked = inner.running() as u64;
         Report {
             served: inner.served,
             failed: inner.failed,
@@ -88,12 +165,10 @@ impl Registry {
     }
 
     /// The patience with the requests in progress is over. Returns how many there are, the first time.
-    pub(crate) fn begin_forcing(&self) -> usize {
+    pub(crate) fn begin_forcing(&self) -> Option<usize> {
         let mut inner = self.lock();
-        if std::mem::replace(&mut inner.forcing, true) {
-            return 0;
-        }
-        inner.running
+        let first = !std::mem::replace(&mut inner.forcing, true);
+        first.then(|| inner.running())
     }
 
     /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream.
@@ -119,6 +194,24 @@ impl Registry {
     }
 }
 
+/// What a request counts as when its ticket is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Served,
+    Failed,
+    Refused,
+}
+
+/// How it came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Usual,
+    /// By itself, although the server was told to stop.
+    Drained,
+    /// Its socket was shut down, or its process told to end.
+    Forced,
+}
+
 /// A place among the requests in progress: taken before accepting, given back when dropped.
 ///
 /// Whatever happens to a request (it ends, panics, is dropped in a queue, its process is killed), the
@@ -133,14 +226,6 @@ pub(crate) struct Ticket {
     inline: bool,
     /// It was made to end while it ran there.
     forced: bool,
-}
-
-/// What a request counts as when its ticket is dropped.
-#[derive(Clone, Copy, Debug)]
-enum End {
-    Served,
-    Failed,
-    Refused,
 }
 
 impl Ticket {
@@ -170,7 +255,10 @@ impl Ticket {
         let mut inner = self.shared.registry.lock();
         inner.running += 1;
         inner.accepted += 1;
-        let number = inner.accepted;
+        let number = match (self.shared.master(), self.shared.wakeup()) {
+            (Some(master), Ok(wakeup)) => master.accepted(wakeup),
+            _ => inner.accepted,
+        };
         if let Some(connection) = &self.connection {
             inner.connections.insert(number, connection.clone());
         }
@@ -230,7 +318,10 @@ impl Drop for Ticket {
         let mut inner = self.shared.registry.lock();
         inner.taken -= 1;
         if accepted {
-            inner.end(self.end, self.forced, wakeup.is_told_to_stop());
+            let way = inner.end(self.end, self.forced, wakeup.is_told_to_stop());
+            if let Some(master) = self.shared.master() {
+                master.ended(self.end, way);
+            }
         }
         let last = accepted && inner.running == 0;
         let paused = inner.paused > 0;

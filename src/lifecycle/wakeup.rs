@@ -1,7 +1,7 @@
 //! What another thread, a signal handler or a forked child says to the accept loop.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -43,8 +43,10 @@ pub(crate) struct Wakeup {
     child_exited: AtomicBool,
     /// The loop is about to wait: only then does a child's end need a write(2).
     waiting: AtomicBool,
-    /// This is the memory of a forked child: signals of the terminal are the parent's matter.
+    /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
+    /// Shutdown signals, which the terminal sends to the whole group, are the parent's matter.
+    deaf: AtomicBool,
     inline: InlineSlot,
     deadline: OnceLock<Deadline>,
     /// Nobody else can end a process whose loop never comes back from a handler.
@@ -62,12 +64,11 @@ struct Deadline {
 
 impl Wakeup {
     pub(crate) fn new() -> Result<Self, Errno> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Wakeup {
-            stop: EventFd::from_flags(flags)?,
-            wake: EventFd::from_flags(flags)?,
-            place: EventFd::from_flags(flags | EfdFlags::EFD_SEMAPHORE)?,
-            ended: EventFd::from_flags(flags)?,
+            stop: event(EfdFlags::empty())?,
+            wake: event(EfdFlags::empty())?,
+            place: event(EfdFlags::EFD_SEMAPHORE)?,
+            ended: event(EfdFlags::empty())?,
             stopping: AtomicBool::new(false),
             stopped_at: Stamp::new(),
             forced: AtomicBool::new(false),
@@ -77,11 +78,37 @@ impl Wakeup {
             child_exited: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             in_child: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             inline: InlineSlot::default(),
             deadline: OnceLock::new(),
             may_exit: AtomicBool::new(false),
             asked_to_exit: AtomicBool::new(false),
         })
+    }
+
+    /// In a forked process that serves by itself: makes all this anew, with `wake`, which the parent has
+    /// too. Shutdown signals are not for it, and it may be ended as the last resort. Returns the parent's
+    /// `stop` and `wake`.
+    pub(crate) fn renew(&self, wake: &EventFd) -> io::Result<(OwnedFd, OwnedFd)> {
+        let parents = (
+            self.stop.as_fd().try_clone_to_owned()?,
+            self.wake.as_fd().try_clone_to_owned()?,
+        );
+        sys::replace(self.stop.as_fd(), event(EfdFlags::empty())?.as_fd())?;
+        sys::replace(self.wake.as_fd(), wake.as_fd())?;
+        sys::replace(self.place.as_fd(), event(EfdFlags::EFD_SEMAPHORE)?.as_fd())?;
+        sys::replace(self.ended.as_fd(), event(EfdFlags::empty())?.as_fd())?;
+        for flag in [&self.child_exited, &self.waiting, &self.draining] {
+            flag.store(false, Ordering::SeqCst);
+        }
+        for flag in [&self.deaf, &self.may_exit, &self.asked_to_exit] {
+            flag.store(true, Ordering::SeqCst);
+        }
+        self.inline.give_back_in_child();
+        if self.is_told_to_stop() {
+            let _ = self.stop.write(1);
+        }
+        Ok(parents)
     }
 
     // ----- Being told to stop --------------------------------------------------------------------
@@ -110,7 +137,7 @@ impl Wakeup {
 
     /// A shutdown signal arrived: the first drains, a second stops at once.
     pub(crate) fn shutdown_signal(&self, signal: i32) {
-        if self.in_child.load(Ordering::Relaxed) {
+        if self.deaf.load(Ordering::Relaxed) {
             return;
         }
         if [SIGHUP, SIGINT, SIGQUIT, SIGTERM].contains(&signal) {
@@ -274,6 +301,7 @@ impl Wakeup {
     /// This process is a forked child.
     pub(crate) fn enter_child(&self) {
         self.in_child.store(true, Ordering::Relaxed);
+        self.deaf.store(true, Ordering::Relaxed);
         self.inline.give_back_in_child();
         self.awake();
     }
@@ -359,6 +387,11 @@ impl Wakeup {
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
+}
+
+/// An event descriptor.
+pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
+    EventFd::from_flags(flags | EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
 }
 
 /// Waits until one of them is written to, at most `timeout`, and takes that.

@@ -37,6 +37,7 @@ impl ServerContext {
 
     /// The handler got so many bytes of its client.
     pub(crate) fn took(&self, count: usize) {
+        self.heartbeat();
         if count > 0 {
             self.in_message();
         }
@@ -51,11 +52,13 @@ impl ServerContext {
 
     /// The handler wrote to its client. True if the connection has become idle by that and is to end.
     pub(crate) fn answered(&self) -> bool {
+        self.heartbeat();
         self.activity.as_ref().is_some_and(|activity| activity.answered()) && self.is_told_to_stop()
     }
 
     /// The handler is about to read. True if the connection is idle and is to end.
     pub(crate) fn begin_read(&self) -> bool {
+        self.heartbeat();
         self.activity.as_ref().is_some_and(|activity| activity.begin_read()) && self.is_told_to_stop()
     }
 
@@ -83,6 +86,14 @@ impl ServerContext {
     /// Whether the server's patience with its requests is over.
     pub(crate) fn is_forced(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_forced())
+    }
+
+    /// Says that the handler gets on: for one that neither reads nor writes for longer than
+    /// [`hang_timeout`](crate::PreFork::hang_timeout). Elsewhere it does nothing.
+    pub fn heartbeat(&self) {
+        if let Some(master) = self.shared.as_ref().and_then(|shared| shared.master()) {
+            master.heartbeat();
+        }
     }
 
     /// Asks the server to stop; never blocks. In a forked child it stops the parent's loop.

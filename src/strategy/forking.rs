@@ -2,17 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
-use super::one_strategy;
+use super::{exit_status, one_strategy};
 use crate::address::Address;
 use crate::job::{Force, Job, Remote};
 use crate::request::about_to_fork;
@@ -138,19 +134,6 @@ impl<S: BaseServer> Forking<S> {
         sys::default_action(SIGTERM);
         let served = job.run_inline();
         sys::exit_now(i32::from(!served))
-    }
-}
-
-/// How a child of ours ended; `None` while it runs.
-fn exit_status(pid: Pid) -> Option<ExitStatus> {
-    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
-        Err(Errno::ECHILD) => {
-            log::warn!("child {pid} was reaped by another part of this program; its request counts as failed");
-            Some(ExitStatus::from_raw(1 << 8))
-        }
-        _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accepting;
 mod forking;
+mod prefork;
 #[cfg(doctest)]
 mod stacked;
 mod thread_pool;
@@ -9,8 +10,16 @@ mod threading;
 mod threads;
 
 pub use forking::Forking;
+pub use prefork::PreFork;
 pub use thread_pool::ThreadPool;
 pub use threading::Threading;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use crate::server::{BaseServer, Concurrency};
 
@@ -40,6 +49,12 @@ pub trait Strategies: BaseServer {
     fn thread_pool(self) -> ThreadPool<Self> {
         ThreadPool::over(self)
     }
+
+    /// Requests in processes that are there before them. The one strategy that goes around another:
+    /// `.threading().prefork()`.
+    fn prefork(self) -> PreFork<Self> {
+        PreFork::over(self)
+    }
 }
 
 impl<S: BaseServer> Strategies for S {}
@@ -48,6 +63,20 @@ impl<S: BaseServer> Strategies for S {}
 const fn one_strategy<S: BaseServer>() {
     assert!(
         matches!(S::CONCURRENCY, Concurrency::None),
-        "two strategies in one stack: wrap a bare server, or mix-ins over one, in exactly one of Threading, Forking, ThreadPool"
+        "two strategies in one stack: wrap a bare server, or mix-ins over one, in exactly one of Threading, \
+         Forking, ThreadPool; only PreFork goes around another, Threading or ThreadPool"
     );
+}
+
+/// How a child of ours ended; `None` while it runs.
+fn exit_status(pid: Pid) -> Option<ExitStatus> {
+    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
+        Err(Errno::ECHILD) => {
+            log::warn!("child {pid} was reaped by another part of this program; what it served counts as failed");
+            Some(ExitStatus::from_raw(1 << 8))
+        }
+        _ => None,
+    }
 }

@@ -1,4 +1,5 @@
-//! For doc tests only: no two strategies in one stack build, whatever stands between them.
+//! For doc tests only: no two strategies in one stack build, whatever stands between them, but `PreFork` over
+//! threads.
 //!
 //! The check fires when code is generated, which a test binary cannot catch and a doc test can.
 
@@ -42,6 +43,9 @@ stacks! {
     Threads, "": mix_in threading mix_in;
     Processes, "": mix_in forking mix_in;
     Pool, "": mix_in thread_pool mix_in;
+    Workers, "": mix_in prefork mix_in;
+    ThreadsInWorkers, "": threading prefork;
+    PoolInWorkers, "": mix_in thread_pool mix_in prefork mix_in;
 
     ThreadsInThreads, "compile_fail,E0080": threading threading;
     ThreadsInProcesses, "compile_fail,E0080": threading forking;
@@ -52,6 +56,13 @@ stacks! {
     PoolInThreads, "compile_fail,E0080": thread_pool threading;
     PoolInProcesses, "compile_fail,E0080": thread_pool forking;
     PoolInPool, "compile_fail,E0080": thread_pool thread_pool;
+    ProcessesInWorkers, "compile_fail,E0080": forking prefork;
+    WorkersInThreads, "compile_fail,E0080": prefork threading;
+    WorkersInProcesses, "compile_fail,E0080": prefork forking;
+    WorkersInPool, "compile_fail,E0080": prefork thread_pool;
+    WorkersInWorkers, "compile_fail,E0080": prefork prefork;
+    ThreadsAroundThreadsInWorkers, "compile_fail,E0080": threading prefork threading;
     AcrossAMixIn, "compile_fail,E0080": threading mix_in forking;
+    WorkersAcrossAMixIn, "compile_fail,E0080": forking mix_in prefork;
     AcrossMixIns, "compile_fail,E0080": mix_in thread_pool mix_in mix_in threading;
 }

@@ -3,30 +3,34 @@
 
 #![allow(
     unsafe_code,
-    reason = "fork, signal handlers, timers and descriptor replacement have no safe form; they live here only"
+    reason = "fork, signal handlers, timers, shared memory and descriptor replacement have no safe form; they live here only"
 )]
 
 mod filter;
 mod receive;
 mod rename;
+mod shared_memory;
 mod timer;
 mod try_lock;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
 use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
-use crate::lifecycle::Wakeup;
+use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use receive::{Received, receive};
 pub(crate) use rename::rename_new;
+pub(crate) use shared_memory::SharedWords;
 pub(crate) use timer::Timer;
 pub(crate) use try_lock::TryLock;
 
@@ -43,9 +47,9 @@ pub(crate) enum Fork {
 /// The child may do all that a single-threaded process may. Whether the parent was single-threaded is
 /// looked at when serving starts (a warning names the risk): CPython treats `os.fork` the same way.
 pub(crate) fn fork() -> io::Result<Fork> {
-    // SAFETY: the child goes on only in `Forking::process_request`, which runs the handler and leaves
-    // by `_exit`; it never returns into code that holds the parent's locks. With other threads alive
-    // the handler could meet a lock held at the moment of the fork: the allocator's are reset by libc
+    // SAFETY: the child goes on only in `Forking::process_request` or `PreFork::start_worker`, which run
+    // handlers and leave by `_exit`; it never returns into code that holds the parent's locks. With other
+    // threads alive a handler could meet a lock held at the moment of the fork: the allocator's are reset by libc
     // (pthread_atfork), the others are what the warning is about. Memory stays sound: a deadlock at worst.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => Ok(Fork::Child),
@@ -87,9 +91,8 @@ impl Drop for SignalGuard {
     }
 }
 
-/// What a signal does. All are methods of [`Wakeup`], which uses atomics and calls that signal-safety(7)
-/// lists.
-#[derive(Clone, Copy, Debug)]
+/// What a signal does: atomics and calls that signal-safety(7) lists.
+#[derive(Clone, Debug)]
 pub(crate) enum SignalAction {
     /// [`Wakeup::shutdown_signal`].
     Shutdown,
@@ -97,6 +100,8 @@ pub(crate) enum SignalAction {
     ChildExited,
     /// [`Wakeup::nudge`].
     Nudge,
+    /// Adds one, and [`Wakeup::wake`].
+    Count(Arc<AtomicU32>),
 }
 
 /// Runs `action` at each `signal`, beside whatever else in this program listens to it.
@@ -109,10 +114,14 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) 
     }
     let handler = move || {
         let errno = Errno::last_raw();
-        match action {
+        match &action {
             SignalAction::Shutdown => wakeup.shutdown_signal(signal),
             SignalAction::ChildExited => wakeup.child_signal(),
             SignalAction::Nudge => wakeup.nudge(),
+            SignalAction::Count(count) => {
+                count.fetch_add(1, Ordering::SeqCst);
+                wakeup.wake();
+            }
         }
         Errno::set_raw(errno);
     };
@@ -123,14 +132,41 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) 
     Ok(SignalGuard { id, signal })
 }
 
+/// What SIGTERM says to this process if it is a worker: set once and never freed.
+static TOLD: AtomicPtr<(Arc<Wakeup>, Arc<Master>)> = AtomicPtr::new(ptr::null_mut());
+
+/// In a worker: from now on SIGTERM is [`Master::told`], and nothing else that the program had to do then.
+///
+/// Not through signal-hook: what other threads of the master were at in there when this process was forked
+/// would be waited for, for ever.
+pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> io::Result<()> {
+    extern "C" fn handler(_: libc::c_int) {
+        // SAFETY: the pointer comes from `Box::into_raw` below, and nothing ever frees or changes it.
+        let Some((wakeup, master)) = (unsafe { TOLD.load(Ordering::SeqCst).as_ref() }) else {
+            return;
+        };
+        let errno = Errno::last_raw();
+        master.told(wakeup);
+        Errno::set_raw(errno);
+    }
+    TOLD.store(Box::into_raw(Box::new((wakeup, master))), Ordering::SeqCst);
+    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler is async-signal-safe: all it does is atomics, getppid(2), _exit(2) and the methods of
+    // `Wakeup` that `on_signal` calls, and errno is as the interrupted code left it.
+    unsafe { sigaction(Signal::SIGTERM, &action) }?;
+    Ok(())
+}
+
 /// Makes the number of `fd` refer to what `with` refers to (dup3(2)), which closes what it referred to.
 ///
 /// That closes a listener without giving its number away: a thread that is just entering accept(2)
-/// finds the other object, never a descriptor that somebody else has opened since.
+/// finds the other object, never a descriptor that somebody else has opened since. And it gives a forked
+/// process an event descriptor or an epoll set of its own in the place of its parent's.
 pub(crate) fn replace(fd: BorrowedFd<'_>, with: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open (they are borrowed), and the number of `fd` stays open and
     // owned by whoever owns it. Its owner is a socket type of this crate's transports, for which a
-    // call on the other object is an error (ENOTSOCK), not undefined behaviour.
+    // call on the other object is an error (ENOTSOCK), not undefined behaviour; or it owns an object of
+    // the same type as the other.
     let outcome = unsafe { libc::dup3(with.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) };
     Errno::result(outcome)?;
     Ok(())

@@ -5,6 +5,7 @@
 
 pub mod accepting;
 pub mod clients;
+pub mod commanded;
 pub mod failures;
 pub mod gate;
 pub mod interrupt;
@@ -136,11 +137,15 @@ pub fn threads() -> usize {
 
 /// The children of this process, zombies included.
 pub fn children() -> Vec<u32> {
-    let me = std::process::id();
+    children_of(std::process::id())
+}
+
+/// The children of a process, zombies included.
+pub fn children_of(parent: u32) -> Vec<u32> {
     let mut found: Vec<u32> = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| stat_field(*pid, 1).as_deref() == Some(me.to_string().as_str()))
+        .filter(|pid| stat_field(*pid, 1).as_deref() == Some(parent.to_string().as_str()))
         .collect();
     found.sort_unstable();
     found

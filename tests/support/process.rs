@@ -15,7 +15,7 @@ use super::{TempPath, temp_path, wait_until};
 
 /// The transports and strategies of the example, as its options name them.
 pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
-pub const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
+pub const STRATEGIES: [&str; 5] = ["sync", "threading", "forking", "pool", "prefork"];
 
 /// Names the role that a process of this binary plays instead of running its tests.
 pub const ROLE: &str = "SOCKETSERVER_TEST_ROLE";
@@ -71,6 +71,21 @@ pub fn ordinary_user() -> u32 {
     } else {
         mine.as_raw()
     }
+}
+
+/// Threads that the user whom the example runs as has already.
+pub fn tasks_of_the_user() -> u32 {
+    let user = ordinary_user();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let threads = processes.filter_map(|process| {
+        let status = fs::read_to_string(process.path().join("status")).ok()?;
+        let field = |name: &str| -> Option<u32> {
+            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+            value.split_whitespace().next()?.parse().ok()
+        };
+        (field("Uid:")? == user).then(|| field("Threads:"))?
+    });
+    threads.sum()
 }
 
 /// This binary, to play a role.

@@ -37,6 +37,9 @@ servers! {
     "pool-4", STREAMS, "ThreadPool of 4 workers", |server| server.thread_pool().workers(4);
     "pool-8", STREAMS, "ThreadPool of 8 workers", |server| server.thread_pool().workers(8);
     "forking", STREAMS, "Forking", |server| server.forking();
+    "prefork-8", ALL, "PreFork of 8 workers that stay", |server| server.prefork().workers(8).max_requests(None);
+    "prefork-8-recycled", ALL, "PreFork of 8 workers, replaced after 1000 requests each",
+        |server| server.prefork().workers(8);
 }
 
 fn run(server: impl BaseServer) -> io::Result<()> {

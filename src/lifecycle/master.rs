@@ -1,0 +1,138 @@
+//! A worker of a prefork server and its master, as the worker sees it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nix::unistd::{Pid, getppid, write};
+
+use super::Wakeup;
+use super::registry::{End, Way};
+use super::scoreboard::{Board, Order, Slot, Stage};
+use crate::sys;
+
+/// What a master gives a worker.
+#[derive(Debug)]
+pub(crate) struct Duty {
+    /// The master's process.
+    pub(crate) master: Pid,
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) board: Arc<Board>,
+    /// The number of requests after which the worker leaves.
+    pub(crate) max_requests: Option<u64>,
+}
+
+/// The master of this process, which is a worker.
+#[derive(Debug)]
+pub(crate) struct Master {
+    duty: Duty,
+    /// The master's own descriptors: see [`Wakeup`].
+    stop: OwnedFd,
+    wake: OwnedFd,
+}
+
+impl Master {
+    pub(crate) fn new(duty: Duty, (stop, wake): (OwnedFd, OwnedFd)) -> Self {
+        Master { duty, stop, wake }
+    }
+
+    pub(crate) fn ended(&self, end: End, way: Way) {
+        // A worker that leaves while the others go on does not drain the server.
+        let goes_on = way == Way::Drained && self.goes_on();
+        self.duty.slot.ended(end, if goes_on { Way::Usual } else { way });
+    }
+
+    pub(crate) fn heartbeat(&self) {
+        self.duty.slot.progress();
+    }
+
+    /// Stops the whole server.
+    pub(crate) fn shutdown(&self) {
+        let _ = write(&self.stop, &1_u64.to_ne_bytes());
+    }
+
+    /// Makes the master look at its workers.
+    fn wake(&self) {
+        let _ = write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        getppid() != self.duty.master
+    }
+
+    /// SIGTERM arrived: from the master, from somebody else, or from the kernel because the master is gone
+    /// (`PR_SET_PDEATHSIG`).
+    ///
+    /// Async-signal-safe: getppid(2), `_exit` and what `Wakeup` does.
+    pub(crate) fn told(&self, wakeup: &Wakeup) {
+        let order = self.duty.slot.order();
+        if self.duty.slot.stage() == Stage::Starting && order != Order::Drain {
+            // However long its initialisation takes: it has accepted nothing that it would have to serve.
+            sys::exit_now(0);
+        }
+        if order == Order::Force {
+            wakeup.force();
+        }
+        wakeup.shutdown();
+    }
+
+    /// Whether the server goes on without this worker.
+    fn goes_on(&self) -> bool {
+        match self.duty.slot.order() {
+            Order::Leave => true,
+            Order::None => !self.is_gone(),
+            Order::Drain | Order::Force => false,
+        }
+    }
+
+    /// How many requests this worker, told to stop, is to take from the kernel's queue; `None` if there is no
+    /// master any more to have the kernel refuse new ones.
+    pub(crate) fn backlog(&self) -> Option<u32> {
+        if self.goes_on() {
+            Some(0)
+        } else {
+            (!self.is_gone()).then(|| self.duty.board.backlog())
+        }
+    }
+
+    /// A request has been accepted: gives it its number.
+    pub(crate) fn accepted(&self, wakeup: &Wakeup) -> u64 {
+        let here = self.duty.slot.accepted();
+        if self.duty.max_requests.is_some_and(|max| here >= max) {
+            wakeup.shutdown();
+        }
+        if self.duty.board.take_rest() {
+            self.wake();
+        }
+        self.duty.board.next_number()
+    }
+
+    /// Until the guard is dropped, an acceptor waits for a request.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        if self.duty.slot.begin_waiting() || self.duty.board.take_rest() {
+            self.wake();
+        }
+        Waiting(&self.duty.slot)
+    }
+
+    /// The worker accepts no more.
+    pub(crate) fn left(&self) {
+        self.duty.slot.enter(Stage::Left);
+        self.wake();
+    }
+
+    /// The listening socket is broken.
+    pub(crate) fn broken(&self, error: &io::Error) {
+        self.duty.slot.set_reason(&error.to_string());
+        self.duty.slot.enter(Stage::Broken);
+    }
+}
+
+/// See [`Master::waiting`].
+pub(crate) struct Waiting<'a>(&'a Slot);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.end_waiting();
+    }
+}

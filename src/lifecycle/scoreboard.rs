@@ -1,0 +1,294 @@
+//! What the workers of a prefork server and their master tell each other, in memory that they share.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::registry::{End, Way};
+use crate::sys::SharedWords;
+
+/// The words of a slot, by their place in it.
+#[derive(Clone, Copy)]
+enum Word {
+    /// Requests accepted.
+    Started,
+    /// Requests that `verify_request` refused.
+    Refused,
+    /// Acceptors that wait for a request at this moment.
+    Waiting,
+    /// Changes whenever the worker gets on.
+    Progress,
+    /// How far it has come: a [`Stage`].
+    Stage,
+    /// What it was told: an [`Order`].
+    Order,
+    /// The length of the reason why it ended, in bytes.
+    ReasonLength,
+}
+
+/// Then come requests that have ended: a word for each [`End`] but one, in each [`Way`].
+const ENDS: usize = Word::ReasonLength as usize + 1;
+const WAYS: usize = 3;
+/// Then comes the reason.
+const REASON: usize = ENDS + 2 * WAYS;
+const REASON_WORDS: usize = 32;
+const WORDS: usize = REASON + REASON_WORDS;
+
+/// How far a worker has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It has never waited for a request.
+    Starting,
+    /// It accepts.
+    Ready,
+    /// It accepts no more, and ends with its last request.
+    Left,
+    /// Its listening socket, and so everybody's, is broken.
+    Broken,
+}
+
+/// What the master wants of a worker that it sends SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    None,
+    /// Others go on: accept no more.
+    Leave,
+    /// The server ends: accept what the kernel has queued.
+    Drain,
+    /// The time is over.
+    Force,
+}
+
+/// What one worker tells its master and is told, in memory of both: the master reads it also when the
+/// worker was killed, at whatever moment.
+///
+/// Each end of a request changes one word, once. So what was accepted is served, failed, refused or in
+/// progress, never two of these.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    words: SharedWords<WORDS>,
+}
+
+impl Slot {
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Slot {
+            words: SharedWords::new()?,
+        })
+    }
+
+    fn word(&self, word: Word) -> &AtomicU64 {
+        &self.words[word as usize]
+    }
+
+    fn get(&self, word: Word) -> u64 {
+        self.word(word).load(Ordering::SeqCst)
+    }
+
+    fn set(&self, word: Word, value: u64) {
+        self.word(word).store(value, Ordering::SeqCst);
+    }
+
+    fn add(&self, word: Word) -> u64 {
+        self.word(word).fetch_add(1, Ordering::SeqCst)
+    }
+
+    // ----- For the worker ------------------------------------------------------------------------
+
+    /// A request has come. Returns how many have.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.progress();
+        self.add(Word::Started) + 1
+    }
+
+    pub(crate) fn ended(&self, end: End, way: Way) {
+        self.progress();
+        self.end(end, way).fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn end(&self, end: End, way: Way) -> &AtomicU64 {
+        let row = match end {
+            End::Served => 0,
+            End::Failed => 1,
+            End::Refused => return self.word(Word::Refused),
+        };
+        &self.words[ENDS + row * WAYS + way as usize]
+    }
+
+    /// The worker gets on. Not counted exactly: what matters is that it changes.
+    pub(crate) fn progress(&self) {
+        let progress = self.word(Word::Progress);
+        progress.store(progress.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// An acceptor is about to wait for a request. True the first time.
+    pub(crate) fn begin_waiting(&self) -> bool {
+        self.progress();
+        self.add(Word::Waiting);
+        self.stage() == Stage::Starting && self.enter(Stage::Ready)
+    }
+
+    pub(crate) fn end_waiting(&self) {
+        self.progress();
+        self.word(Word::Waiting).fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Goes on to `stage`; true for the one who does.
+    pub(crate) fn enter(&self, stage: Stage) -> bool {
+        self.word(Word::Stage).fetch_max(stage as u64, Ordering::SeqCst) < stage as u64
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        match self.get(Word::Order) {
+            1 => Order::Leave,
+            2 => Order::Drain,
+            3 => Order::Force,
+            _ => Order::None,
+        }
+    }
+
+    /// Leaves word why the worker ends, cut to what there is room for.
+    pub(crate) fn set_reason(&self, reason: &str) {
+        let end = reason.floor_char_boundary(REASON_WORDS * 8);
+        for (word, bytes) in self.words[REASON..].iter().zip(reason.as_bytes()[..end].chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_ne_bytes(padded), Ordering::SeqCst);
+        }
+        self.set(Word::ReasonLength, end as u64);
+    }
+
+    // ----- For the master ------------------------------------------------------------------------
+
+    pub(crate) fn set_order(&self, order: Order) {
+        self.set(Word::Order, order as u64);
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.get(Word::Stage) {
+            0 => Stage::Starting,
+            1 => Stage::Ready,
+            2 => Stage::Left,
+            _ => Stage::Broken,
+        }
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.get(Word::Waiting) > 0
+    }
+
+    pub(crate) fn last_progress(&self) -> u64 {
+        self.word(Word::Progress).load(Ordering::Relaxed)
+    }
+
+    /// Its requests that have ended.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (End, Way, u64)> {
+        let ways = |end| [Way::Usual, Way::Drained, Way::Forced].map(|way| (end, way));
+        let kinds = [End::Served, End::Failed].into_iter().flat_map(ways);
+        kinds.map(|(end, way)| (end, way, self.end(end, way).load(Ordering::SeqCst)))
+    }
+
+    /// Its requests in progress. The ends are read first: those that come meanwhile are still in progress.
+    pub(crate) fn running(&self) -> u64 {
+        let ended = self.ends().map(|(_, _, requests)| requests).sum::<u64>() + self.get(Word::Refused);
+        self.get(Word::Started).saturating_sub(ended)
+    }
+
+    pub(crate) fn has_served(&self) -> bool {
+        self.ends().any(|(end, _, requests)| end == End::Served && requests > 0)
+    }
+
+    /// Why the worker ended, if it has left word.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let length = usize::try_from(self.get(Word::ReasonLength)).ok()?;
+        let bytes = self.words[REASON..]
+            .iter()
+            .flat_map(|word| word.load(Ordering::SeqCst).to_ne_bytes());
+        let bytes: Vec<_> = bytes.take(length).collect();
+        (length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+/// What all workers and the master share.
+#[derive(Debug)]
+pub(crate) struct Board {
+    /// The last request's number; whether the master rests; how many requests are to be taken from the
+    /// kernel's queue at the end.
+    words: SharedWords<3>,
+}
+
+impl Board {
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Board {
+            words: SharedWords::new()?,
+        })
+    }
+
+    /// A number for a request: counted from 1, whichever worker serves it.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.words[0].fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The master will look at the workers when one of them gets on, and not before.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.words[1].store(u64::from(rests), Ordering::SeqCst);
+    }
+
+    /// A worker gets on. True if the master rests: the one who is told wakes it.
+    pub(crate) fn take_rest(&self) -> bool {
+        self.words[1].load(Ordering::SeqCst) != 0 && self.words[1].swap(0, Ordering::SeqCst) != 0
+    }
+
+    pub(crate) fn set_backlog(&self, requests: u32) {
+        self.words[2].store(requests.into(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        self.words[2].load(Ordering::SeqCst).try_into().unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_is_in_one_place() {
+        let slot = Slot::new().unwrap();
+        assert_eq!((1..=5).map(|_| slot.accepted()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        slot.ended(End::Served, Way::Drained);
+        slot.ended(End::Failed, Way::Usual);
+        slot.ended(End::Refused, Way::Usual);
+        let ended: Vec<_> = slot.ends().filter(|(_, _, requests)| *requests > 0).collect();
+        assert_eq!(ended, [(End::Served, Way::Drained, 1), (End::Failed, Way::Usual, 1)]);
+        assert_eq!(slot.running(), 2);
+    }
+
+    #[test]
+    fn a_reason_is_kept_and_cut_between_characters() {
+        let slot = Slot::new().unwrap();
+        assert_eq!(slot.reason(), None);
+        slot.set_reason("no database");
+        assert_eq!(slot.reason().as_deref(), Some("no database"));
+        let long = format!("x{}", "é".repeat(300));
+        slot.set_reason(&long);
+        assert_eq!(slot.reason().as_deref(), Some(&long[..255]));
+    }
+
+    #[test]
+    fn a_worker_becomes_ready_once_and_never_goes_back() {
+        let slot = Slot::new().unwrap();
+        assert_eq!(slot.stage(), Stage::Starting);
+        assert!(slot.begin_waiting());
+        slot.end_waiting();
+        assert!(!slot.begin_waiting());
+        assert!(slot.is_waiting());
+        assert!(slot.enter(Stage::Left));
+        assert!(!slot.enter(Stage::Ready));
+        assert_eq!(slot.stage(), Stage::Left);
+    }
+}

@@ -1,0 +1,171 @@
+//! The master: keeps the number of workers, and sees to those that end, hang or are to be replaced.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::PreFork;
+use super::worker::Ended;
+use super::workers::{Workers, earlier};
+use crate::acceptor::Acceptor;
+use crate::address::Address;
+use crate::error::{Cause, Phase, RequestError};
+use crate::server::BaseServer;
+
+/// How often the master looks at the workers while they get on. While none does it rests: the first that
+/// accepts a request, or is done with one, wakes it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl<S: BaseServer> PreFork<S> {
+    /// Keeps the workers until the server is told to stop.
+    ///
+    /// # Errors
+    ///
+    /// No worker can be started, or their listening socket is broken.
+    pub(super) fn manage(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<()> {
+        let core = self.core();
+        let wakeup = core.shared().wakeup()?;
+        self.state().numbers = self.numbers;
+        if !wakeup.is_stopping() {
+            self.start_first(acceptor)?;
+        }
+        loop {
+            // Before the look, so that a worker that ends after it writes the wake-up.
+            wakeup.about_to_wait();
+            acceptor.server().service_actions();
+            if wakeup.is_stopping() {
+                break;
+            }
+            let next = self.maintain(acceptor)?;
+            let interval = core.attribute(|config| config.poll_interval);
+            let left = next.map(|at| at.saturating_duration_since(Instant::now()));
+            core.waiter()?
+                .wait_quiet(wakeup, left.into_iter().chain(interval).min())?;
+            wakeup.awake();
+        }
+        // What the kernel has queued needs somebody to serve it.
+        let nobody = self.state().load().workers == 0 && core.has_queued();
+        core.begin_drain(&**acceptor.server());
+        if nobody {
+            self.start(1, acceptor);
+        }
+        Ok(())
+    }
+
+    /// Starts the first workers. One is enough to serve: the others may come later.
+    fn start_first(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<()> {
+        self.start_worker(acceptor)
+            .map_err(|error| io::Error::new(error.kind(), format!("the first worker cannot be started: {error}")))?;
+        self.start(self.numbers.min - 1, acceptor);
+        Ok(())
+    }
+
+    fn start(&self, count: usize, acceptor: &Acceptor<S::Transport>) {
+        for _ in 0..count {
+            if let Err(error) = self.start_worker(acceptor) {
+                self.state().pause(&error.to_string());
+                return;
+            }
+        }
+    }
+
+    /// Sees to everything once. Returns when to do it again, if nothing happens before.
+    fn maintain(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<Option<Instant>> {
+        let now = Instant::now();
+        self.state().look();
+        if let Some(why) = self.state().hopeless() {
+            return Err(io::Error::other(why));
+        }
+        let missing = self.missing(now);
+        let pause = self.state().pause.filter(|pause| missing > 0 && now < *pause);
+        if pause.is_none() {
+            self.start(missing, acceptor);
+        }
+        if std::mem::take(&mut self.state().lost) && self.core().has_queued() {
+            self.state().wake_serving();
+        }
+        Ok(earlier(pause, self.next_look(now)?))
+    }
+
+    /// How many workers to start; tells one to leave if there are too many.
+    fn missing(&self, now: Instant) -> usize {
+        let workers = &mut *self.state();
+        let asked_for = self.take_orders(workers);
+        if let Some(size) = workers.reloading {
+            return workers.go_on_reloading(size);
+        }
+        let load = workers.load();
+        if workers.trend.one_too_many(&workers.numbers, load, now) {
+            workers.dismiss_one();
+        }
+        workers.trend.missing(&workers.numbers, load).max(asked_for)
+    }
+
+    /// Does what signals have asked for. Returns how many workers to start for that.
+    fn take_orders(&self, workers: &mut Workers<S::Transport>) -> usize {
+        let take = |count: &AtomicU32| count.swap(0, Ordering::SeqCst);
+        if take(&self.orders.reload) > 0 {
+            workers.reload();
+        }
+        let mut more = 0;
+        for _ in 0..take(&self.orders.more) {
+            workers.one_more();
+            more += 1;
+        }
+        for _ in 0..take(&self.orders.fewer) {
+            workers.one_fewer();
+        }
+        more
+    }
+
+    /// When to look again: soon, while requests come or the number is on its way to what it should be.
+    fn next_look(&self, now: Instant) -> io::Result<Option<Instant>> {
+        let workers = &mut *self.state();
+        let next = self.hang_timeout.and_then(|timeout| workers.kill_hanging(now, timeout));
+        if !workers.numbers.vary() && self.hang_timeout.is_none() {
+            return Ok(next);
+        }
+        let next = earlier(next, workers.trend.next_look());
+        let board = self.core().shared().registry.make_board()?;
+        let quiet = !workers.take_progress();
+        board.rest(quiet);
+        // What a worker did before it could see that the master rests is seen now.
+        if quiet && !workers.take_progress() {
+            return Ok(next);
+        }
+        board.rest(false);
+        Ok(earlier(next, Some(now + LOOK_INTERVAL)))
+    }
+
+    // ----- Those that have ended -----------------------------------------------------------------
+
+    /// Reaps the workers that have ended. Nothing is asked unless some child of the program has ended.
+    pub(super) fn collect_workers(&self) {
+        let child_exited = self
+            .core()
+            .shared()
+            .wakeup()
+            .is_ok_and(|wakeup| wakeup.take_child_exited());
+        if child_exited {
+            self.reap();
+        }
+    }
+
+    pub(super) fn reap(&self) {
+        let ended = self.state().take_ended();
+        for ended in &ended {
+            self.state().note(ended);
+            self.settle(ended);
+        }
+    }
+
+    /// Counts the requests of a worker that has ended, and reports those that it had in progress.
+    fn settle(&self, ended: &Ended<S::Transport>) {
+        let Ended { worker, status } = ended;
+        let shared = self.core().shared();
+        for _ in 0..shared.registry.settle(&worker.slot, shared.is_told_to_stop()) {
+            let error = RequestError::new(Phase::Handle, Address::Unnamed, Cause::Exit(*status));
+            worker.server.handle_error(&error);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Worker processes that accept for themselves, and a master that keeps their number.
+
+mod master;
+mod numbers;
+mod process;
+mod worker;
+mod workers;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTTIN, SIGTTOU};
+
+use crate::acceptor::Acceptor;
+use crate::address::Address;
+use crate::job::Force;
+use crate::server::{BaseServer, Concurrency, Construct};
+use crate::sys::{self, SignalAction, SignalGuard};
+
+use numbers::Numbers;
+use workers::Workers;
+
+/// Serves in worker processes that are forked beforehand and accept for themselves: Perl's
+/// `Net::Server::PreFork`, whose figures are the defaults here.
+///
+/// The process that calls `serve_forever` becomes the master. It serves nobody; it keeps the number of
+/// workers: those that die are replaced, at once or, if they die before they have served anybody, after a
+/// pause of 5 ms that doubles up to 1 s. Each worker serves as the wrapped server does: one request at a
+/// time, or in threads. That is the one stack of two strategies that there is:
+///
+/// ```no_run
+/// use std::io::Write;
+/// use socketserver::prelude::*;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let greet = |request: &mut TcpRequest| writeln!(request, "process {}", std::process::id());
+/// PreForkTcpServer::new("127.0.0.1:8080", greet)
+///     .max_workers(20)
+///     .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+///     .serve_forever()?;
+///
+/// // Two processes with a thread for each connection.
+/// PreFork::<ThreadingTcpServer<_>>::new("127.0.0.1:8080", greet).workers(2).serve_forever()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// `PreFork` goes around [`Threading`](crate::Threading) or [`ThreadPool`](crate::ThreadPool), never the
+/// other way round, and never around or inside [`Forking`](crate::Forking); the compiler checks.
+///
+/// # How many
+///
+/// | | unless set |
+/// |---|---|
+/// | [`min_workers`](Self::min_workers): so many are started and always kept | 5 |
+/// | [`max_workers`](Self::max_workers): there are never more | 50 |
+/// | [`min_spare_workers`](Self::min_spare_workers): if fewer wait for a request, more are started | 2 |
+/// | [`max_spare_workers`](Self::max_spare_workers): if more wait, one ends each second | 10 |
+/// | [`max_requests`](Self::max_requests): after so many a worker is replaced by a fresh one | 1000, and up to a tenth more |
+///
+/// Workers that are on their way out, and serve their last requests, do not count. A worker with threads
+/// waits for a request as long as it can take another, whatever it serves meanwhile.
+///
+/// # Signals
+///
+/// From binding on the master listens to these (signal(7)):
+///
+/// | | |
+/// |---|---|
+/// | SIGHUP | replaces all workers, one by one: each new one is ready before an old one stops accepting |
+/// | SIGTTIN, SIGTTOU | one worker more, one fewer: moves [`min_workers`](Self::min_workers) and [`max_workers`](Self::max_workers) |
+/// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM and SIGINT |
+///
+/// A worker hears SIGTERM only: it accepts no more, ends with its last request, and is replaced.
+///
+/// # The end
+///
+/// Told to stop, the master tells the workers. They serve what the kernel has queued and end their requests,
+/// until [`drain_timeout`](crate::Configure::drain_timeout); then their sockets are shut down, and a second
+/// later they are killed. The [`Report`](crate::Report) has the requests of all workers, also of those that
+/// were killed: what these had in progress counts as failed, and goes to `handle_error` in the master as
+/// [`Cause::Exit`](crate::Cause::Exit), without the client's address. If the master itself is killed, the
+/// workers drain and end.
+///
+/// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
+/// `serve_forever` fails and says why the last one did.
+///
+/// # Memory and threads
+///
+/// A worker has a copy of the memory: what a handler changes there, the master and the other workers do not
+/// see. It is forked without the master's other threads, and a lock that one of them held at that moment
+/// stays locked (fork(2)): serve from the main thread of a program that has started no others; the server
+/// warns if there are any. A mix-in's `server_bind`, `server_activate` and `server_close` run in the master,
+/// `service_actions` in the master and in each worker, the hooks of requests in the workers.
+/// [`handle_request`](BaseServer::handle_request) forks nothing.
+pub struct PreFork<S: BaseServer> {
+    inner: S,
+    numbers: Numbers,
+    max_requests: Option<u64>,
+    jitter: Option<u64>,
+    hang_timeout: Option<Duration>,
+    worker_init: Option<Box<WorkerInit>>,
+    workers: Mutex<Workers<S::Transport>>,
+    orders: Orders,
+    /// Listened to from binding to closing.
+    signals: Mutex<Vec<SignalGuard>>,
+}
+
+type WorkerInit = dyn Fn() -> io::Result<()> + Send + Sync;
+
+/// Signals that have come and that the master has not seen to yet.
+#[derive(Debug, Default)]
+struct Orders {
+    reload: Arc<AtomicU32>,
+    more: Arc<AtomicU32>,
+    fewer: Arc<AtomicU32>,
+}
+
+impl<S: BaseServer> PreFork<S> {
+    /// Puts `server` into worker processes. It may have threads and must not fork, which the compiler
+    /// checks.
+    pub fn over(server: S) -> Self {
+        const { no_processes::<S>() };
+        PreFork {
+            inner: server,
+            numbers: Numbers::default(),
+            max_requests: Some(1000),
+            jitter: None,
+            hang_timeout: None,
+            worker_init: None,
+            workers: Mutex::default(),
+            orders: Orders::default(),
+            signals: Mutex::default(),
+        }
+    }
+
+    /// Sets the number of workers: neither fewer nor more. 0 does not bind.
+    #[must_use]
+    pub fn workers(self, processes: usize) -> Self {
+        self.min_workers(processes).max_workers(processes)
+    }
+
+    /// Sets how many workers are started, and kept however little there is to do: 5 unless set, at least 1.
+    #[must_use]
+    pub fn min_workers(mut self, processes: usize) -> Self {
+        self.numbers.min = processes;
+        self
+    }
+
+    /// Sets how many workers there may be: 50 unless set, at least as many as
+    /// [`min_workers`](Self::min_workers).
+    #[must_use]
+    pub fn max_workers(mut self, processes: usize) -> Self {
+        self.numbers.max = processes;
+        self
+    }
+
+    /// Sets how many workers shall wait for a request at any time: 2 unless set.
+    #[must_use]
+    pub fn min_spare_workers(mut self, processes: usize) -> Self {
+        self.numbers.min_spare = processes;
+        self
+    }
+
+    /// Sets how many workers may wait for a request for long: 10 unless set, at least as many as
+    /// [`min_spare_workers`](Self::min_spare_workers).
+    #[must_use]
+    pub fn max_spare_workers(mut self, processes: usize) -> Self {
+        self.numbers.max_spare = processes;
+        self
+    }
+
+    /// Sets after how many requests a worker is replaced by a fresh one, so that what handlers leak is
+    /// bounded: 1000 unless set; `None`: never. A worker with threads may accept a few more.
+    #[must_use]
+    pub fn max_requests(mut self, requests: impl Into<Option<u64>>) -> Self {
+        self.max_requests = requests.into();
+        self
+    }
+
+    /// Sets how many requests more, at random, a worker may serve, so that not all are replaced at once: a
+    /// tenth of [`max_requests`](Self::max_requests) unless set.
+    #[must_use]
+    pub fn max_requests_jitter(mut self, requests: u64) -> Self {
+        self.jitter = Some(requests);
+        self
+    }
+
+    /// Kills a worker, and replaces it, that does not wait for a request and has not got on for this long: none
+    /// of its requests has begun, ended, read, written or called
+    /// [`heartbeat`](crate::ServerContext::heartbeat). `None`, the default: never.
+    ///
+    /// A worker that waits for a request does not hang, however long it waits. One that serves one request at
+    /// a time and waits for a silent client does: for such, set a timeout on the request that is shorter.
+    #[must_use]
+    pub fn hang_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.hang_timeout = timeout.into();
+        self
+    }
+
+    /// Runs `init` in each worker before it accepts: the place to connect to a database, or to drop
+    /// privileges. If it fails or panics, the worker does not start.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// let server = PreForkTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})
+    ///     .worker_init(|| std::env::set_current_dir("/"));
+    /// ```
+    #[must_use]
+    pub fn worker_init(mut self, init: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
+        self.worker_init = Some(Box::new(init));
+        self
+    }
+
+    /// How many workers there are now, those that are on their way out included.
+    pub fn active_workers(&self) -> usize {
+        self.state().len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, Workers<S::Transport>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn signals(&self) -> MutexGuard<'_, Vec<SignalGuard>> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn listen_to_signals(&self) -> io::Result<()> {
+        let wakeup = self.core().shared().wakeup()?;
+        let count = |count: &Arc<AtomicU32>| SignalAction::Count(Arc::clone(count));
+        for (signal, action) in [
+            (SIGCHLD, SignalAction::ChildExited),
+            (SIGHUP, count(&self.orders.reload)),
+            (SIGTTIN, count(&self.orders.more)),
+            (SIGTTOU, count(&self.orders.fewer)),
+        ] {
+            let guard = sys::on_signal(signal, Arc::clone(wakeup), action)?;
+            self.signals().push(guard);
+        }
+        Ok(())
+    }
+}
+
+/// Fails the build of processes in processes. Used as `const { no_processes::<S>() }`.
+const fn no_processes<S: BaseServer>() {
+    assert!(
+        !matches!(S::CONCURRENCY, Concurrency::Processes),
+        "PreFork over a server that forks: wrap a bare server, or one in Threading or ThreadPool"
+    );
+}
+
+impl<S: Construct> PreFork<S> {
+    /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
+    pub fn new(address: impl Into<Address>, handler: S::Handler) -> Self {
+        Self::construct(address.into(), handler)
+    }
+}
+
+impl<S: Construct> Construct for PreFork<S> {
+    type Handler = S::Handler;
+
+    fn construct(address: Address, handler: S::Handler) -> Self {
+        Self::over(S::construct(address, handler))
+    }
+
+    fn request_handler_class(&self) -> &S::Handler {
+        self.inner.request_handler_class()
+    }
+}
+
+impl<S: BaseServer> BaseServer for PreFork<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    const CONCURRENCY: Concurrency = Concurrency::Processes;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        self.numbers.check()?;
+        self.inner.server_bind()
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        self.inner.server_activate()?;
+        self.listen_to_signals()
+    }
+
+    fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        self.manage(&acceptor)
+    }
+
+    fn service_actions(&self) {
+        self.inner.service_actions();
+        self.collect_workers();
+    }
+
+    fn drain_requests(&self) {
+        self.state().drain();
+        self.inner.drain_requests();
+    }
+
+    fn terminate_requests(&self, force: Force) {
+        match force {
+            Force::Terminate => self.state().force_all(),
+            Force::Kill => self.state().kill_all(),
+        }
+        self.inner.terminate_requests(force);
+    }
+
+    fn server_close(&self) {
+        self.reap();
+        self.signals().clear();
+        self.inner.server_close();
+    }
+}
+
+impl<S: BaseServer + fmt::Debug> fmt::Debug for PreFork<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreFork")
+            .field("inner", &self.inner)
+            .field("numbers", &self.numbers)
+            .field("active_workers", &self.active_workers())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! A worker process, from its fork to its end.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::Pid;
+use signal_hook::consts::SIGCHLD;
+
+use super::PreFork;
+use super::worker::Worker;
+use crate::acceptor::Acceptor;
+use crate::error::panic_message;
+use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
+use crate::server::BaseServer;
+use crate::sys::{self, Fork};
+
+impl<S: BaseServer> PreFork<S> {
+    /// Forks a worker.
+    ///
+    /// # Errors
+    ///
+    /// The system has no room for it.
+    pub(super) fn start_worker(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<()> {
+        let shared = self.core().shared();
+        let slot = Arc::new(Slot::new()?);
+        if shared.is_told_to_stop() {
+            slot.set_order(Order::Drain);
+        }
+        let wake = event(EfdFlags::empty())?;
+        let duty = Duty {
+            master: Pid::this(),
+            slot: Arc::clone(&slot),
+            board: Arc::clone(shared.registry.make_board()?),
+            max_requests: self.max_requests.map(|requests| self.with_jitter(requests)),
+        };
+        // Held over the fork: in the child, a lock that another thread held would stay locked.
+        let (mut workers, mut registry) = (self.state(), shared.registry.hold());
+        // A signal that comes right after the fork must find the worker's own handlers: those that it has from
+        // the master would stop the master.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let forked = sys::fork();
+        if let Ok(Fork::Child) = forked {
+            workers.forget();
+            registry.forget_workers();
+            drop((workers, registry));
+            self.run_worker(wake, duty, &mask, acceptor.clone());
+        }
+        mask.thread_set_mask()?;
+        if let Fork::Parent(pid) = forked? {
+            registry.add_worker(Arc::clone(&slot));
+            workers.push(Worker::new(pid, slot, wake, Arc::clone(acceptor.server())));
+            log::debug!("worker {pid} was started");
+        }
+        Ok(())
+    }
+
+    fn with_jitter(&self, requests: u64) -> u64 {
+        // The standard library has no other source of random numbers.
+        let random = RandomState::new().hash_one(());
+        let most = self.jitter.unwrap_or(requests / 10);
+        let jitter = most.checked_add(1).map_or(random, |choices| random % choices);
+        requests.max(1).saturating_add(jitter)
+    }
+
+    /// In the worker: serves, and ends the process.
+    fn run_worker(&self, wake: EventFd, duty: Duty, mask: &SigSet, acceptor: Acceptor<S::Transport>) -> ! {
+        let slot = Arc::clone(&duty.slot);
+        let work = AssertUnwindSafe(|| self.work(wake, duty, mask, acceptor));
+        match catch_unwind(work) {
+            Ok(Ok(())) => sys::exit_now(0),
+            Ok(Err(error)) => slot.set_reason(&error.to_string()),
+            Err(payload) => slot.set_reason(&format!("panicked: {}", panic_message(payload.as_ref()))),
+        }
+        sys::exit_now(1)
+    }
+
+    fn work(&self, wake: EventFd, duty: Duty, mask: &SigSet, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        self.core().after_fork(&wake, duty)?;
+        drop(wake);
+        sys::default_action(SIGCHLD);
+        mask.thread_set_mask()?;
+        if let Some(init) = &self.worker_init {
+            init()?;
+        }
+        let server = Arc::clone(acceptor.server());
+        let outcome = self.inner.serve(acceptor);
+        if let Some(master) = self.core().shared().master() {
+            match &outcome {
+                Ok(()) => master.left(),
+                Err(error) => master.broken(error),
+            }
+        }
+        drain_worker(&*server)?;
+        outcome
+    }
+}

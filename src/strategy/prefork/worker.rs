@@ -1,0 +1,128 @@
+//! One worker process, as its master sees it.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::hooks::Outermost;
+use crate::lifecycle::{Order, Slot, Stage};
+use crate::transport::Transport;
+
+/// One worker.
+pub(super) struct Worker<T: Transport> {
+    pub(super) pid: Pid,
+    pub(super) slot: Arc<Slot>,
+    /// Its wake-up.
+    wake: EventFd,
+    pub(super) server: Outermost<T>,
+    started: Instant,
+    /// As it was last seen.
+    pub(super) stage: Stage,
+    /// It is to be replaced.
+    pub(super) outdated: bool,
+    /// It accepts no more, or was told not to.
+    pub(super) leaving: bool,
+    /// What it last was seen to have got on to, and when.
+    progress: (u64, Instant),
+    killed: bool,
+}
+
+impl<T: Transport> Worker<T> {
+    pub(super) fn new(pid: Pid, slot: Arc<Slot>, wake: EventFd, server: Outermost<T>) -> Self {
+        let now = Instant::now();
+        Worker {
+            pid,
+            slot,
+            wake,
+            server,
+            started: now,
+            stage: Stage::Starting,
+            outdated: false,
+            leaving: false,
+            progress: (0, now),
+            killed: false,
+        }
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        !self.leaving
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_serving() && self.slot.is_waiting()
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.is_serving() && self.stage == Stage::Starting
+    }
+
+    /// Has it end; it keeps to the drain deadline by itself.
+    pub(super) fn tell(&mut self, order: Order) {
+        self.leaving = true;
+        self.slot.set_order(order);
+        self.signal(Signal::SIGTERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A process that has ended keeps its number until it is reaped, and then it is not in the list.
+        let _ = kill(self.pid, signal);
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.killed = true;
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Has it look at the listener: at once, or when it is done with what it is at.
+    pub(super) fn wake(&self) {
+        let _ = self.wake.write(1);
+    }
+
+    /// When it is known to hang unless it gets on until then.
+    pub(super) fn hangs_at(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
+        let progress = self.slot.last_progress();
+        if progress != self.progress.0 || self.slot.is_waiting() {
+            self.progress = (progress, now);
+        }
+        let watched = self.is_serving() && !self.slot.is_waiting() && !self.killed;
+        watched.then(|| self.progress.1.checked_add(timeout)).flatten()
+    }
+}
+
+/// A worker that has lived so long did not end at once.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A worker that has ended, and how.
+pub(super) struct Ended<T: Transport> {
+    pub(super) worker: Worker<T>,
+    pub(super) status: ExitStatus,
+}
+
+impl<T: Transport> Ended<T> {
+    /// Whether it ended as it should.
+    pub(super) fn is_regular(&self) -> bool {
+        self.status.success() && (self.worker.slot.stage() == Stage::Left || self.was_told())
+    }
+
+    fn was_told(&self) -> bool {
+        self.worker.slot.order() != Order::None
+    }
+
+    /// A new one could end the same way at once.
+    pub(super) fn was_at_once(&self) -> bool {
+        !self.worker.slot.has_served() && self.worker.started.elapsed() < AT_ONCE
+    }
+
+    /// It ended, untold, before it had ever waited for a request.
+    pub(super) fn failed_to_start(&self) -> bool {
+        self.worker.slot.stage() == Stage::Starting && !self.was_told()
+    }
+
+    pub(super) fn why(&self) -> String {
+        self.worker.slot.reason().unwrap_or_else(|| self.status.to_string())
+    }
+}

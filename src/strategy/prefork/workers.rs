@@ -1,0 +1,280 @@
+//! The worker processes, as their master sees them.
+
+use std::time::{Duration, Instant};
+
+use super::numbers::{Load, Numbers, Trend};
+use super::worker::{Ended, Worker};
+use crate::acceptor::Backoff;
+use crate::lifecycle::{Order, Stage};
+use crate::strategy::exit_status;
+use crate::transport::Transport;
+
+/// All workers, and how it goes with them.
+pub(super) struct Workers<T: Transport> {
+    list: Vec<Worker<T>>,
+    pub(super) numbers: Numbers,
+    pub(super) trend: Trend,
+    replacing: Backoff,
+    /// No worker is started before.
+    pub(super) pause: Option<Instant>,
+    /// Workers that ended before they were ready, since one last was.
+    failures: u32,
+    why: String,
+    broken: bool,
+    /// The sum of what the workers were last seen to have got on to.
+    progress: u64,
+    /// While the outdated workers are replaced: how many serve besides the one that is added.
+    pub(super) reloading: Option<usize>,
+    /// A worker does not accept any more: perhaps a request had woken it.
+    pub(super) lost: bool,
+}
+
+/// So many workers that fail to start, one after the other, are no accident.
+const MAX_FAILURES: u32 = 5;
+/// Past this time since the last worker that ended at once, the pauses begin anew.
+const CALM: Duration = Duration::from_secs(10);
+
+impl<T: Transport> Default for Workers<T> {
+    fn default() -> Self {
+        Workers {
+            list: Vec::new(),
+            numbers: Numbers::default(),
+            trend: Trend::default(),
+            replacing: Backoff::new("workers end at once or cannot be started"),
+            pause: None,
+            failures: 0,
+            why: String::new(),
+            broken: false,
+            progress: 0,
+            reloading: None,
+            lost: false,
+        }
+    }
+}
+
+impl<T: Transport> Workers<T> {
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn push(&mut self, worker: Worker<T>) {
+        self.list.push(worker);
+    }
+
+    /// In a worker: the others are none of its business.
+    pub(super) fn forget(&mut self) {
+        self.list.clear();
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let count = |which: fn(&Worker<T>) -> bool| self.list.iter().filter(|worker| which(worker)).count();
+        Load {
+            workers: count(Worker::is_serving),
+            waiting: count(Worker::is_waiting),
+            starting: count(Worker::is_starting),
+        }
+    }
+
+    // ----- Telling them --------------------------------------------------------------------------
+
+    /// The server ends. A worker that is only starting is of use if no other can serve what the kernel has
+    /// queued, and if starting does not fail.
+    pub(super) fn drain(&mut self) {
+        let failed = self.hopeless().is_some();
+        let others_can = self.list.iter().any(|worker| worker.slot.stage() == Stage::Ready);
+        for worker in &mut self.list {
+            let of_no_use = worker.slot.stage() == Stage::Starting && (others_can || failed);
+            worker.tell(if of_no_use { Order::Leave } else { Order::Drain });
+        }
+    }
+
+    pub(super) fn force_all(&mut self) {
+        self.list.iter_mut().for_each(|worker| worker.tell(Order::Force));
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        self.list.iter_mut().for_each(Worker::kill);
+    }
+
+    /// Tells one worker to leave: the last that waits, or else the last.
+    pub(super) fn dismiss_one(&mut self) {
+        let waiting = self.list.iter().rposition(Worker::is_waiting);
+        if let Some(index) = waiting.or_else(|| self.list.iter().rposition(Worker::is_serving)) {
+            self.list[index].tell(Order::Leave);
+        }
+    }
+
+    /// Has those that serve look at the listener: at once, or when they are done with what they are at.
+    pub(super) fn wake_serving(&self) {
+        for worker in self.list.iter().filter(|worker| worker.is_serving()) {
+            worker.wake();
+        }
+    }
+
+    // ----- Their number --------------------------------------------------------------------------
+
+    pub(super) fn one_more(&mut self) {
+        self.numbers.one_more();
+        self.reloading = self.reloading.map(|size| size + 1);
+    }
+
+    pub(super) fn one_fewer(&mut self) {
+        if !self.numbers.one_fewer() {
+            log::warn!("the last worker stays");
+        } else if let Some(size) = &mut self.reloading {
+            *size = (*size - 1).max(1);
+        } else if self.load().workers > self.numbers.min {
+            self.dismiss_one();
+        }
+    }
+
+    // ----- Looking at them -----------------------------------------------------------------------
+
+    /// Takes those that have ended off the list. Never waits, never asks for a process that is not ours.
+    pub(super) fn take_ended(&mut self) -> Vec<Ended<T>> {
+        let mut ended = Vec::new();
+        let mut next = 0;
+        while next < self.list.len() {
+            match exit_status(self.list[next].pid) {
+                None => next += 1,
+                Some(status) => ended.push(Ended {
+                    worker: self.list.remove(next),
+                    status,
+                }),
+            }
+        }
+        ended
+    }
+
+    /// Takes note of how a worker has ended.
+    pub(super) fn note(&mut self, ended: &Ended<T>) {
+        self.lost = true;
+        let pid = ended.worker.pid;
+        if ended.is_regular() {
+            log::debug!("worker {pid} has ended");
+            return;
+        }
+        let why = ended.why();
+        if ended.worker.slot.stage() == Stage::Broken {
+            self.broken = true;
+        } else if ended.failed_to_start() {
+            self.failures += 1;
+            log::error!("worker {pid} did not start: {why}");
+        } else {
+            log::error!("worker {pid} ended: {why}");
+        }
+        if ended.was_at_once() {
+            self.pause(&why);
+        }
+        self.why = why;
+    }
+
+    /// Starts no more workers for a while.
+    pub(super) fn pause(&mut self, why: &str) {
+        let now = Instant::now();
+        if self.pause.is_some_and(|pause| now > pause + CALM) {
+            self.replacing.over();
+        }
+        self.pause = Some(now + self.replacing.next(&why));
+    }
+
+    /// Looks how far the workers have come.
+    pub(super) fn look(&mut self) {
+        for worker in &mut self.list {
+            let stage = worker.slot.stage();
+            if worker.stage != stage {
+                worker.stage = stage;
+                match stage {
+                    Stage::Ready => self.failures = 0,
+                    Stage::Left => {
+                        worker.leaving = true;
+                        self.lost = true;
+                    }
+                    Stage::Starting | Stage::Broken => {}
+                }
+            }
+        }
+    }
+
+    /// Kills the workers that hang. Returns when the next would.
+    pub(super) fn kill_hanging(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
+        let mut next = None;
+        for worker in &mut self.list {
+            match worker.hangs_at(now, timeout) {
+                Some(at) if at <= now => {
+                    log::error!("worker {} has not got on for {timeout:?}: killing it", worker.pid);
+                    worker.kill();
+                }
+                at => next = earlier(next, at),
+            }
+        }
+        next
+    }
+
+    /// Whether any worker has got on since it was last asked.
+    pub(super) fn take_progress(&mut self) -> bool {
+        let sum = self
+            .list
+            .iter()
+            .fold(0_u64, |sum, worker| sum.wrapping_add(worker.slot.last_progress()));
+        std::mem::replace(&mut self.progress, sum) != sum
+    }
+
+    /// Why there is no sense in going on, if there is none.
+    pub(super) fn hopeless(&self) -> Option<String> {
+        if self.broken {
+            return Some(self.why.clone());
+        }
+        let none_ready = !self.list.iter().any(|worker| worker.stage != Stage::Starting);
+        (self.too_many_failures() && none_ready)
+            .then(|| format!("{MAX_FAILURES} workers in a row did not start; the last: {}", self.why))
+    }
+
+    fn too_many_failures(&self) -> bool {
+        self.failures >= MAX_FAILURES
+    }
+
+    // ----- Replacing them ------------------------------------------------------------------------
+
+    /// From now on those that serve are to be replaced.
+    pub(super) fn reload(&mut self) {
+        let serving = self.load().workers;
+        log::info!("replacing {serving} workers, one by one");
+        self.failures = 0;
+        self.reloading.get_or_insert(serving.max(1));
+        for worker in self.list.iter_mut().filter(|worker| worker.is_serving()) {
+            worker.outdated = true;
+        }
+    }
+
+    /// Goes on replacing: a new worker is ready before an old one is told to leave. Returns how many to
+    /// start.
+    pub(super) fn go_on_reloading(&mut self, size: usize) -> usize {
+        let oldest = |list: &[Worker<T>]| list.iter().position(|worker| worker.outdated && worker.is_serving());
+        if self.too_many_failures() {
+            log::error!("the new workers do not start: the old ones go on");
+            self.list.iter_mut().for_each(|worker| worker.outdated = false);
+        }
+        let mut load = self.load();
+        if load.starting == 0
+            && load.workers > size
+            && let Some(index) = oldest(&self.list)
+        {
+            self.list[index].tell(Order::Leave);
+            load.workers -= 1;
+        }
+        let done = oldest(&self.list).is_none();
+        if done {
+            self.reloading = None;
+        }
+        (size + usize::from(!done)).saturating_sub(load.workers)
+    }
+}
+
+/// The earlier of two times, of which either may be never.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,620 @@
+//! Worker processes: how many there are, what they serve, and how they are counted.
+//!
+//! A worker has a copy of the descriptors that this process had when it was forked, clients' ends included.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use socketserver::prelude::*;
+use socketserver::{Active, Cause, Construct, Running, State};
+use support::commanded::{Client, Commanded, killed_by, request};
+use support::failures;
+use support::journal::journal;
+use support::matrix::{EchoOrFail, Kind, cell};
+use support::process::pid;
+use support::{children, connect, exchange_line, logged, process_state, read_to_end, wait_until};
+
+tests![
+    so_many_workers_serve_as_were_set,
+    five_workers_are_started_unless_set,
+    a_worker_serves_one_request_at_a_time,
+    more_workers_are_started_while_too_few_wait,
+    workers_that_are_too_many_end_one_after_the_other,
+    workers_that_all_wait_are_left_alone,
+    a_worker_is_replaced_after_so_many_requests,
+    with_jitter_a_worker_serves_a_few_more,
+    without_max_requests_a_worker_stays,
+    requests_are_numbered_across_workers,
+    a_worker_that_was_killed_is_replaced,
+    a_worker_that_was_told_to_end_drains_and_is_replaced,
+    a_worker_that_exits_by_itself_is_replaced_and_its_request_fails,
+    a_request_in_a_killed_worker_fails_and_is_reported,
+    errors_and_panics_are_counted_and_cost_no_worker,
+    steps_of_handlers_run_and_fail_as_under_every_strategy,
+    a_child_of_the_program_is_left_to_the_program,
+    a_handlers_shutdown_stops_all,
+    a_handler_sees_that_the_server_drains,
+    connections_that_are_idle_end_when_the_server_drains,
+    what_the_kernel_had_queued_is_served_before_the_end,
+    a_request_that_does_not_end_is_forced_at_the_deadline,
+    a_worker_that_does_not_end_is_killed_after_the_deadline,
+    each_worker_is_initialised_before_it_accepts,
+    mix_ins_take_effect_inside_and_outside,
+    process_request_outside_runs_in_a_worker_once,
+    service_actions_run_in_the_master_and_in_the_workers,
+    closing_hooks_run_in_the_master_only,
+    handle_request_serves_in_this_process,
+    a_worker_with_threads_serves_many_at_a_time,
+    threads_in_a_worker_end_their_requests_before_it_ends,
+    a_worker_with_a_pool_of_threads_takes_what_it_has_room_for,
+    a_prefork_tcp_server_serves_from_bind_to_close,
+    a_prefork_udp_server_serves_from_bind_to_close,
+    a_prefork_unix_stream_server_serves_from_bind_to_close,
+    a_prefork_unix_datagram_server_serves_from_bind_to_close,
+    numbers_that_contradict_one_another_do_not_bind,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+type Server = PreForkTcpServer<Commanded>;
+
+fn server() -> Server {
+    PreForkTcpServer::new(ANY_PORT, Commanded)
+}
+
+/// Serves, and waits until there are `workers`.
+#[track_caller]
+fn serve(server: impl BaseServer, workers: usize) -> (Running, String) {
+    let running = server.spawn().unwrap();
+    let address = running.server_address().to_string();
+    wait_until("the workers are there", || children().len() == workers);
+    (running, address)
+}
+
+#[track_caller]
+fn stop(running: Running, served: u64, failed: u64) {
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
+    assert_eq!(children(), [], "no worker is left");
+}
+
+// ----- How many ----------------------------------------------------------------------------------
+
+fn so_many_workers_serve_as_were_set() {
+    let (running, address) = serve(server().workers(3), 3);
+    let clients: Vec<_> = (0..3).map(|_| Client::start(&address, "hold")).collect();
+    let mut processes: Vec<_> = clients.iter().map(|client| client.process).collect();
+    processes.sort_unstable();
+    assert_eq!(processes, children(), "the master serves nobody");
+    clients.into_iter().for_each(Client::finish);
+    stop(running, 3, 0);
+}
+
+fn five_workers_are_started_unless_set() {
+    let (running, _) = serve(server(), 5);
+    stop(running, 0, 0);
+}
+
+fn a_worker_serves_one_request_at_a_time() {
+    let (running, address) = serve(server().workers(1), 1);
+    let stuck = Client::start(&address, "hold");
+    let waiting = connect(running.server_address());
+    // Nothing is to happen: this only gives it the time to.
+    std::thread::sleep(Duration::from_millis(100));
+    waiting.set_nonblocking(true).unwrap();
+    (&waiting).write_all(b"\n").unwrap();
+    let error = (&waiting).read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    waiting.set_nonblocking(false).unwrap();
+    stuck.finish();
+    assert!(read_to_end(&waiting).ends_with(b"done\n"));
+    stop(running, 2, 0);
+}
+
+fn more_workers_are_started_while_too_few_wait() {
+    let server = server().min_workers(2).min_spare_workers(2).max_workers(7);
+    let (running, address) = serve(server, 2);
+    let mut clients = vec![Client::start(&address, "hold")];
+    wait_until("two wait besides", || children().len() == 3);
+    while clients.len() < 7 {
+        clients.push(Client::start(&address, "hold"));
+    }
+    assert_eq!(children().len(), 7, "the most there may be");
+    let waiting = connect(running.server_address());
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(children().len(), 7, "still");
+    clients.into_iter().for_each(Client::finish);
+    assert_ne!(exchange_line(waiting, "\n"), "");
+    stop(running, 8, 0);
+}
+
+fn workers_that_are_too_many_end_one_after_the_other() {
+    let server = server().min_workers(1).min_spare_workers(1).max_spare_workers(2);
+    let (running, address) = serve(server, 1);
+    let clients: Vec<_> = (0..4).map(|_| Client::start(&address, "hold")).collect();
+    wait_until("there are more", || children().len() >= 5);
+    clients.into_iter().for_each(Client::finish);
+    wait_until("two are left", || children().len() == 2);
+    request(&address);
+    stop(running, 5, 0);
+}
+
+fn workers_that_all_wait_are_left_alone() {
+    let (running, _) = serve(server().workers(12), 12);
+    let before = children();
+    std::thread::sleep(Duration::from_millis(1200));
+    assert_eq!(children(), before);
+    stop(running, 0, 0);
+}
+
+// ----- After so many requests --------------------------------------------------------------------
+
+/// How many requests in a row each process has served.
+fn runs(address: &str, requests: usize) -> Vec<usize> {
+    let mut runs: Vec<(u32, usize)> = Vec::new();
+    for _ in 0..requests {
+        let process = request(address);
+        match runs.last_mut() {
+            Some((last, count)) if *last == process => *count += 1,
+            _ => runs.push((process, 1)),
+        }
+    }
+    runs.into_iter().map(|(_, count)| count).collect()
+}
+
+fn a_worker_is_replaced_after_so_many_requests() {
+    let server = server().workers(1).max_requests(3).max_requests_jitter(0);
+    let (running, address) = serve(server, 1);
+    assert_eq!(runs(&address, 10), [3, 3, 3, 1]);
+    stop(running, 10, 0);
+}
+
+fn with_jitter_a_worker_serves_a_few_more() {
+    let server = server().workers(1).max_requests(2).max_requests_jitter(2);
+    let (running, address) = serve(server, 1);
+    let mut runs = runs(&address, 100);
+    runs.pop();
+    assert_eq!(BTreeSet::from_iter(runs), BTreeSet::from([2, 3, 4]));
+    stop(running, 100, 0);
+}
+
+fn without_max_requests_a_worker_stays() {
+    let (running, address) = serve(server().workers(1).max_requests(None), 1);
+    assert_eq!(runs(&address, 1200), [1200]);
+    stop(running, 1200, 0);
+}
+
+fn requests_are_numbered_across_workers() {
+    let (running, address) = serve(server().workers(3).max_requests(1).max_requests_jitter(0), 3);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::start(&address, "hold")).collect();
+    let mut numbers: Vec<_> = clients.iter().map(|client| client.number).collect();
+    clients.drain(..).for_each(Client::finish);
+    numbers.push(Client::start(&address, "").number);
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+    stop(running, 4, 0);
+}
+
+// ----- Workers that end --------------------------------------------------------------------------
+
+#[track_caller]
+fn wait_until_replaced(process: u32, workers: usize) {
+    wait_until("the worker is replaced", || {
+        let children = children();
+        children.len() == workers && !children.contains(&process)
+    });
+}
+
+fn a_worker_that_was_killed_is_replaced() {
+    let (running, address) = serve(server().workers(2), 2);
+    let process = children()[0];
+    kill(pid(process), Signal::SIGKILL).unwrap();
+    wait_until_replaced(process, 2);
+    request(&address);
+    stop(running, 1, 0);
+}
+
+fn a_worker_that_was_told_to_end_drains_and_is_replaced() {
+    let (running, address) = serve(server().workers(1), 1);
+    let client = Client::start(&address, "until draining");
+    let process = client.process;
+    kill(pid(process), Signal::SIGTERM).unwrap();
+    assert_eq!(client.rest(), "done\n");
+    wait_until_replaced(process, 1);
+    assert_ne!(request(&address), process);
+    stop(running, 2, 0);
+}
+
+fn a_worker_that_exits_by_itself_is_replaced_and_its_request_fails() {
+    let (running, address) = serve(server().workers(1), 1);
+    let client = Client::start(&address, "exit");
+    let process = client.process;
+    client.expect_loss();
+    wait_until_replaced(process, 1);
+    request(&address);
+    stop(running, 1, 1);
+}
+
+/// Notes what is reported where, and what it said.
+struct Reporting<S>(S, support::journal::Pen);
+
+impl<S: BaseServer> BaseServer for Reporting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        let exited = matches!(error.cause(), Cause::Exit(_));
+        self.1.note(format_args!("exit {exited}: {error}"));
+        self.0.handle_error(error);
+    }
+}
+
+fn a_request_in_a_killed_worker_fails_and_is_reported() {
+    let (journal, pen) = journal();
+    let (running, address) = serve(Reporting(server().workers(2), pen), 2);
+    let other = Client::start(&address, "hold");
+    Client::start(&address, "die").expect_loss();
+    let report = journal.wait_for("exit");
+    assert_eq!(report.process, std::process::id(), "in the master");
+    let status = killed_by(Signal::SIGKILL);
+    assert_eq!(
+        report.event,
+        format!("exit true: the process serving (unnamed) ended: {status}")
+    );
+    other.finish();
+    stop(running, 1, 1);
+    assert_eq!(journal.entries().len(), 1);
+}
+
+fn errors_and_panics_are_counted_and_cost_no_worker() {
+    let (journal, pen) = journal();
+    let (running, address) = serve(Reporting(server().workers(1), pen), 1);
+    let worker = children();
+    assert_eq!(Client::start(&address, "fail").rest(), "");
+    assert_eq!(Client::start(&address, "panic").rest(), "");
+    request(&address);
+    assert_eq!(children(), worker);
+    stop(running, 1, 2);
+    let reports = journal.of("exit false: handle ");
+    assert!(
+        reports.len() == 2 && reports.iter().all(|report| report.process == worker[0]),
+        "{reports:?}"
+    );
+}
+
+fn steps_of_handlers_run_and_fail_as_under_every_strategy() {
+    type Failing = PreForkTcpServer<failures::Steps>;
+    failures::the_steps_run_in_order_and_then_the_request_is_closed::<Failing>();
+    failures::an_error_in_handle_is_reported_once_and_the_server_goes_on::<Failing>();
+    failures::a_panic_in_handle_is_reported_once_and_the_server_goes_on::<Failing>();
+    failures::an_error_in_setup_ends_the_request::<Failing>();
+    failures::a_panic_in_setup_ends_the_request::<Failing>();
+    failures::an_error_in_finish_is_reported_once::<Failing>();
+    failures::a_panic_in_finish_is_reported_once::<Failing>();
+    failures::of_two_failures_that_of_handle_is_reported::<Failing>();
+    failures::a_panic_in_handle_error_ends_nothing::<Failing>();
+    failures::a_panic_in_shutdown_request_or_close_request_ends_nothing::<Failing>();
+    failures::a_panic_in_service_actions_ends_nothing::<Failing>();
+    failures::a_panic_in_get_request_ends_nothing::<Failing>();
+}
+
+fn a_child_of_the_program_is_left_to_the_program() {
+    let mut foreign = Command::new("sh").args(["-c", "exit 72"]).spawn().unwrap();
+    let (running, address) = serve(server().workers(2).max_requests(1).max_requests_jitter(0), 3);
+    wait_until("the foreign child has ended", || {
+        process_state(foreign.id()).as_deref() == Some("Z")
+    });
+    request(&address);
+    request(&address);
+    running.stop().unwrap();
+    assert_eq!(children(), [foreign.id()]);
+    assert_eq!(foreign.wait().unwrap().code(), Some(72));
+}
+
+// ----- The end -----------------------------------------------------------------------------------
+
+fn a_handlers_shutdown_stops_all() {
+    let (running, address) = serve(server().workers(3), 3);
+    assert_eq!(Client::start(&address, "shutdown").rest(), "done\n");
+    assert_eq!(running.join().unwrap().served, 1);
+    assert_eq!(children(), []);
+}
+
+fn a_handler_sees_that_the_server_drains() {
+    let (running, address) = serve(server().workers(2), 2);
+    let client = Client::start(&address, "until draining");
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
+    assert_eq!(client.rest(), "done\n");
+}
+
+fn connections_that_are_idle_end_when_the_server_drains() {
+    let (running, address) = serve(server().workers(1), 1);
+    let client = Client::start(&address, "idle");
+    let report = running.stop().unwrap();
+    assert_eq!(client.rest(), "done\n");
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
+}
+
+fn what_the_kernel_had_queued_is_served_before_the_end() {
+    let (running, address) = serve(server().workers(1), 1);
+    let stuck = Client::start(&address, "hold");
+    let waiting: Vec<_> = (0..20).map(|_| connect(running.server_address())).collect();
+    running.shutdown_handle().shutdown();
+    stuck.finish();
+    for mut client in waiting {
+        client.write_all(b"\n").unwrap();
+        assert!(read_to_end(client).ends_with(b"done\n"));
+    }
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.failed), (21, 0));
+}
+
+fn a_request_that_does_not_end_is_forced_at_the_deadline() {
+    let server = server().workers(2).drain_timeout(Duration::from_millis(100));
+    let (running, address) = serve(server, 2);
+    let client = Client::start(&address, "hold");
+    let report = running.stop().unwrap();
+    // Its socket was shut down: the handler had an end of stream, and could say nothing more.
+    assert_eq!(client.rest(), "");
+    assert_eq!((report.served, report.failed), (0, 1));
+    assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
+}
+
+fn a_worker_that_does_not_end_is_killed_after_the_deadline() {
+    let server = server().workers(2).drain_timeout(Duration::from_millis(100));
+    let (running, address) = serve(server, 2);
+    let client = Client::start(&address, "hang");
+    let report = running.stop().unwrap();
+    client.expect_loss();
+    assert_eq!((report.served, report.failed), (0, 1));
+    assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
+    assert_eq!(children(), []);
+}
+
+// ----- Hooks -------------------------------------------------------------------------------------
+
+fn each_worker_is_initialised_before_it_accepts() {
+    let (journal, pen) = journal();
+    let server = server().workers(2).worker_init(move || {
+        pen.note("init");
+        Ok(())
+    });
+    let (running, address) = serve(server, 2);
+    let process = request(&address);
+    wait_until("both are", || journal.count("init") == 2);
+    let mut processes: Vec<_> = journal.entries().iter().map(|entry| entry.process).collect();
+    processes.sort_unstable();
+    assert_eq!(processes, children());
+    assert!(processes.contains(&process));
+    stop(running, 1, 0);
+}
+
+/// Notes the hooks, and where they ran.
+struct Noting<S>(S, &'static str, support::journal::Pen);
+
+impl<S> Noting<S> {
+    fn note(&self, hook: &str) {
+        self.2.note(format_args!("{hook} {}", self.1));
+    }
+}
+
+impl<S: BaseServer> BaseServer for Noting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        self.note("server_bind");
+        self.0.server_bind()
+    }
+
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.note("verify_request");
+        self.0.verify_request(request, client_address)
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        self.note("process_request");
+        self.0.process_request(job);
+    }
+
+    fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
+        self.note("finish_request");
+        self.0.finish_request(active)
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.note("close_request");
+        self.0.close_request(request);
+    }
+
+    fn service_actions(&self) {
+        self.note("service_actions");
+        self.0.service_actions();
+    }
+
+    fn server_close(&self) {
+        self.note("server_close");
+        self.0.server_close();
+    }
+}
+
+fn mix_ins_take_effect_inside_and_outside() {
+    let (journal, pen) = journal();
+    let inside = Noting(TcpServer::new(ANY_PORT, Commanded), "inside", pen.clone());
+    let (running, address) = serve(Noting(inside.prefork().workers(1), "outside", pen), 1);
+    let worker = request(&address);
+    stop(running, 1, 0);
+    let hooks = ["verify_request", "process_request", "finish_request", "close_request"];
+    for hook in hooks {
+        let entries = journal.of(hook);
+        assert!(entries.iter().all(|entry| entry.process == worker), "{entries:?}");
+        let events: Vec<_> = entries.into_iter().map(|entry| entry.event).collect();
+        assert_eq!(events, [format!("{hook} outside"), format!("{hook} inside")]);
+    }
+}
+
+fn process_request_outside_runs_in_a_worker_once() {
+    let (journal, pen) = journal();
+    let threads = ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(2);
+    let (running, address) = serve(Noting(threads, "outside", pen), 2);
+    let worker = request(&address);
+    stop(running, 1, 0);
+    let entries = journal.of("process_request");
+    assert!(entries.len() == 1 && entries[0].process == worker, "{entries:?}");
+}
+
+fn service_actions_run_in_the_master_and_in_the_workers() {
+    let (journal, pen) = journal();
+    let (running, _) = serve(Noting(server().workers(1), "", pen), 1);
+    let places = [std::process::id(), children()[0]];
+    wait_until("they have run in both", || {
+        let ran = |place: &u32| {
+            journal
+                .of("service_actions")
+                .iter()
+                .any(|entry| entry.process == *place)
+        };
+        places.iter().all(ran)
+    });
+    stop(running, 0, 0);
+}
+
+fn closing_hooks_run_in_the_master_only() {
+    let (journal, pen) = journal();
+    let (running, address) = serve(
+        Noting(server().workers(1).max_requests(1).max_requests_jitter(0), "", pen),
+        1,
+    );
+    request(&address);
+    request(&address);
+    stop(running, 2, 0);
+    for hook in ["server_bind", "server_close"] {
+        let entries = journal.of(hook);
+        assert!(
+            entries.len() == 1 && entries[0].process == std::process::id(),
+            "{entries:?}"
+        );
+    }
+}
+
+fn handle_request_serves_in_this_process() {
+    let server = std::sync::Arc::new(server().bind().unwrap());
+    let address = server.server_address().to_string();
+    let client = std::thread::spawn(move || request(&address));
+    server.handle_request().unwrap();
+    assert_eq!(client.join().unwrap(), std::process::id());
+    assert_eq!(server.active_workers(), 0);
+    assert_eq!(server.close().unwrap().served, 1);
+}
+
+// ----- Threads inside ----------------------------------------------------------------------------
+
+fn a_worker_with_threads_serves_many_at_a_time() {
+    let server = PreFork::<ThreadingTcpServer<_>>::new(ANY_PORT, Commanded).workers(1);
+    let (running, address) = serve(server, 1);
+    let clients: Vec<_> = (0..10).map(|_| Client::start(&address, "hold")).collect();
+    assert!(clients.iter().all(|client| client.process == children()[0]));
+    clients.into_iter().for_each(Client::finish);
+    stop(running, 10, 0);
+}
+
+fn threads_in_a_worker_end_their_requests_before_it_ends() {
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(2);
+    let (running, address) = serve(server.max_requests(1).max_requests_jitter(0), 2);
+    let clients: Vec<_> = (0..4).map(|_| Client::start(&address, "hold")).collect();
+    assert!(children().len() >= 4, "those that are on their way out do not count");
+    clients.into_iter().for_each(Client::finish);
+    wait_until("they have ended", || children().len() == 2);
+    let last = Client::start(&address, "hold");
+    running.shutdown_handle().shutdown();
+    wait_until("the server drains", || {
+        running.shutdown_handle().state() == State::Draining
+    });
+    last.finish();
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.failed, report.drained), (5, 0, 1));
+}
+
+fn a_worker_with_a_pool_of_threads_takes_what_it_has_room_for() {
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, Commanded).workers(2).queue_size(0);
+    let server = pool.prefork().min_workers(1).min_spare_workers(1).max_workers(2);
+    let (running, address) = serve(server, 1);
+    let clients: Vec<_> = (0..4).map(|_| Client::start(&address, "hold")).collect();
+    let processes: BTreeSet<_> = clients.iter().map(|client| client.process).collect();
+    assert_eq!(
+        Vec::from_iter(processes),
+        children(),
+        "a second was started when the first was full"
+    );
+    let waiting = connect(running.server_address());
+    clients.into_iter().for_each(Client::finish);
+    assert_ne!(exchange_line(waiting, "\n"), "");
+    stop(running, 5, 0);
+}
+
+// ----- All transports ----------------------------------------------------------------------------
+
+/// CPython's matrix, in which a server may have no children but those named: workers are looked for after it.
+#[track_caller]
+fn matrix_cell<S: Construct<Handler = EchoOrFail>>(kind: Kind) {
+    cell::<S>(kind, &[]);
+    assert_eq!(children(), []);
+    assert!(
+        !logged()
+            .iter()
+            .any(|line| line.contains("worker") && line.starts_with("ERROR"))
+    );
+}
+
+fn a_prefork_tcp_server_serves_from_bind_to_close() {
+    matrix_cell::<PreForkTcpServer<EchoOrFail>>(Kind::Tcp);
+}
+
+fn a_prefork_udp_server_serves_from_bind_to_close() {
+    matrix_cell::<PreForkUdpServer<EchoOrFail>>(Kind::Udp);
+}
+
+fn a_prefork_unix_stream_server_serves_from_bind_to_close() {
+    matrix_cell::<PreForkUnixStreamServer<EchoOrFail>>(Kind::UnixStream);
+}
+
+fn a_prefork_unix_datagram_server_serves_from_bind_to_close() {
+    matrix_cell::<PreForkUnixDatagramServer<EchoOrFail>>(Kind::UnixDatagram);
+}
+
+// ----- Bad numbers -------------------------------------------------------------------------------
+
+fn numbers_that_contradict_one_another_do_not_bind() {
+    #[track_caller]
+    fn check(server: Server, text: &str) {
+        let error = server.bind().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(text), "{error}");
+    }
+    check(
+        server().workers(0),
+        "a prefork server of 0 workers would never serve anybody",
+    );
+    check(
+        server().max_workers(3),
+        "at least 5 workers and at most 3: set max_workers to min_workers or more",
+    );
+    check(
+        server().max_spare_workers(1),
+        "at least 2 spare workers and at most 1: set max_spare_workers to min_spare_workers or more",
+    );
+}

@@ -1,0 +1,577 @@
+//! Worker processes in trouble: told by signals, killed, hanging, not starting; and their master killed.
+
+mod support;
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg, raise};
+use nix::unistd::Pid;
+use socketserver::Running;
+use socketserver::prelude::*;
+use support::commanded::{Client, Commanded, killed_by, request};
+use support::process::{
+    Process, as_ordinary_user, echo, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user,
+};
+use support::{CEILING, children, children_of, exchange_line, logged, process_state, temp_path, wait_until};
+
+tests![
+    roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up;
+    sigttin_and_sigttou_change_the_number,
+    the_last_worker_stays,
+    sighup_replaces_all_workers,
+    on_sighup_the_old_worker_serves_until_the_new_one_is_ready,
+    on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start,
+    sighup_under_load_fails_no_client,
+    a_signal_for_the_whole_group_spares_the_workers,
+    a_second_signal_stops_at_once,
+    sigterm_under_load_ends_all,
+    workers_that_do_not_start_stop_the_server_with_the_reason,
+    workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
+    workers_that_panic_as_they_start_stop_the_server_with_the_reason,
+    a_first_worker_that_cannot_be_forked_is_an_error,
+    with_room_for_fewer_workers_these_serve,
+    without_descriptors_workers_wait_and_recover,
+    a_worker_that_hangs_is_killed_and_replaced,
+    a_worker_that_hangs_as_it_starts_is_killed,
+    a_worker_that_takes_long_to_start_does_not_put_the_end_off,
+    a_worker_that_waits_does_not_hang,
+    a_handler_that_writes_does_not_hang,
+    a_handler_that_says_that_it_gets_on_does_not_hang,
+    a_random_worker_killed_again_and_again_costs_its_own_requests_only,
+    random_workers_with_threads_killed_again_and_again_cost_their_own_requests_only,
+    without_a_master_idle_workers_end,
+    without_a_master_a_request_in_progress_ends_and_then_its_worker,
+    without_a_master_a_worker_that_hangs_ends_at_the_deadline,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+fn server() -> PreForkTcpServer<Commanded> {
+    PreForkTcpServer::new(ANY_PORT, Commanded)
+}
+
+fn three_workers() {
+    serve_as_role(server().workers(3));
+}
+
+fn three_workers_with_threads() {
+    serve_as_role(ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(3));
+}
+
+fn three_workers_that_soon_give_up() {
+    serve_as_role(server().workers(3).drain_timeout(Duration::from_millis(100)));
+}
+
+/// Serves in this process, and waits until there are `workers`.
+#[track_caller]
+fn serve(server: impl BaseServer, workers: usize) -> (Running, String) {
+    let running = server.spawn().unwrap();
+    let address = running.server_address().to_string();
+    wait_until("the workers are there", || children().len() == workers);
+    (running, address)
+}
+
+#[track_caller]
+fn stop(running: Running, served: u64, failed: u64) {
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
+    assert_eq!(children(), [], "no worker is left");
+}
+
+/// Waits until there are `count` workers that all have been there for a moment.
+#[track_caller]
+fn wait_for_workers(master: u32, count: usize) -> Vec<u32> {
+    let mut before = Vec::new();
+    wait_until(&format!("there are {count} workers"), || {
+        let now = children_of(master);
+        let rest = now.len() == count && now == before;
+        before = now;
+        thread::sleep(Duration::from_millis(20));
+        rest
+    });
+    before
+}
+
+fn signal_master(signal: Signal) {
+    kill(Pid::this(), signal).unwrap();
+}
+
+// ----- Signals -----------------------------------------------------------------------------------
+
+fn sigttin_and_sigttou_change_the_number() {
+    let (running, address) = serve(server().workers(2), 2);
+    let me = std::process::id();
+    for (signal, workers) in [
+        (Signal::SIGTTIN, 3),
+        (Signal::SIGTTIN, 4),
+        (Signal::SIGTTOU, 3),
+        (Signal::SIGTTOU, 2),
+        (Signal::SIGTTOU, 1),
+    ] {
+        signal_master(signal);
+        wait_for_workers(me, workers);
+        request(&address);
+    }
+    stop(running, 5, 0);
+}
+
+fn the_last_worker_stays() {
+    let (running, address) = serve(server().workers(1), 1);
+    let worker = children();
+    signal_master(Signal::SIGTTOU);
+    wait_until("it is told", || {
+        logged().iter().any(|line| line == "WARN the last worker stays")
+    });
+    assert_eq!(request(&address), worker[0]);
+    stop(running, 1, 0);
+}
+
+fn sighup_replaces_all_workers() {
+    let (running, address) = serve(server().workers(3), 3);
+    let old = children();
+    let client = Client::start(&address, "hold");
+    signal_master(Signal::SIGHUP);
+    wait_until("the others are replaced", || {
+        let children = children();
+        children.len() == 4
+            && old
+                .iter()
+                .filter(|worker| children.contains(worker))
+                .eq([&client.process])
+    });
+    request(&address);
+    client.finish();
+    wait_until("all are replaced", || {
+        let children = children();
+        children.len() == 3 && !children.iter().any(|worker| old.contains(worker))
+    });
+    stop(running, 2, 0);
+}
+
+fn on_sighup_the_old_worker_serves_until_the_new_one_is_ready() {
+    let closed = temp_path("closed");
+    let path = closed.path.clone();
+    let server = server().workers(1).worker_init(move || {
+        wait_until("the gate is open", || !path.exists());
+        Ok(())
+    });
+    let (running, address) = serve(server, 1);
+    let old = request(&address);
+    fs::write(&closed.path, "").unwrap();
+    signal_master(Signal::SIGHUP);
+    wait_until("a new worker starts", || children().len() == 2);
+    for _ in 0..10 {
+        assert_eq!(request(&address), old);
+    }
+    fs::remove_file(&closed.path).unwrap();
+    wait_until("the old one has ended", || !children().contains(&old));
+    assert_eq!(request(&address), children()[0]);
+    stop(running, 12, 0);
+}
+
+fn on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start() {
+    let broken = temp_path("broken");
+    let path = broken.path.clone();
+    let server = server().workers(2).worker_init(move || {
+        if path.exists() {
+            return Err(io::Error::other("no database"));
+        }
+        Ok(())
+    });
+    let (running, address) = serve(server, 2);
+    request(&address);
+    let old = wait_for_workers(std::process::id(), 2);
+    fs::write(&broken.path, "").unwrap();
+    signal_master(Signal::SIGHUP);
+    wait_until("it is given up", || {
+        logged()
+            .iter()
+            .any(|line| line == "ERROR the new workers do not start: the old ones go on")
+    });
+    wait_until("the last of the new ones is reaped", || children() == old);
+    assert!(
+        logged()
+            .iter()
+            .any(|line| line.ends_with(" did not start: no database"))
+    );
+    request(&address);
+    stop(running, 2, 0);
+}
+
+// ----- Load --------------------------------------------------------------------------------------
+
+/// Clients that send one request after the other until they are told to stop.
+struct Load {
+    stop: AtomicBool,
+    answered: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Load {
+    /// Runs `with` under the load of `clients`; a client that waits for longer than the ceiling panics.
+    fn run(address: &str, clients: usize, with: impl FnOnce(&Load)) -> Load {
+        let load = Load {
+            stop: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+        };
+        thread::scope(|scope| {
+            for _ in 0..clients {
+                scope.spawn(|| {
+                    while !load.stop.load(Ordering::SeqCst) {
+                        match Client::try_start(address, "").map(Client::try_rest) {
+                            Ok(Ok(answer)) if answer == "done\n" => &load.answered,
+                            Err(error) | Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                                panic!("a client was not answered")
+                            }
+                            _ => &load.lost,
+                        }
+                        .fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            with(&load);
+            load.stop.store(true, Ordering::SeqCst);
+        });
+        load
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::SeqCst)
+    }
+
+    fn lost(&self) -> u64 {
+        self.lost.load(Ordering::SeqCst)
+    }
+
+    #[track_caller]
+    fn wait_for_more(&self, requests: u64) {
+        let before = self.answered();
+        wait_until("more are answered", || self.answered() >= before + requests);
+    }
+}
+
+/// The counts of requests that a server printed at its end.
+#[track_caller]
+fn counts(output: &str) -> (u64, u64) {
+    let count = |name: &str| -> u64 {
+        let rest = output.split_once(name).unwrap_or_else(|| panic!("{output}")).1;
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    (count("served="), count("failed="))
+}
+
+fn start(role_name: &str) -> Process {
+    Process::start(&mut role(role_name))
+}
+
+fn sighup_under_load_fails_no_client() {
+    for role_name in ["three_workers", "three_workers_with_threads"] {
+        let server = start(role_name);
+        let load = Load::run(server.address(), 4, |load| {
+            for _ in 0..5 {
+                let old = wait_for_workers(server.id(), 3);
+                load.wait_for_more(20);
+                server.signal(Signal::SIGHUP);
+                wait_until("all are replaced", || {
+                    !children_of(server.id()).iter().any(|worker| old.contains(worker))
+                });
+            }
+            load.wait_for_more(20);
+        });
+        server.signal(Signal::SIGTERM);
+        let ended = server.end();
+        assert_eq!(load.lost(), 0, "{ended:?}");
+        assert_eq!(counts(&ended.output), (load.answered(), 0), "{ended:?}");
+    }
+}
+
+/// No worker can be gone before its request has been counted, and none is counted twice.
+#[track_caller]
+fn kill_again_and_again(role_name: &str, requests_in_a_worker: u64) {
+    let server = start(role_name);
+    let mut kills = 0;
+    let load = Load::run(server.address(), 8, |_| {
+        let end = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < end {
+            let workers = children_of(server.id());
+            let victim = workers.get(kills % workers.len().max(1)).copied();
+            if victim.is_some_and(|worker| kill(pid(worker), Signal::SIGKILL).is_ok()) {
+                kills += 1;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let kills = kills as u64;
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    let (good, bad) = counts(&ended.output);
+    let story = format!(
+        "{kills} kills, {} answered, {} lost: {ended:?}",
+        load.answered(),
+        load.lost()
+    );
+    assert!(kills >= 10, "{story}");
+    assert!(load.lost() <= kills * requests_in_a_worker, "{story}");
+    assert!(bad <= kills * requests_in_a_worker, "{story}");
+    // One that was answered can still fail, and one that is killed in the middle of accept(2) has none to count.
+    let requests = load.answered() + load.lost();
+    assert!(good <= load.answered() && good + bad <= requests, "{story}");
+    assert!(requests - (good + bad) <= kills, "{story}");
+}
+
+fn a_random_worker_killed_again_and_again_costs_its_own_requests_only() {
+    kill_again_and_again("three_workers", 1);
+}
+
+fn random_workers_with_threads_killed_again_and_again_cost_their_own_requests_only() {
+    kill_again_and_again("three_workers_with_threads", 8);
+}
+
+fn sigterm_under_load_ends_all() {
+    let server = start("three_workers");
+    let (id, address) = (server.id(), server.address().to_owned());
+    let mut ended = None;
+    let load = Load::run(&address, 4, |load| {
+        load.wait_for_more(50);
+        server.signal(Signal::SIGTERM);
+        ended = Some(server.end());
+    });
+    let ended = ended.unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(counts(&ended.output), (load.answered(), 0), "{ended:?}");
+    assert_eq!(children_of(id), []);
+}
+
+// ----- The end by signals ------------------------------------------------------------------------
+
+fn a_signal_for_the_whole_group_spares_the_workers() {
+    let server = Process::start(echo("tcp", "prefork", ANY_PORT).process_group(0));
+    wait_for_workers(server.id(), 5);
+    let client = std::net::TcpStream::connect(server.address()).unwrap();
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    killpg(pid(server.id()), Signal::SIGINT).unwrap();
+    wait_until("the other workers have ended", || children_of(server.id()).len() == 1);
+    assert_eq!(exchange_line(&client, "still here\n"), "still here\n");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let ended = server.end();
+    assert!(
+        ended
+            .output
+            .ends_with("served=1 failed=0 drained=1 forced=0 leaked=0\n"),
+        "{ended:?}"
+    );
+}
+
+fn a_second_signal_stops_at_once() {
+    let server = start("three_workers");
+    wait_for_workers(server.id(), 3);
+    let client = Client::start(server.address(), "hold");
+    server.signal(Signal::SIGTERM);
+    wait_until("the other workers have ended", || children_of(server.id()).len() == 1);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(client.rest(), "");
+    let ended = server.end();
+    assert!(
+        ended
+            .output
+            .ends_with("served=0 failed=1 drained=0 forced=1 leaked=0\n"),
+        "{ended:?}"
+    );
+}
+
+// ----- Workers that do not start -----------------------------------------------------------------
+
+/// Serves, in vain, with an initialisation that never succeeds.
+#[track_caller]
+fn serve_in_vain(init: impl Fn() -> io::Result<()> + Send + Sync + 'static, reason: &str) {
+    let error = server().worker_init(init).serve_forever().unwrap_err();
+    let expected = format!("5 workers in a row did not start; the last: {reason}");
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(children(), []);
+}
+
+fn workers_that_do_not_start_stop_the_server_with_the_reason() {
+    serve_in_vain(|| Err(io::Error::other("no database")), "no database");
+}
+
+fn workers_that_are_killed_as_they_start_stop_the_server_with_the_reason() {
+    serve_in_vain(|| Ok(raise(Signal::SIGKILL)?), &killed_by(Signal::SIGKILL));
+}
+
+fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
+    serve_in_vain(
+        || std::panic::resume_unwind(Box::new("no database")),
+        "panicked: no database",
+    );
+}
+
+/// The example as a user without privileges (root has no such limit) who may have `tasks` processes more.
+fn with_few_tasks(tasks: u32) -> (Process, support::TempPath) {
+    let place = echo_for_everybody();
+    let mut command = as_ordinary_user(Path::new("prlimit"));
+    let limit = tasks + tasks_of_the_user();
+    command.arg(format!("--nproc={limit}")).arg(&place.path);
+    (Process::start(command.args(["--strategy", "prefork"])), place)
+}
+
+fn a_first_worker_that_cannot_be_forked_is_an_error() {
+    let (server, _place) = with_few_tasks(1);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let text = "echo: the first worker cannot be started: Resource temporarily unavailable";
+    assert!(ended.errors.contains(text), "{ended:?}");
+}
+
+fn with_room_for_fewer_workers_these_serve() {
+    let (server, _place) = with_few_tasks(3);
+    wait_until("two workers are there", || children_of(server.id()).len() == 2);
+    let client = std::net::TcpStream::connect(server.address()).unwrap();
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    drop(client);
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(counts(&ended.output), (1, 0), "{ended:?}");
+    let text = "workers end at once or cannot be started: Resource temporarily unavailable";
+    assert!(ended.errors.contains(text), "{ended:?}");
+}
+
+fn without_descriptors_workers_wait_and_recover() {
+    let limit = || {
+        let me = std::process::id().to_string();
+        // Room for some connections beside what this process has.
+        let most = format!("--nofile={}", fs::read_dir("/proc/self/fd")?.count() + 10);
+        assert!(Command::new("prlimit").args([&most, "--pid", &me]).status()?.success());
+        Ok(())
+    };
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded)
+        .prefork()
+        .workers(1)
+        .worker_init(limit);
+    let (running, address) = serve(server, 1);
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let address = address.clone();
+            thread::spawn(move || request(&address))
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    stop(running, 40, 0);
+}
+
+// ----- Workers that hang -------------------------------------------------------------------------
+
+const SOON: Duration = Duration::from_millis(200);
+
+fn a_worker_that_hangs_is_killed_and_replaced() {
+    let (running, address) = serve(server().workers(1).hang_timeout(SOON), 1);
+    let client = Client::start(&address, "hang");
+    let process = client.process;
+    client.expect_loss();
+    assert_ne!(request(&address), process);
+    stop(running, 1, 1);
+    assert!(logged().contains(&format!("ERROR worker {process} has not got on for 200ms: killing it")));
+}
+
+fn a_worker_that_hangs_as_it_starts_is_killed() {
+    let init = || loop {
+        thread::sleep(Duration::from_secs(10));
+    };
+    let error = server()
+        .hang_timeout(SOON)
+        .worker_init(init)
+        .serve_forever()
+        .unwrap_err();
+    assert!(error.to_string().ends_with(&killed_by(Signal::SIGKILL)), "{error}");
+}
+
+fn a_worker_that_takes_long_to_start_does_not_put_the_end_off() {
+    let slow = temp_path("slow");
+    let path = slow.path.clone();
+    let server = server().workers(1).worker_init(move || {
+        wait_until("it may start", || !path.exists());
+        Ok(())
+    });
+    let (running, address) = serve(server, 1);
+    request(&address);
+    fs::write(&slow.path, "").unwrap();
+    signal_master(Signal::SIGTTIN);
+    wait_until("another starts", || children().len() == 2);
+    let begin = Instant::now();
+    stop(running, 1, 0);
+    assert!(begin.elapsed() < CEILING);
+}
+
+fn a_worker_that_waits_does_not_hang() {
+    let (running, address) = serve(server().workers(2).hang_timeout(SOON), 2);
+    request(&address);
+    let before = children();
+    thread::sleep(SOON * 3);
+    assert_eq!(children(), before);
+    stop(running, 1, 0);
+}
+
+/// A request that takes longer than the timeout, and gets on, ends well.
+#[track_caller]
+fn does_not_hang(order: &str) {
+    let (running, address) = serve(server().workers(1).hang_timeout(Duration::from_secs(1)), 1);
+    assert!(Client::start(&address, order).rest().ends_with("done\n"));
+    stop(running, 1, 0);
+}
+
+fn a_handler_that_writes_does_not_hang() {
+    does_not_hang("write");
+}
+
+fn a_handler_that_says_that_it_gets_on_does_not_hang() {
+    does_not_hang("beat");
+}
+
+// ----- A master that is killed -------------------------------------------------------------------
+
+#[track_caller]
+fn wait_until_gone(workers: &[u32]) {
+    // Whoever reaps orphans here may leave a zombie.
+    let gone = |worker: &u32| process_state(*worker).is_none_or(|state| state == "Z");
+    wait_until("the workers have ended", || workers.iter().all(gone));
+}
+
+fn without_a_master_idle_workers_end() {
+    let server = start("three_workers");
+    let workers = wait_for_workers(server.id(), 3);
+    // Which kills it.
+    drop(server);
+    wait_until_gone(&workers);
+}
+
+fn without_a_master_a_request_in_progress_ends_and_then_its_worker() {
+    let server = start("three_workers");
+    let workers = wait_for_workers(server.id(), 3);
+    let client = Client::start(server.address(), "hold");
+    let (busy, idle): (Vec<_>, Vec<_>) = workers.into_iter().partition(|worker| *worker == client.process);
+    // Which kills it.
+    drop(server);
+    wait_until_gone(&idle);
+    client.finish();
+    wait_until_gone(&busy);
+}
+
+fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
+    let server = start("three_workers_that_soon_give_up");
+    let workers = wait_for_workers(server.id(), 3);
+    let client = Client::start(server.address(), "hang");
+    // Which kills it.
+    drop(server);
+    wait_until_gone(&workers);
+    client.expect_loss();
+}
