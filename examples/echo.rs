@@ -152,10 +152,11 @@ fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Repor
         }
         StrategyName::Prefork => {
             let prefork = server.prefork();
-            serve(match options.workers {
+            let prefork = match options.workers {
                 Some(workers) => prefork.workers(workers),
                 None => prefork,
-            })
+            };
+            serve(prefork, options)
         }
     }
 }
