@@ -330,7 +330,8 @@ fn a_child_that_the_program_has_reaped_counts_as_failed() {
     nix::sys::wait::waitpid(pid(process), None).unwrap();
     assert_eq!(counts(server.close().unwrap()), (0, 1));
     assert_eq!(server.active_children(), 0);
-    let text = format!("WARN child {process} was reaped by another part of this program; its request counts as failed");
+    let text =
+        format!("WARN child {process} was reaped by another part of this program; what it served counts as failed");
     assert_eq!(logged(), [text]);
 }
 

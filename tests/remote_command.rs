@@ -260,7 +260,7 @@ fn arguments_that_make_no_sense_are_refused() {
         (&["--encoding", "latin-1"], "[possible values: utf-8, gbk]"),
         (
             &["--strategy", "async"],
-            "[possible values: sync, threading, forking, pool]",
+            "[possible values: sync, threading, forking, pool, prefork]",
         ),
         (&["--protocol", "http"], "[possible values: ready, struct, udp, framed]"),
         (&["--address", "127.0.0.1"], "write HOST:PORT"),
