@@ -3,9 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --quiet --release --example echo
+cargo build --quiet --example echo
 log=$(mktemp)
-./target/release/examples/echo --transport tcp --strategy threading --address 127.0.0.1:0 >"$log" &
+./target/debug/examples/echo --transport tcp --strategy threading --address 127.0.0.1:0 >"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
 until grep -q '^listening on' "$log"; do sleep 0.05; done
