@@ -201,22 +201,24 @@ fn a_draining_server_refuses_new_clients() {
 
 /// Under every strategy, with a client that says nothing: a sync server's loop is busy with it.
 fn the_deadline_of_one_signal_is_kept() {
-    for strategy in STRATEGIES {
-        let place = temp_path("socket");
+    let servers = STRATEGIES.map(|strategy| {
         let server = Server {
             process: Process::start(echo("tcp", strategy, "127.0.0.1:0").args(["--drain", "1"])),
             transport: "tcp",
             name: strategy.to_owned(),
-            place,
+            place: temp_path("socket"),
         };
         let client = in_progress(&server);
         server.process.signal(Signal::SIGTERM);
-        assert_eq!(read_to_end(client), b"", "{strategy}");
-        let counts = match strategy {
+        (server, client)
+    });
+    for (server, client) in servers {
+        assert_eq!(read_to_end(client), b"", "{}", server.name);
+        let counts = match server.name.as_str() {
             "forking" => "served=0 failed=1 drained=0 forced=1 leaked=0",
             _ => "served=1 failed=0 drained=0 forced=1 leaked=0",
         };
-        assert_ended(strategy, &server.process.end(), counts);
+        assert_ended(&server.name, &server.process.end(), counts);
     }
 }
 
