@@ -54,6 +54,12 @@
 //! [`StreamRequest`], datagrams as [`DatagramRequest`]. Both can be made in memory, so a handler can be
 //! tested without a socket: [`run_handler`].
 //!
+//! # Read messages
+//!
+//! A stream has no message boundaries: three sends can arrive as one. [`StreamRequest::framed`] reads and
+//! writes messages with a codec (lengths, lines, netstrings, one of your own), within a limit, for both sides
+//! of a connection: [`framing`], and [its guide](framing::guide).
+//!
 //! # Set time limits
 //!
 //! A connection lasts as long as its client likes, unless the server, or a handler for itself, says

@@ -526,6 +526,9 @@ fn a_header_in_the_message_must_be_right() {
         let length = wrong.len();
         assert_eq!(encode_error(&codec, wrong), EncodeError::HeaderMismatch { length });
     }
+    let short = codec.max_frame_length(4);
+    let too_long = EncodeError::TooLong { length: 8, limit: 4 };
+    assert_eq!(encode_error(&short, b"T\0\x05hello"), too_long);
 }
 
 fn header_bytes_that_are_skipped_cannot_be_sent() {

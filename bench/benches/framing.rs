@@ -8,6 +8,7 @@
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read};
+use std::time::Duration;
 
 use bstr::io::BufReadExt;
 use bytes::BytesMut;
@@ -18,11 +19,11 @@ use tokio_util::codec::{self, Decoder as _, FramedRead};
 
 const ROUNDS: usize = 31;
 
-/// How long one subject runs in a round, in nanoseconds at least.
-const TURN: u64 = 4_000_000;
+/// How long one subject runs in a round, at least.
+const TURN: Duration = Duration::from_millis(4);
 
 /// The bytes of a stream: more than the first-level cache holds, and enough messages of every size.
-const STREAM: usize = 1 << 20;
+const STREAM: u32 = 1 << 20;
 
 /// Decodes the whole stream and returns how many bytes the messages had.
 type Subject<'a> = (&'a str, &'a dyn Fn() -> usize);
@@ -37,12 +38,11 @@ fn main() {
     }
 }
 
-fn lengths(size: usize) {
-    let mut message = u32::try_from(size).expect("sizes are small").to_be_bytes().to_vec();
-    message.resize(size + 4, b'x');
+fn lengths(size: u32) {
+    let message = [&size.to_be_bytes()[..], &vec![b'x'; size as usize]].concat();
     // Making the buffer is part of the stream: with few messages it would be most of it.
-    let count = (STREAM / message.len()).max(64);
-    let wire = &message.repeat(count)[..];
+    let count = (STREAM / (size + 4)).max(64);
+    let wire = &message.repeat(count as usize)[..];
     compare(
         &format!("length-delimited, {size} bytes"),
         count,
@@ -57,11 +57,10 @@ fn lengths(size: usize) {
     );
 }
 
-fn lines(size: usize) {
-    let mut line = vec![b'x'; size];
-    line.push(b'\n');
-    let count = STREAM / line.len();
-    let wire = &line.repeat(count)[..];
+fn lines(size: u32) {
+    let line = [&vec![b'x'; size as usize][..], b"\n"].concat();
+    let count = STREAM / (size + 1);
+    let wire = &line.repeat(count as usize)[..];
     compare(
         &format!("lines, {size} bytes"),
         count,
@@ -76,13 +75,14 @@ fn lines(size: usize) {
 }
 
 /// Runs the subjects in turn and prints how the first does beside each.
-fn compare(title: &str, messages: usize, subjects: &[Subject<'_>]) {
+fn compare(title: &str, messages: u32, subjects: &[Subject<'_>]) {
     let expected = subjects[0].1();
-    let repetitions: Vec<u64> = subjects
+    let repetitions: Vec<u32> = subjects
         .iter()
         .map(|(name, run)| {
             assert_eq!(run(), expected, "{name} decodes the same");
-            TURN / processor_time(run).max(1) + 1
+            let fit = TURN.as_nanos() / processor_time(run).as_nanos().max(1);
+            u32::try_from(fit).expect("a stream takes longer than a picosecond") + 1
         })
         .collect();
     let mut rounds = vec![Vec::new(); subjects.len()];
@@ -93,29 +93,22 @@ fn compare(title: &str, messages: usize, subjects: &[Subject<'_>]) {
                     black_box(run());
                 }
             });
-            rounds[index].push(took as f64 / (repetitions[index] as f64 * messages as f64));
+            rounds[index].push(took.as_secs_f64() / f64::from(repetitions[index]));
         }
     }
     println!("{title}");
     for ((name, _), times) in subjects.iter().zip(&rounds) {
-        let ratios = rounds[0].iter().zip(times).map(|(ours, its)| ours / its);
-        println!(
-            "    {name:36} {:9.1} ns {:7.2}",
-            median(times.iter().copied()),
-            median(ratios)
-        );
+        let message = median(times.iter().copied()) / f64::from(messages) * 1e9;
+        let ratio = median(rounds[0].iter().zip(times).map(|(ours, its)| ours / its));
+        println!("    {name:36} {message:9.1} ns {ratio:7.2}");
     }
 }
 
-/// In nanoseconds.
-fn processor_time<T>(work: impl FnOnce() -> T) -> u64 {
-    let now = || {
-        let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has this clock");
-        time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
-    };
+fn processor_time<T>(work: impl FnOnce() -> T) -> Duration {
+    let now = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has this clock"));
     let began = now();
     black_box(work());
-    now() - began
+    now().saturating_sub(began)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

@@ -80,8 +80,8 @@ impl Buffer {
         arrived
     }
 
-    /// One read, tried again when a signal interrupts it; 0 at the end of the stream. `missing` is how many
-    /// bytes the message needs at least.
+    /// One read, tried again when a signal interrupts it; 0 at the end of the stream. `missing` is what the
+    /// decoder wants room for.
     pub(super) fn read_from(&mut self, source: &mut impl Read, missing: usize) -> io::Result<usize> {
         self.make_room(missing);
         loop {

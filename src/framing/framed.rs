@@ -166,11 +166,11 @@ impl<S, C> Framed<S, C> {
 
     /// Limits how long one message may take from its first byte to its last; `None`, the default: for ever.
     ///
-    /// It ends a peer that sends a byte now and then to keep a timeout of the stream from running out. It is
+    /// It ends a peer that sends a byte now and then to keep the timeout of each read from running out. It is
     /// looked at between reads, so a peer that falls silent is noticed only if the stream has a timeout, too
-    /// ([`StreamRequest::set_timeout`](crate::StreamRequest::set_timeout),
-    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout)). Past it, reading fails with
-    /// [`TimedOut`](ErrorKind::TimedOut).
+    /// ([`Timeouts::idle`](crate::Timeouts::idle) in a handler,
+    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout) elsewhere). Past it, reading fails
+    /// with [`TimedOut`](ErrorKind::TimedOut).
     pub fn set_message_timeout(&mut self, timeout: impl Into<Option<Duration>>) {
         self.message_timeout = timeout.into();
         self.begun = None;

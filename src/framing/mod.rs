@@ -1,8 +1,8 @@
 //! Messages over streams: codecs, and [`Framed`], which reads and writes them.
 //!
 //! A stream has no message boundaries: what was sent in three calls can arrive in one, and what was sent in
-//! one can arrive in three. A codec says where each message ends. [`guide`] shows the problem and which
-//! codec to choose.
+//! one can arrive in three. A codec says where each message ends. [The guide](guide) shows the problem, which
+//! codec to choose, and how to mend code that reads messages with one `recv`.
 //!
 //! ```
 //! use socketserver::framing::LengthDelimitedCodec;

@@ -153,8 +153,11 @@ impl LengthDelimitedCodec {
             Endian::Big => u32::from_be_bytes(*header),
             Endian::Little => u32::from_le_bytes(*header),
         } as usize;
+        if body > self.max_frame_length {
+            return None;
+        }
         let end = header.len() + body;
-        (body <= self.max_frame_length).then_some(if body <= rest.len() {
+        Some(if body <= rest.len() {
             Decoded::Frame(Frame {
                 message: header.len()..end,
                 consumed: end,
@@ -217,9 +220,11 @@ impl LengthDelimitedCodec {
 
     /// Whether a message that brings its header is what the other side would decode.
     fn check_header(&self, message: &[u8]) -> Result<(), EncodeError> {
+        let length = message.len();
         match self.ends(message) {
-            Ok(Some((_, end))) if end == message.len() => Ok(()),
-            _ => Err(EncodeError::HeaderMismatch { length: message.len() }),
+            Ok(Some((_, end))) if end == length => Ok(()),
+            Err(DecodeError::TooLong { limit, .. }) if length > limit => Err(EncodeError::TooLong { length, limit }),
+            _ => Err(EncodeError::HeaderMismatch { length }),
         }
     }
 }
