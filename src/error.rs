@@ -241,8 +241,11 @@ mod tests {
             failed(Cause::Error(wrapped.into())).io_error().unwrap().kind(),
             io::ErrorKind::InvalidData
         );
-        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        assert!(failed(Cause::Error(reset.into())).is_disconnect());
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(failed(Cause::Error(reset().into())).is_disconnect());
+        // Of an error of another type it is the source.
+        let other = bind_error(&"127.0.0.1:1".into(), reset()).into_inner();
+        assert!(failed(Cause::Error(other.expect("a BindError"))).is_disconnect());
     }
 
     #[test]

@@ -128,13 +128,16 @@ fn by_default_the_longest_udp_datagram_is_taken_whole() {
 }
 
 fn a_datagram_of_exactly_the_limit_is_whole() {
-    let running = UdpServer::new("127.0.0.1:0", describe)
-        .max_packet_size(4)
-        .spawn()
-        .unwrap();
-    assert_eq!(exchange(&running, b"xxxx"), b"kept 4 of 4, truncated: false");
-    assert_eq!(exchange(&running, b"xxxxx"), b"kept 4 of 5, truncated: true");
-    running.stop().unwrap();
+    for limit in [4, 1, 0] {
+        let server = UdpServer::new("127.0.0.1:0", describe).max_packet_size(limit);
+        let running = server.spawn().unwrap();
+        let whole = format!("kept {limit} of {limit}, truncated: false");
+        assert_eq!(exchange(&running, &vec![b'x'; limit]), whole.as_bytes());
+        let longer = limit + 1;
+        let cut = format!("kept {limit} of {longer}, truncated: true");
+        assert_eq!(exchange(&running, &vec![b'x'; longer]), cut.as_bytes());
+        running.stop().unwrap();
+    }
 }
 
 fn one_cut_datagram_leaves_the_next_alone() {
