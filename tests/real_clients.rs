@@ -24,6 +24,7 @@ tests![
     cpythons_clients_are_served_by_threading_servers,
     cpythons_clients_are_served_by_forking_servers,
     cpythons_clients_are_served_by_pools,
+    cpythons_clients_are_served_by_workers_forked_ahead,
     a_missing_client_skips_its_test_unless_it_is_required,
 ];
 
@@ -294,6 +295,11 @@ fn cpythons_clients_are_served_by_forking_servers() {
 // Not in CPython
 fn cpythons_clients_are_served_by_pools() {
     assert_serves_cpythons_clients("pool");
+}
+
+// Not in CPython
+fn cpythons_clients_are_served_by_workers_forked_ahead() {
+    assert_serves_cpythons_clients("prefork");
 }
 
 // ----- Missing clients ---------------------------------------------------------------------------

@@ -157,9 +157,9 @@ fn sigterm_waits_for_the_command_that_runs() {
         // Opening waits until the command has opened its end: it runs.
         let mut end = std::fs::OpenOptions::new().write(true).open(&place.path).unwrap();
         server.signal(Signal::SIGTERM);
-        // The loop of a sync server is busy: it goes on listening.
+        // The loop of a sync server is busy, as a worker's of PreFork is: it goes on listening.
         wait_until("the server drains", || match strategy {
-            "sync" => !server.is_pending(Signal::SIGTERM),
+            "sync" | "prefork" => !server.is_pending(Signal::SIGTERM),
             _ => !is_listening(server.address()),
         });
         end.write_all(b"to the end\n").unwrap();
