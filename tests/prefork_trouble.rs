@@ -19,7 +19,7 @@ use support::commanded::{Client, Commanded, killed_by, request};
 use support::process::{
     Process, as_ordinary_user, echo, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user,
 };
-use support::{CEILING, children, children_of, exchange_line, logged, process_state, temp_path, wait_until};
+use support::{CEILING, children, children_of, exchange_line, logged, process_state, queued, temp_path, wait_until};
 
 tests![
     roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up;
@@ -355,12 +355,12 @@ fn sigterm_under_load_ends_all() {
 fn a_signal_for_the_whole_group_spares_the_workers() {
     let server = Process::start(echo("tcp", "prefork", ANY_PORT).process_group(0));
     wait_for_workers(server.id(), 5);
+    // It has not said anything yet, so its first message is waited for.
     let client = std::net::TcpStream::connect(server.address()).unwrap();
-    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    wait_until("it is accepted", || queued(server.address()) == Some(0));
     killpg(pid(server.id()), Signal::SIGINT).unwrap();
     wait_until("the other workers have ended", || children_of(server.id()).len() == 1);
     assert_eq!(exchange_line(&client, "still here\n"), "still here\n");
-    client.shutdown(std::net::Shutdown::Write).unwrap();
     let ended = server.end();
     assert!(
         ended
