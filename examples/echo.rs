@@ -23,6 +23,7 @@ Examples:
   echo --transport udp --address 127.0.0.1:7777       then: nc -u 127.0.0.1 7777
   echo --transport unix --address /tmp/echo.sock      then: nc -U /tmp/echo.sock
   echo --transport unix --address @echo               then: socat - ABSTRACT-CONNECT:echo
+  echo --max-connections 1 --on-limit reject          then: two of them at a time
 
 Logs go to standard error; RUST_LOG=debug shows more of them.")]
 struct Options {
@@ -56,6 +57,30 @@ struct Options {
     /// How long requests in progress may take to end once the server was told to stop.
     #[arg(long, value_name = "SECS", default_value_t = 30)]
     drain: u64,
+
+    /// Requests in progress at most.
+    #[arg(long, value_name = "N")]
+    max_connections: Option<usize>,
+
+    /// Requests of one client address in progress at most.
+    #[arg(long, value_name = "N")]
+    per_address: Option<usize>,
+
+    /// What happens to clients beyond these limits.
+    #[arg(long, value_enum, default_value_t = Policy::Wait)]
+    on_limit: Policy,
+
+    /// Writes counts and connections to the log at SIGUSR1.
+    #[arg(long)]
+    stats: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Policy {
+    /// They wait until there is room.
+    Wait,
+    /// They are told to come again later.
+    Reject,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -137,7 +162,25 @@ fn run(options: &Options) -> io::Result<Report> {
     }
 }
 
+fn with_limits<S: BaseServer>(mut server: S, options: &Options) -> S {
+    let limit = |max| match options.on_limit {
+        Policy::Wait => Limit::wait(max),
+        Policy::Reject => Limit::reject(max),
+    };
+    if let Some(max) = options.max_connections {
+        server = server.max_connections(limit(max));
+    }
+    if let Some(max) = options.per_address {
+        server = server.max_per_address(limit(max));
+    }
+    if options.stats {
+        server = server.on_signal(signal::SIGUSR1, SignalAction::DumpStats);
+    }
+    server.farewell("busy, come again later\n")
+}
+
 fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Report> {
+    let server = with_limits(server, options);
     match options.strategy {
         StrategyName::Sync => serve(server, options),
         StrategyName::Threading => serve(server.threading(), options),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -12,21 +12,28 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
-use crate::lifecycle::{Pause, Shared, Ticket, Wakeup};
+use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
+use crate::limits::Admitted;
+use crate::observer::Event as Observed;
 use crate::server::{Core, not_bound};
 use crate::sys;
 use crate::transport::Transport;
 
 /// Waits for the listener and for wake-ups, in sets (epoll(7)) that a process never changes once it has made
-/// them, unless it shares the listener with others.
+/// them, unless accepting is suspended or resumed, or it shares the listener with others.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    /// The listener, stop and wake. Threads that accept beside each other use different sets, because a
-    /// connection wakes everybody who waits in one set, but only one of the sets (`EPOLLEXCLUSIVE`). Made
-    /// when they are needed, the first one at once.
+    /// The listener (while accepting is not suspended), stop, wake, and the turn of a request that waits.
+    /// Threads that accept beside each other use different sets, because a connection wakes everybody who
+    /// waits in one set, but only one of the sets (`EPOLLEXCLUSIVE`). Made when they are needed, the first
+    /// one at once.
     all: [OnceLock<Epoll>; SETS],
     /// Stop, wake, and a place among the requests in progress.
     quiet: Epoll,
+    /// Whether the listener is in the sets.
+    listening: AtomicBool,
+    /// Held while sets are made or changed.
+    changing: Mutex<()>,
     /// Other processes wait for the listener, too.
     shared: AtomicBool,
     /// A request may have woken one of them that did not accept it.
@@ -41,6 +48,7 @@ const LISTENER: u64 = 0;
 const STOP: u64 = 1;
 const WAKE: u64 = 2;
 const PLACE: u64 = 3;
+const TURN: u64 = 4;
 
 /// What a wait came back with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,10 +64,12 @@ impl Waiter {
         let quiet = wakeup_set(wakeup)?;
         quiet.add(wakeup.place_fd(), EpollEvent::new(EpollFlags::EPOLLIN, PLACE))?;
         let mut all = [const { OnceLock::new() }; SETS];
-        all[0] = listener_set(listener, wakeup)?.into();
+        all[0] = listener_set(Some(listener), wakeup)?.into();
         Ok(Waiter {
             all,
             quiet,
+            listening: AtomicBool::new(true),
+            changing: Mutex::new(()),
             shared: AtomicBool::new(false),
             look_again: AtomicBool::new(false),
         })
@@ -70,9 +80,34 @@ impl Waiter {
         let new = Self::new(listener, wakeup)?;
         sys::replace(self.quiet.0.as_fd(), new.quiet.0.as_fd())?;
         for set in self.all.iter().filter_map(OnceLock::get) {
-            sys::replace(set.0.as_fd(), listener_set(listener, wakeup)?.0.as_fd())?;
+            sys::replace(set.0.as_fd(), listener_set(Some(listener), wakeup)?.0.as_fd())?;
         }
+        self.listening.store(true, Ordering::SeqCst);
         self.shared.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes the listener out of the sets, or puts it back, as `suspended` says at last. That takes it away
+    /// from all who wait, at once and without waking them.
+    pub(crate) fn suspend(&self, listener: &impl AsFd, suspended: impl Fn() -> bool) -> io::Result<()> {
+        if self.listening.load(Ordering::SeqCst) != suspended() {
+            return Ok(());
+        }
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let listen = !suspended();
+        for set in self.all.iter().filter_map(OnceLock::get) {
+            let changed = if listen {
+                watch(set, listener)
+            } else {
+                set.delete(listener)
+            };
+            match changed {
+                // Done before an attempt that failed.
+                Ok(()) | Err(Errno::EEXIST | Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        self.listening.store(listen, Ordering::SeqCst);
         Ok(())
     }
 
@@ -82,8 +117,11 @@ impl Waiter {
     /// told: the master wakes them, and they look again.
     fn look_again(&self, set: &Epoll, listener: &impl AsFd) -> io::Result<()> {
         if self.look_again.load(Ordering::Relaxed) && self.look_again.swap(false, Ordering::Relaxed) {
-            set.delete(listener)?;
-            watch(set, listener)?;
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.listening.load(Ordering::SeqCst) {
+                set.delete(listener)?;
+                watch(set, listener)?;
+            }
         }
         Ok(())
     }
@@ -98,6 +136,8 @@ impl Waiter {
     ) -> io::Result<Event> {
         let own = &self.all[number % SETS];
         if own.get().is_none() {
+            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let listener = self.listening.load(Ordering::SeqCst).then_some(listener);
             // Without a descriptor for it, the first set does.
             if let Ok(set) = listener_set(listener, wakeup) {
                 let _ = own.set(set);
@@ -123,6 +163,7 @@ impl Waiter {
             Some(LISTENER) => return Ok(Event::Request),
             Some(STOP) => wakeup.stop_seen(),
             Some(PLACE) => wakeup.take_place(),
+            Some(TURN) => wakeup.take_turn(),
             Some(_) => {
                 wakeup.clear();
                 if self.shared.load(Ordering::Relaxed) {
@@ -141,16 +182,20 @@ fn wakeup_set(wakeup: &Wakeup) -> io::Result<Epoll> {
     Ok(set)
 }
 
-fn listener_set(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Epoll> {
+fn listener_set(listener: Option<&impl AsFd>, wakeup: &Wakeup) -> io::Result<Epoll> {
     let set = wakeup_set(wakeup)?;
-    watch(&set, listener)?;
+    set.add(wakeup.turn_fd(), EpollEvent::new(EXCLUSIVE, TURN))?;
+    if let Some(listener) = listener {
+        watch(&set, listener)?;
+    }
     Ok(set)
 }
 
-fn watch(set: &Epoll, listener: &impl AsFd) -> io::Result<()> {
-    let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-    Ok(set.add(listener, EpollEvent::new(exclusive, LISTENER))?)
+fn watch(set: &Epoll, listener: &impl AsFd) -> nix::Result<()> {
+    set.add(listener, EpollEvent::new(EXCLUSIVE, LISTENER))
 }
+
+const EXCLUSIVE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLEXCLUSIVE);
 
 /// The token of one event, or `None` when the time was over or a signal came.
 fn wait_one(set: &Epoll, timeout: Option<Duration>) -> io::Result<Option<u64>> {
@@ -231,8 +276,12 @@ fn remedy(error: &io::Error) -> Remedy {
 #[derive(Debug)]
 pub(crate) struct Backoff {
     what: &'static str,
+    /// Whose observers hear of it.
+    server: Option<Arc<Shared>>,
     /// The last delay in milliseconds; 0 while all is well.
     delay: AtomicU64,
+    /// When the episode began.
+    since: Mutex<Option<Instant>>,
     /// Attempts in a row that failed and were repeated at once.
     retries: AtomicU32,
 }
@@ -245,8 +294,22 @@ impl Backoff {
     pub(crate) fn new(what: &'static str) -> Self {
         Backoff {
             what,
+            server: None,
             delay: AtomicU64::new(0),
+            since: Mutex::default(),
             retries: AtomicU32::new(0),
+        }
+    }
+
+    /// Tells the observers of this server, too.
+    pub(crate) fn of(mut self, server: &Arc<Shared>) -> Self {
+        self.server = Some(Arc::clone(server));
+        self
+    }
+
+    fn observe<'a>(&self, event: impl FnOnce() -> Observed<'a>) {
+        if let Some(server) = &self.server {
+            server.observe(event);
         }
     }
 
@@ -260,11 +323,17 @@ impl Backoff {
     }
 
     /// The next delay; only the first of an episode is logged.
-    pub(crate) fn next(&self, why: &dyn fmt::Display) -> Duration {
+    pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
+        let what = self.what;
         let longer = |delay: u64| (delay * 2).clamp(Self::FIRST, Self::LONGEST);
         let before = self.delay.update(Ordering::Relaxed, Ordering::Relaxed, longer);
         if before == 0 {
-            log::warn!("{}: {why}; trying again until it works", self.what);
+            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            log::warn!("{what}: {reason}; trying again until it works");
+            self.observe(|| Observed::BackOffBegun {
+                what,
+                reason: reason.to_string(),
+            });
         }
         Duration::from_millis(longer(before))
     }
@@ -274,7 +343,11 @@ impl Backoff {
             self.retries.store(0, Ordering::Relaxed);
         }
         if self.delay.load(Ordering::Relaxed) != 0 && self.delay.swap(0, Ordering::Relaxed) != 0 {
-            log::info!("{}: over", self.what);
+            let what = self.what;
+            let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let duration = since.map(|since| since.elapsed()).unwrap_or_default();
+            log::info!("{what}: over");
+            self.observe(|| Observed::BackOffEnded { what, duration });
         }
     }
 }
@@ -291,6 +364,8 @@ enum Turn<T: Transport> {
     Job(Job<T>),
     /// `verify_request` said no.
     Refused,
+    /// A limit said no.
+    Rejected,
     /// Nothing yet: another turn.
     Again,
     /// The time given was over.
@@ -307,6 +382,8 @@ pub enum Handled {
     Processed,
     /// A request came and `verify_request` refused it.
     Refused,
+    /// A request came and a limit rejected it.
+    Rejected,
     /// None came within [`timeout`](crate::Config::timeout); `handle_timeout` ran.
     TimedOut,
     /// The server was told to stop.
@@ -335,10 +412,7 @@ pub struct Acceptor<T: Transport> {
 
 impl<T: Transport> Clone for Acceptor<T> {
     fn clone(&self) -> Self {
-        Acceptor {
-            backoffs: Arc::clone(&self.backoffs),
-            ..Self::new(Arc::clone(&self.server))
-        }
+        Self::with(Arc::clone(&self.server), Arc::clone(&self.backoffs))
     }
 }
 
@@ -352,16 +426,22 @@ impl<T: Transport> fmt::Debug for Acceptor<T> {
 
 impl<T: Transport> Acceptor<T> {
     pub(crate) fn new(server: Outermost<T>) -> Self {
+        let backoff = |what| Backoff::new(what).of(server.core().shared());
+        let backoffs = Backoffs {
+            accepting: backoff("cannot accept"),
+            processing: backoff("cannot start a request"),
+        };
+        Self::with(server, Arc::new(backoffs))
+    }
+
+    fn with(server: Outermost<T>, backoffs: Arc<Backoffs>) -> Self {
         Acceptor {
             interval: server.core().attribute(|config| config.poll_interval),
             forks: server.forks(),
             server,
             ticket: None,
             pause: None,
-            backoffs: Arc::new(Backoffs {
-                accepting: Backoff::new("cannot accept"),
-                processing: Backoff::new("cannot start a request"),
-            }),
+            backoffs,
             set: 0,
         }
     }
@@ -383,13 +463,13 @@ impl<T: Transport> Acceptor<T> {
         let next = loop {
             match self.turn(self.interval) {
                 Ok(Turn::Job(job)) => return Ok(Some(job)),
-                Ok(Turn::Refused | Turn::Again | Turn::TimedOut) => {}
+                Ok(Turn::Refused | Turn::Rejected | Turn::Again | Turn::TimedOut) => {}
                 Ok(Turn::Stopped) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
         // It accepts no more, and its place is not to be waited for, however long it is kept.
-        self.ticket = None;
+        (self.ticket, self.pause) = (None, None);
         next
     }
 
@@ -408,7 +488,7 @@ impl<T: Transport> Acceptor<T> {
                 .backoffs
                 .processing
                 .next(&"the system has no room for another thread or process");
-            self.pause(delay)
+            self.pause_for_place(delay)
         } else {
             self.backoffs.processing.over();
             Ok(())
@@ -426,6 +506,7 @@ impl<T: Transport> Acceptor<T> {
                     return Ok(Handled::Processed);
                 }
                 Turn::Refused => return Ok(Handled::Refused),
+                Turn::Rejected => return Ok(Handled::Rejected),
                 Turn::Stopped => return Ok(Handled::Stopped),
                 Turn::TimedOut if left.is_some_and(|left| left.is_zero()) => return Ok(Handled::TimedOut),
                 Turn::TimedOut | Turn::Again => {}
@@ -434,14 +515,20 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// Waits without accepting until the server is told to stop, or something woke it up: for a thread
-    /// that lets others accept. True if it is to stop.
+    /// that lets others accept, and sees to what they may all be too busy for. True if it is to stop.
     pub(crate) fn stand_by(&self) -> io::Result<bool> {
-        let wakeup = self.server.core().shared().wakeup()?;
-        wakeup.wait_stop()?;
+        let core = self.server.core();
+        let wakeup = core.shared().wakeup()?;
+        wakeup.wait_stop(None)?;
+        core.run_signal_actions();
+        if let Err(error) = core.keep_suspension() {
+            self.back_off(&error)?;
+            wakeup.wake();
+        }
         let stopping = wakeup.is_stopping();
         if stopping {
             // The threads that accept may be busy, and not have seen it yet.
-            self.server.core().begin_drain(&*self.server);
+            core.begin_drain(&self.server);
         }
         Ok(stopping)
     }
@@ -453,9 +540,10 @@ impl<T: Transport> Acceptor<T> {
         const SLICE: Duration = Duration::from_millis(10);
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
+        core.run_signal_actions();
         let patience = core.drain_time_left();
         if wakeup.is_forced() || patience.is_zero() {
-            core.give_up_queue(&*self.server);
+            core.give_up_queue(&self.server);
             return Ok(false);
         }
         core.tell_progress();
@@ -489,12 +577,17 @@ impl<T: Transport> Acceptor<T> {
             wakeup.about_to_wait();
         }
         server.service_actions();
+        let timeout = self.until_next_due(timeout);
         let turn = if wakeup.is_stopping() {
             self.turn_stopping(core, wakeup)
-        } else if self.has_place() {
-            self.turn_serving(core, wakeup, timeout)
-        } else {
+        } else if let Err(error) = core.keep_suspension() {
+            self.back_off(&error).map(|()| Turn::Again)
+        } else if !self.has_place() {
             core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
+        } else if let Some(job) = self.waiting_job() {
+            Ok(Turn::Job(job))
+        } else {
+            self.turn_serving(core, wakeup, timeout)
         };
         if self.forks {
             wakeup.awake();
@@ -504,22 +597,22 @@ impl<T: Transport> Acceptor<T> {
 
     fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
         let transport = core.transport().ok_or_else(not_bound)?;
-        if transport.has_ahead() {
-            return self.accept(wakeup, false);
+        if transport.has_ahead() && !core.shared().is_suspended() {
+            return self.accept(wakeup, None);
         }
         let event = {
             let _waiting = core.shared().master().map(|master| master.waiting());
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
         match event {
-            Event::Request => self.accept(wakeup, false),
+            Event::Request => self.accept(wakeup, None),
             event => Ok(Turn::nothing(event)),
         }
     }
 
     /// The server was told to stop: what the kernel has queued is still accepted.
     fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
-        let backlog = core.begin_drain(&*self.server);
+        let backlog = core.begin_drain(&self.server);
         // What was received ahead is in nobody's queue any more.
         let has_ahead = core.transport().is_some_and(Transport::has_ahead);
         if backlog.is_empty() && !has_ahead {
@@ -527,25 +620,21 @@ impl<T: Transport> Acceptor<T> {
         }
         let patience = core.drain_time_left();
         if wakeup.is_forced() || patience.is_zero() {
-            core.give_up_queue(&*self.server);
+            core.give_up_queue(&self.server);
             // A strategy may wait for its requests before it lets us drain.
-            core.end_patience(&*self.server);
+            core.end_patience(&self.server);
             return Ok(self.stopped());
         }
         if !self.has_place() {
-            wakeup.wait(patience.min(core.tell_progress()))?;
+            wakeup.wait_place(patience.min(core.tell_progress()))?;
             return Ok(Turn::Again);
         }
-        let turn = self.accept(wakeup, true)?;
-        if matches!(turn, Turn::Job(_) | Turn::Refused) {
-            backlog.took_one();
-        }
-        Ok(turn)
+        self.accept(wakeup, Some(backlog))
     }
 
     /// This acceptor is done, and so are the others: the queue is empty, or is given up.
     fn stopped(&self) -> Turn<T> {
-        self.server.core().begin_drain(&*self.server).end();
+        self.server.core().begin_drain(&self.server).end();
         // One that waits for a place wakes the next in its turn.
         self.shared().wake();
         Turn::Stopped
@@ -562,50 +651,93 @@ impl<T: Transport> Acceptor<T> {
         self.ticket.is_some()
     }
 
-    /// `refusing`: nothing new comes any more, so nothing is left when there is nothing.
-    fn accept(&mut self, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
-        match self.server.get_request() {
-            Ok(request) => {
+    /// A request that waited and may run now, before any that waits in the kernel's queue.
+    fn waiting_job(&mut self) -> Option<Job<T>> {
+        let place = self.ticket.as_mut()?;
+        let job = self.server.core().waiting_room().next(&self.server, place)?;
+        self.ticket = None;
+        Some(job)
+    }
+
+    /// At most `timeout`, and not beyond the time at which something else is to be done.
+    fn until_next_due(&self, timeout: Option<Duration>) -> Option<Duration> {
+        let core = self.server.core();
+        let due = [core.linger().close_due(&*self.server), core.waiting_room().next_turn()];
+        let Some(due) = due.into_iter().flatten().min() else {
+            return timeout;
+        };
+        let left = due.saturating_duration_since(Instant::now());
+        Some(timeout.map_or(left, |timeout| timeout.min(left)))
+    }
+
+    /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
+    fn accept(&mut self, wakeup: &Wakeup, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
+        let request = match self.server.get_request() {
+            Ok(request) => request,
+            Err(error) => return self.after_error(&error, wakeup, backlog.is_some()),
+        };
+        self.backoffs.accepting.over();
+        if let Some(backlog) = backlog {
+            backlog.took_one();
+        }
+        let Some(ticket) = self.ticket.take() else {
+            return Ok(Turn::Again);
+        };
+        let Some(job) = Job::accepted(&self.server, request, ticket).verify() else {
+            return Ok(Turn::Refused);
+        };
+        Ok(match job.admit() {
+            Admitted::Job(job) => Turn::Job(job),
+            Admitted::Waits => Turn::Again,
+            Admitted::Rejected => Turn::Rejected,
+        })
+    }
+
+    fn after_error(&self, error: &io::Error, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
+        match remedy(error) {
+            Remedy::Wait => {
+                // It takes a descriptor to look.
                 self.backoffs.accepting.over();
-                let Some(ticket) = self.ticket.take() else {
-                    return Ok(Turn::Again);
-                };
-                let job = Job::new(Arc::clone(&self.server), request, ticket);
-                Ok(job.verify().map_or(Turn::Refused, Turn::Job))
+                Ok(if refusing { self.stopped() } else { Turn::Again })
             }
-            Err(error) => match remedy(&error) {
-                Remedy::Wait => {
-                    // It takes a descriptor to look.
-                    self.backoffs.accepting.over();
-                    Ok(if refusing { self.stopped() } else { Turn::Again })
-                }
-                Remedy::Retry if self.backoffs.accepting.may_retry() => {
-                    log::debug!("accept: {error}");
-                    Ok(Turn::Again)
-                }
-                // Without a descriptor it cannot be accepted, but seen that there is nothing.
-                Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
-                Remedy::Retry | Remedy::BackOff => {
-                    let delay = self.backoffs.accepting.next(&error);
-                    self.pause(delay)?;
-                    Ok(Turn::Again)
-                }
-                // Another acceptor has found the queue empty, and it is closed.
-                Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
-                Remedy::GiveUp => Err(io::Error::new(
-                    error.kind(),
-                    format!("the listening socket is broken: {error}"),
-                )),
-            },
+            Remedy::Retry if self.backoffs.accepting.may_retry() => {
+                log::debug!("accept: {error}");
+                Ok(Turn::Again)
+            }
+            // Without a descriptor it cannot be accepted, but seen that there is nothing.
+            Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
+            Remedy::Retry | Remedy::BackOff => {
+                // They have what may be wanting.
+                self.server.core().linger().close_all(&*self.server);
+                self.back_off(error)?;
+                Ok(Turn::Again)
+            }
+            // Another acceptor has found the queue empty, and it is closed.
+            Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
+            Remedy::GiveUp => Err(io::Error::new(
+                error.kind(),
+                format!("the listening socket is broken: {error}"),
+            )),
         }
     }
 
-    /// Waits, at most `delay`: a wake-up, or being told to stop, ends it early.
-    fn pause(&mut self, delay: Duration) -> io::Result<()> {
+    /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
+    /// for an acceptor that has none.
+    fn back_off(&self, error: &io::Error) -> io::Result<()> {
+        let delay = self.backoffs.accepting.next(error);
+        let wakeup = self.shared().wakeup()?;
+        if wakeup.is_stopping() {
+            return wakeup.wait(delay);
+        }
+        wakeup.wait_stop(Some(delay))
+    }
+
+    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
+    fn pause_for_place(&self, delay: Duration) -> io::Result<()> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         if wakeup.is_stopping() {
-            return wakeup.wait(delay);
+            return wakeup.wait_place(delay);
         }
         core.waiter()?.wait_quiet(wakeup, Some(delay)).map(drop)
     }

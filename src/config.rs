@@ -6,6 +6,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lifecycle::SignalAction;
+use crate::limits::{Limit, RateLimit};
+use crate::observer::Observer;
 use crate::server::BaseServer;
 use crate::timeouts::Timeouts;
 
@@ -54,12 +57,35 @@ pub struct Config {
     pub socket_uid: Option<u32>,
     /// The group that a Unix socket's file belongs to; `None` (the default): as for any new file there.
     pub socket_gid: Option<u32>,
-    pub(crate) shutdown_signals: Vec<i32>,
+    /// How many requests (connections or datagrams) may be in progress at once; `None` (the default): as many
+    /// as the strategy has room for.
+    pub max_connections: Option<Limit>,
+    /// How many requests of one client address may be in progress at once; `None` (the default): no limit.
+    /// An address is an IPv4 address or an IPv6 /64; clients of Unix sockets have none.
+    pub max_per_address: Option<Limit>,
+    /// How many requests of one client address may come in a time; `None` (the default): no limit.
+    pub max_rate_per_address: Option<RateLimit>,
+    /// How many requests may [wait](crate::OnLimit::Wait) because of the limits on their address, for all addresses
+    /// together; one beyond is rejected. Each costs a descriptor (a datagram: its memory). Default 128.
+    pub max_waiting: usize,
+    /// What a rejected connection is sent before it is closed; nothing by default. A few kilobytes at most:
+    /// what does not fit into the empty send buffer of the socket is cut off.
+    pub farewell: Vec<u8>,
+    pub(crate) observers: Vec<Arc<dyn Observer>>,
+    /// One action a signal.
+    pub(crate) signals: Vec<(i32, SignalAction)>,
     pub(crate) before_bind: Option<SocketHook>,
 }
 
 /// Sets options on a socket that is not bound yet.
 pub(crate) type SocketHook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
+
+impl Config {
+    fn on_signal(&mut self, signal: i32, action: SignalAction) {
+        self.signals.retain(|(other, _)| *other != signal);
+        self.signals.push((signal, action));
+    }
+}
 
 impl Default for Config {
     fn default() -> Self {
@@ -76,7 +102,13 @@ impl Default for Config {
             socket_mode: None,
             socket_uid: None,
             socket_gid: None,
-            shutdown_signals: Vec::new(),
+            max_connections: None,
+            max_per_address: None,
+            max_rate_per_address: None,
+            max_waiting: 128,
+            farewell: Vec::new(),
+            observers: Vec::new(),
+            signals: Vec::new(),
             before_bind: None,
         }
     }
@@ -97,7 +129,13 @@ impl fmt::Debug for Config {
             .field("socket_mode", &self.socket_mode)
             .field("socket_uid", &self.socket_uid)
             .field("socket_gid", &self.socket_gid)
-            .field("shutdown_signals", &self.shutdown_signals)
+            .field("max_connections", &self.max_connections)
+            .field("max_per_address", &self.max_per_address)
+            .field("max_rate_per_address", &self.max_rate_per_address)
+            .field("max_waiting", &self.max_waiting)
+            .field("farewell", &self.farewell)
+            .field("observers", &self.observers.len())
+            .field("signals", &self.signals)
             .finish_non_exhaustive()
     }
 }
@@ -257,6 +295,55 @@ pub trait Configure: BaseServer {
         self
     }
 
+    /// Limits how many requests are in progress at once ([`Config::max_connections`]). A plain number
+    /// [waits](crate::OnLimit::Wait).
+    #[must_use]
+    fn max_connections(self, limit: impl Into<Limit>) -> Self {
+        self.core()
+            .configure(|config| config.max_connections = Some(limit.into()));
+        self
+    }
+
+    /// Limits how many requests of one client address are in progress at once
+    /// ([`Config::max_per_address`]). A plain number [waits](crate::OnLimit::Wait).
+    #[must_use]
+    fn max_per_address(self, limit: impl Into<Limit>) -> Self {
+        self.core()
+            .configure(|config| config.max_per_address = Some(limit.into()));
+        self
+    }
+
+    /// Limits how fast the requests of one client address may come ([`Config::max_rate_per_address`]). A plain
+    /// number is so many a second, and [waits](crate::OnLimit::Wait).
+    #[must_use]
+    fn max_rate_per_address(self, limit: impl Into<RateLimit>) -> Self {
+        self.core()
+            .configure(|config| config.max_rate_per_address = Some(limit.into()));
+        self
+    }
+
+    /// Sets how many requests may wait because of the limits on their address ([`Config::max_waiting`]).
+    #[must_use]
+    fn max_waiting(self, requests: usize) -> Self {
+        self.core().configure(|config| config.max_waiting = requests);
+        self
+    }
+
+    /// Sets what a rejected connection is sent ([`Config::farewell`]).
+    #[must_use]
+    fn farewell(self, message: impl Into<Vec<u8>>) -> Self {
+        self.core().configure(|config| config.farewell = message.into());
+        self
+    }
+
+    /// Tells `observer` what happens in the server, beside those that were attached before.
+    #[must_use]
+    fn observer(self, observer: impl Observer) -> Self {
+        self.core()
+            .configure(|config| config.observers.push(Arc::new(observer)));
+        self
+    }
+
     /// Stops the server at any of these signals, numbered as in signal(7): `[signal::SIGINT,
     /// signal::SIGTERM]`.
     ///
@@ -270,7 +357,35 @@ pub trait Configure: BaseServer {
     /// was shut down.
     #[must_use]
     fn shutdown_on_signals(self, signals: impl IntoIterator<Item = i32>) -> Self {
-        self.core().configure(|config| config.shutdown_signals.extend(signals));
+        self.core().configure(|config| {
+            for signal in signals {
+                config.on_signal(signal, SignalAction::Drain);
+            }
+        });
+        self
+    }
+
+    /// Does `action` at a signal, numbered as in signal(7): a [`SignalAction`], or a function of the
+    /// [`ServerHandle`](crate::ServerHandle). It replaces what was set for that signal before.
+    ///
+    /// Signals are listened to as [`shutdown_on_signals`](Self::shutdown_on_signals) says. Forked children do what is
+    /// the default for the signal, except that they leave SIGINT to the server.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// // SIGUSR2 (a terminal's or an operator's) suspends accepting, and resumes it.
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).on_signal(
+    ///     signal::SIGUSR2,
+    ///     |server: &ServerHandle| match server.state() {
+    ///         socketserver::State::Suspended => server.resume(),
+    ///         _ => server.suspend(),
+    ///     },
+    /// );
+    /// ```
+    #[must_use]
+    fn on_signal(self, signal: i32, action: impl Into<SignalAction>) -> Self {
+        self.core().configure(|config| config.on_signal(signal, action.into()));
         self
     }
 

@@ -9,6 +9,7 @@ use std::process::ExitStatus;
 use nix::errno::Errno;
 
 use crate::address::Address;
+use crate::observer::Outcome;
 use crate::timeouts::TimeoutError;
 
 /// What a handler may fail with: any error, boxed. `?` makes one of any error type, `.into()` of text.
@@ -120,6 +121,15 @@ impl RequestError {
                 BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof
             )
         })
+    }
+
+    /// How the request ended by it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match &self.cause {
+            Cause::Error(_) => Outcome::Failed,
+            Cause::Panic(_) => Outcome::Panicked,
+            Cause::Exit(status) => Outcome::Exited(*status),
+        }
     }
 }
 

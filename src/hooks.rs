@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::error::{HandlerResult, RequestError, panic_message};
 use crate::job::{Active, Force, Job};
+use crate::limits::{Capacity, LimitKind};
 use crate::server::{BaseServer, Concurrency, Core};
 use crate::transport::Transport;
 
@@ -20,10 +21,11 @@ pub(crate) trait Hooks<T: Transport>: Send + Sync {
     fn core(&self) -> &Core<T>;
     /// Whether requests run in processes of their own.
     fn forks(&self) -> bool;
-    fn capacity(&self) -> usize;
+    fn capacity(&self) -> Capacity;
     fn service_actions(&self);
     fn get_request(&self) -> io::Result<T::Request>;
     fn verify_request(&self, request: &T::Request, client_address: &Address) -> bool;
+    fn reject_request(&self, request: &mut T::Request, limit: LimitKind);
     fn process_request(&self, job: Job<T>);
     fn finish_request(&self, active: &mut Active<T>) -> HandlerResult;
     fn shutdown_request(&self, request: &mut T::Request);
@@ -43,11 +45,13 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
         S::CONCURRENCY == Concurrency::Processes
     }
 
-    fn capacity(&self) -> usize {
+    fn capacity(&self) -> Capacity {
         BaseServer::capacity(self)
     }
 
+    /// And what signals ask for: both are done at each turn of the accept loop, and while it drains.
     fn service_actions(&self) {
+        BaseServer::core(self).run_signal_actions();
         guarded("service_actions", (), || BaseServer::service_actions(self));
     }
 
@@ -61,6 +65,12 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
 
     fn verify_request(&self, request: &<S::Transport as Transport>::Request, client_address: &Address) -> bool {
         BaseServer::verify_request(self, request, client_address)
+    }
+
+    fn reject_request(&self, request: &mut <S::Transport as Transport>::Request, limit: LimitKind) {
+        guarded("reject_request", (), || {
+            BaseServer::reject_request(self, request, limit);
+        });
     }
 
     fn process_request(&self, job: Job<S::Transport>) {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
 use crate::hooks::Outermost;
-use crate::lifecycle::Ticket;
+use crate::lifecycle::{Admission, Ticket};
+use crate::observer::{Event, Outcome};
 use crate::request::Request;
 #[cfg(doc)]
 use crate::server::BaseServer;
@@ -91,18 +92,48 @@ pub struct Job<T: Transport> {
 }
 
 impl<T: Transport> Job<T> {
-    /// Admits a request: gives it its number and context.
-    pub(crate) fn new(server: Outermost<T>, mut request: T::Request, mut ticket: Ticket) -> Self {
-        let context = ticket.assign(request.socket());
-        request.attach(context);
+    /// A request has come: gives it its number and context.
+    pub(crate) fn accepted(server: &Outermost<T>, mut request: T::Request, mut ticket: Ticket) -> Self {
+        request.attach(ticket.assign());
+        let (number, client_address) = (ticket.number(), request.client_address());
+        ticket.shared().observe(|| Event::Accepted { number, client_address });
         let active = Active {
             request,
             phase: Phase::Verify,
         };
+        Self::new(server, active, ticket)
+    }
+
+    pub(crate) fn new(server: &Outermost<T>, active: Active<T>, ticket: Ticket) -> Self {
         Job {
-            server,
+            server: Arc::clone(server),
             parts: Some((active, ticket)),
         }
+    }
+
+    /// What the limits say to it.
+    pub(crate) fn ask_limits(&mut self) -> Admission {
+        let Some((active, ticket)) = &mut self.parts else {
+            unreachable!("a job has its request until it is consumed")
+        };
+        ticket.admit(&active.request, self.server.capacity())
+    }
+
+    /// Apart: it is not to be a job, or not yet.
+    pub(crate) fn into_parts(mut self) -> (Outermost<T>, Active<T>, Ticket) {
+        let Some((active, ticket)) = self.parts.take() else {
+            unreachable!("a job has its request until it is consumed")
+        };
+        (Arc::clone(&self.server), active, ticket)
+    }
+
+    /// The limits have let it in: tells so.
+    pub(crate) fn started(self) -> Self {
+        if let Some((active, ticket)) = &self.parts {
+            let (number, client_address) = (ticket.number(), active.client_address());
+            ticket.shared().observe(|| Event::Started { number, client_address });
+        }
+        self
     }
 
     /// Whose request it is.
@@ -129,48 +160,54 @@ impl<T: Transport> Job<T> {
             return false;
         };
         let _busy = ticket.shared().enter();
-        let served = self.finish(&mut active);
-        self.close(active, ticket, served);
-        served
+        ticket.begin();
+        let outcome = self.finish(&mut active, &ticket);
+        self.close(active, ticket, outcome);
+        outcome == Outcome::Served
     }
 
     /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the
     /// request can be told and ended from outside.
     pub(crate) fn run_inline(mut self) -> bool {
-        if let Some((_, ticket)) = &mut self.parts {
-            ticket.begin_inline();
+        if let Some((active, ticket)) = &mut self.parts {
+            ticket.begin_inline(active.request.socket());
         }
         self.run()
     }
 
-    fn finish(&self, active: &mut Active<T>) -> bool {
+    fn finish(&self, active: &mut Active<T>, ticket: &Ticket) -> Outcome {
         match catch_unwind(AssertUnwindSafe(|| self.server.finish_request(active))) {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => self.report(active, Cause::Error(error)),
-            Err(payload) => self.report(active, Cause::Panic(payload)),
+            Ok(Ok(())) => Outcome::Served,
+            Ok(Err(error)) => self.report(active, ticket, Cause::Error(error)),
+            Err(payload) => self.report(active, ticket, Cause::Panic(payload)),
         }
-        false
     }
 
-    fn report(&self, active: &Active<T>, cause: Cause) {
+    fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
         let error = RequestError::new(active.phase, active.client_address().clone(), cause);
         self.server.handle_error(&error);
+        if let Some(&timeout) = error.timeout() {
+            let (number, client_address) = (ticket.number(), active.client_address());
+            ticket.shared().observe(|| Event::TimedOut {
+                number,
+                client_address,
+                timeout,
+            });
+        }
+        error.outcome()
     }
 
-    fn close(&self, active: Active<T>, mut ticket: Ticket, served: bool) {
+    fn close(&self, active: Active<T>, mut ticket: Ticket, outcome: Outcome) {
         let mut request = active.request;
         self.server.shutdown_request(&mut request);
         ticket.forget_socket();
         self.server.close_request(request);
-        if served {
-            ticket.served();
-        }
+        ticket.ended(outcome);
     }
 
-    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed, and does not
-    /// count; `None`.
+    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; `None`.
     pub(crate) fn verify(mut self) -> Option<Self> {
-        let (active, _) = self.parts.as_mut()?;
+        let (active, ticket) = self.parts.as_mut()?;
         let verdict = catch_unwind(AssertUnwindSafe(|| {
             self.server
                 .verify_request(&active.request, active.request.client_address())
@@ -180,22 +217,26 @@ impl<T: Transport> Job<T> {
                 active.phase = Phase::Process;
                 return Some(self);
             }
-            Ok(false) => {
-                if let Some((active, ticket)) = self.parts.take() {
-                    self.refuse(active, ticket);
-                }
+            Ok(false) => self.refuse(),
+            Err(payload) => {
+                // Counted as one that has failed, and so has started.
+                ticket.start(&active.request);
+                self.started().fail(Cause::Panic(payload));
             }
-            Err(payload) => self.fail(Cause::Panic(payload)),
         }
         None
     }
 
-    fn refuse(&self, active: Active<T>, mut ticket: Ticket) {
-        let mut request = active.request;
-        self.server.shutdown_request(&mut request);
-        ticket.forget_socket();
-        self.server.close_request(request);
-        ticket.refused();
+    fn refuse(mut self) {
+        if let Some((active, ticket)) = self.parts.take() {
+            let (number, client_address) = (ticket.number(), active.client_address());
+            ticket.shared().observe(|| Event::Refused { number, client_address });
+            // Before the client knows.
+            ticket.refused();
+            let mut request = active.request;
+            self.server.shutdown_request(&mut request);
+            self.server.close_request(request);
+        }
     }
 
     /// Ends the request without running it: the error is reported, the connection closed.
@@ -205,8 +246,8 @@ impl<T: Transport> Job<T> {
 
     fn fail(mut self, cause: Cause) {
         if let Some((active, ticket)) = self.parts.take() {
-            self.report(&active, cause);
-            self.close(active, ticket, false);
+            let outcome = self.report(&active, &ticket, cause);
+            self.close(active, ticket, outcome);
         }
     }
 
@@ -214,7 +255,7 @@ impl<T: Transport> Job<T> {
     /// keeps what is needed to count it when the child has ended.
     pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
         let (active, mut ticket) = self.parts.take()?;
-        ticket.forget_socket();
+        ticket.leave_to_child();
         let client_address = active.client_address().clone();
         self.server.close_request(active.request);
         Some(Remote {
@@ -229,7 +270,7 @@ impl<T: Transport> Job<T> {
 impl<T: Transport> Drop for Job<T> {
     fn drop(&mut self) {
         if let Some((active, ticket)) = self.parts.take() {
-            self.close(active, ticket, false);
+            self.close(active, ticket, Outcome::Dropped);
         }
     }
 }
@@ -250,17 +291,30 @@ pub(crate) struct Remote<T: Transport> {
 }
 
 impl<T: Transport> Remote<T> {
+    /// The number of its request.
+    pub(crate) fn number(&self) -> u64 {
+        self.ticket.number()
+    }
+
     /// Its process has ended. What the child's handler did wrong was reported in the child (status 1);
     /// any other end is reported here.
-    pub(crate) fn ended(self, status: ExitStatus) {
-        match status.code() {
-            Some(0) => self.ticket.served(),
-            Some(1) => {}
+    pub(crate) fn ended(self, process: i32, status: ExitStatus) {
+        let number = Some(self.number());
+        self.ticket.shared().observe(|| Event::ChildExited {
+            number,
+            process,
+            status,
+        });
+        let outcome = match status.code() {
+            Some(0) => Outcome::Served,
+            Some(1) => Outcome::Failed,
             _ => {
                 let error = RequestError::new(Phase::Handle, self.client_address, Cause::Exit(status));
                 self.server.handle_error(&error);
+                error.outcome()
             }
-        }
+        };
+        self.ticket.ended(outcome);
     }
 }
 

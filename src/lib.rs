@@ -99,6 +99,40 @@
 //! # }
 //! ```
 //!
+//! # Limit
+//!
+//! Beyond each limit, clients wait ([`OnLimit::Wait`], the default: a plain number is enough) or are rejected
+//! ([`Limit::reject`]): sent the [`farewell`](Configure::farewell) by the hook
+//! [`reject_request`](BaseServer::reject_request), counted, closed.
+//!
+//! | Limit | Of | Those that wait are held |
+//! |---|---|---|
+//! | [`max_connections`](Configure::max_connections) | requests in progress | by the kernel's queue |
+//! | [`Threading::max_threads`], [`Forking::max_children`], [`ThreadPool::queue_size`] | what the strategy has room for | by the kernel's queue |
+//! | [`max_per_address`](Configure::max_per_address) | requests of one IPv4 address or IPv6 /64 in progress | accepted, without a thread or process, [`max_waiting`](Configure::max_waiting) of them |
+//! | [`max_rate_per_address`](Configure::max_rate_per_address) | requests of such an address in a time | likewise |
+//!
+//! ```no_run
+//! use socketserver::prelude::*;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! ThreadingTcpServer::new("127.0.0.1:8080", |_: &mut TcpRequest| {})
+//!     .max_connections(1000)
+//!     .max_per_address(Limit::reject(20))
+//!     .max_rate_per_address(RateLimit::reject(50).burst(200))
+//!     .farewell("too many requests, come again later\r\n")
+//!     .serve_forever()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # See and control
+//!
+//! [`BaseServer::stats`] has exact counts and the live connections; a [`ServerHandle`] has them from elsewhere,
+//! also while `serve_forever` runs and after it, suspends and resumes accepting, and closes one connection.
+//! An [`Observer`] hears of each [`Event`]; [`LoggingObserver`] and [`CountingObserver`] are ready-made.
+//! [`on_signal`](Configure::on_signal) says what a signal does.
+//!
 //! # Change a hook
 //!
 //! A server is a stack of wrappers, each of which may override hooks of [`BaseServer`]: its page shows a
@@ -160,9 +194,12 @@ mod handler;
 mod hooks;
 mod job;
 mod lifecycle;
+mod limits;
+mod observer;
 pub mod prelude;
 mod request;
 mod server;
+mod stats;
 mod strategy;
 mod sys;
 mod timeouts;
@@ -175,12 +212,15 @@ pub use config::{Config, Configure};
 pub use error::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub use handler::{BaseRequestHandler, IntoHandlerResult, run_handler};
 pub use job::{Active, Force, Job};
-pub use lifecycle::{Report, Running, ShutdownHandle, State, WaitError};
+pub use lifecycle::{Report, Running, ServerHandle, ShutdownHandle, SignalAction, State, WaitError};
+pub use limits::{Capacity, Limit, LimitKind, OnLimit, RateLimit};
+pub use observer::{CountingObserver, Event, EventCounts, LoggingObserver, Observer, Outcome};
 pub use request::{
     DatagramRequest, DatagramSocket, MemoryDatagrams, MemoryStream, PeerCredentials, RFile, Request, ServerContext,
     Stream, StreamRequest, WFile,
 };
 pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServer};
+pub use stats::{Connection, Stats};
 pub use strategy::{Forking, PreFork, Strategies, ThreadPool, Threading};
 pub use timeouts::{Timeout, TimeoutError, TimeoutKind, Timeouts};
 pub use transport::{SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};

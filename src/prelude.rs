@@ -3,8 +3,8 @@
 pub use crate::framing::{Framed, LengthDelimitedCodec, LinesCodec};
 pub use crate::{
     Address, BaseRequestHandler, BaseServer, Concurrency, Configure, DatagramRequest, HandlerError, HandlerResult, Job,
-    MemoryStream, PreFork, Report, RequestError, RequestOf, ShutdownHandle, Strategies, Stream, StreamRequest,
-    TcpRequest, UnixStreamRequest, signal,
+    Limit, MemoryStream, OnLimit, PreFork, RateLimit, Report, RequestError, RequestOf, ServerHandle, ShutdownHandle,
+    SignalAction, Strategies, Stream, StreamRequest, TcpRequest, UnixStreamRequest, signal,
 };
 
 pub use crate::aliases::servers::*;

@@ -17,9 +17,13 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::{self, BaseRequestHandler};
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Backlog, Closing, Duty, Master, Report, Running, Shared, ShutdownHandle, State, drain};
+use crate::lifecycle::{
+    Backlog, Closing, Duty, Master, Report, Running, ServerHandle, Shared, ShutdownHandle, State, drain, run_actions,
+};
+use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom, send_farewell};
 use crate::request::Request;
-use crate::sys::{self, SignalAction, SignalGuard};
+use crate::stats::Stats;
+use crate::sys::{self, Reaction, SignalGuard};
 use crate::timeouts::Timeouts;
 use crate::transport::{SocketType, Transport};
 
@@ -75,9 +79,11 @@ pub enum Concurrency {
 /// * **To call:** [`serve_forever`](Self::serve_forever), [`spawn`](Self::spawn),
 ///   [`bind`](Self::bind), [`handle_request`](Self::handle_request),
 ///   [`shutdown_handle`](Self::shutdown_handle), [`shutdown`](Self::shutdown),
+///   [`handle`](Self::handle), [`stats`](Self::stats),
 ///   [`server_address`](Self::server_address), [`fileno`](Self::fileno), [`socket`](Self::socket),
 ///   [`config`](Self::config), the setters of [`Configure`](crate::Configure).
 /// * **To override:** [`verify_request`](Self::verify_request),
+///   [`reject_request`](Self::reject_request),
 ///   [`process_request`](Self::process_request), [`finish_request`](Self::finish_request),
 ///   [`handle_error`](Self::handle_error), [`handle_timeout`](Self::handle_timeout),
 ///   [`service_actions`](Self::service_actions), [`get_request`](Self::get_request),
@@ -202,6 +208,17 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         ShutdownHandle::new(Arc::clone(self.core().shared()))
     }
 
+    /// A handle to look at the server and to control it from elsewhere.
+    fn handle(&self) -> ServerHandle {
+        ServerHandle::new(Arc::clone(self.core().shared()))
+    }
+
+    /// What the server has done and does now. Once `serve_forever` has taken the server away:
+    /// [`ServerHandle::stats`].
+    fn stats(&self) -> Stats {
+        self.core().shared().stats()
+    }
+
     /// Asks the server to stop; never blocks. See [`ShutdownHandle::shutdown`].
     fn shutdown(&self) {
         self.core().shared().shutdown();
@@ -282,6 +299,17 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().verify_request(request, client_address)
     }
 
+    /// Tells a client that there is no room for it: `limit` is reached and its policy is to
+    /// [`Reject`](crate::OnLimit::Reject). Called on the accept loop, after
+    /// [`verify_request`](Self::verify_request): never wait here. By default a connection is sent the
+    /// [`farewell`](Config::farewell).
+    ///
+    /// After it the sending side is shut down, and the connection closed as soon as that cannot cut off
+    /// what was sent, at most half a second later.
+    fn reject_request(&self, request: &mut RequestOf<Self>, limit: LimitKind) {
+        self.inner().reject_request(request, limit);
+    }
+
     /// Decides where and when a request runs: the hook of strategies. Called on the accept loop, which
     /// waits until it returns.
     fn process_request(&self, job: Job<Self::Transport>) {
@@ -338,9 +366,10 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().serve(acceptor)
     }
 
-    /// How many requests may be in progress at once. At that number the server stops accepting, and the
-    /// kernel's queue holds what comes, until one has ended.
-    fn capacity(&self) -> usize {
+    /// How many requests may be in progress at once, and what happens beyond: a layer with a limit of its own
+    /// adds it with [`Capacity::and`] to what its inner server says. Asked before a request is accepted, and
+    /// again when it has been.
+    fn capacity(&self) -> Capacity {
         self.inner().capacity()
     }
 
@@ -371,7 +400,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
-    let report = drain(&*hooks)?;
+    let report = drain(&hooks)?;
     ended.map(|()| report)
 }
 
@@ -403,6 +432,10 @@ pub struct Core<T: Transport> {
     /// The second of the drain that was last told of.
     pub(crate) told_second: AtomicU64,
     signals: Mutex<Vec<SignalGuard>>,
+    /// As it is when the server is bound: asked for at each request, without a lock.
+    max_connections: OnceLock<Option<Limit>>,
+    waiting_room: WaitingRoom<T>,
+    linger: Linger<T>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
     /// field: dropped when the socket is closed.
     _closing: Closing,
@@ -424,6 +457,25 @@ impl<T: Transport> Core<T> {
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
+            max_connections: OnceLock::new(),
+            waiting_room: WaitingRoom::new(),
+            linger: Linger::new(),
+        }
+    }
+
+    pub(crate) fn waiting_room(&self) -> &WaitingRoom<T> {
+        &self.waiting_room
+    }
+
+    pub(crate) fn linger(&self) -> &Linger<T> {
+        &self.linger
+    }
+
+    fn capacity(&self) -> Capacity {
+        let frozen = self.max_connections.get().copied();
+        match frozen.unwrap_or_else(|| self.attribute(|config| config.max_connections)) {
+            Some(limit) => Capacity::UNLIMITED.and(limit, LimitKind::Connections),
+            None => Capacity::UNLIMITED,
         }
     }
 
@@ -473,13 +525,10 @@ impl<T: Transport> Core<T> {
     fn listen_to_signals(&self, concurrency: Concurrency) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        for signal in self.config().shutdown_signals {
-            // Listened to twice, one signal would count as two, and the second stops at once.
-            if guards.iter().all(|guard| guard.signal != signal) {
-                guards.push(sys::on_signal(signal, Arc::clone(wakeup), SignalAction::Shutdown)?);
-            }
+        for (signal, action) in &self.config().signals {
+            guards.push(sys::on_signal(*signal, Arc::clone(wakeup), action.into())?);
         }
-        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), SignalAction::Nudge)?);
+        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?);
         // The loop of a forking server is never busy in a handler.
         if concurrency != Concurrency::Processes
             && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
@@ -491,6 +540,7 @@ impl<T: Transport> Core<T> {
 
     fn server_bind(&self) -> io::Result<()> {
         self.attribute(|config| config.timeouts.check())?;
+        self.attribute(limits::check)?;
         if !self.ready_made {
             let transport = T::bind(&self.address, &self.config())?;
             // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
@@ -517,9 +567,29 @@ impl<T: Transport> Core<T> {
     /// After `server_activate`: ready to wait for requests.
     fn activated(&self) -> io::Result<()> {
         let transport = self.transport().ok_or_else(not_bound)?;
+        let config = self.config();
+        self.shared.configure(&config);
+        let _ = self.max_connections.set(config.max_connections);
         let _ = self.waiter.set(Waiter::new(transport.socket(), self.shared.wakeup()?)?);
         self.shared.advance(State::Bound);
         Ok(())
+    }
+
+    /// Stops accepting, or begins again, if that was asked for.
+    pub(crate) fn keep_suspension(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?
+            .suspend(transport.socket(), || self.shared.is_suspended())
+    }
+
+    /// Does what the signals that came ask for, and that a signal handler may not do.
+    pub(crate) fn run_signal_actions(&self) {
+        if let Ok(wakeup) = self.shared.wakeup()
+            && wakeup.has_signals()
+        {
+            let signals = wakeup.take_signals();
+            run_actions(&self.shared, signals, &self.config().signals);
+        }
     }
 
     pub(crate) fn stop_listening(&self, in_child: bool) {
@@ -550,6 +620,9 @@ impl<T: Transport> Core<T> {
                 sys::default_action(guard.signal);
             }
         }
+        // Connections of others, which would not end for their clients before this process does.
+        self.waiting_room.abandon();
+        self.linger.abandon();
         self.stop_listening(true);
     }
 
@@ -675,6 +748,12 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
         true
     }
 
+    fn reject_request(&self, request: &mut T::Request, _limit: LimitKind) {
+        if let Some(socket) = request.socket() {
+            self.core.attribute(|config| send_farewell(socket, &config.farewell));
+        }
+    }
+
     fn process_request(&self, job: Job<T>) {
         job.run_inline();
     }
@@ -694,9 +773,9 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
 
     fn handle_error(&self, error: &RequestError) {
         if error.is_disconnect() {
-            log::info!("{error}");
+            log::info!(phase:% = error.phase(), client:% = error.client_address(); "{error}");
         } else {
-            log::error!("{error}");
+            log::error!(phase:% = error.phase(), client:% = error.client_address(); "{error}");
         }
     }
 
@@ -711,8 +790,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
         Ok(())
     }
 
-    fn capacity(&self) -> usize {
-        usize::MAX
+    fn capacity(&self) -> Capacity {
+        self.core.capacity()
     }
 
     fn drain_requests(&self) {

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, STRATEGIES, assert_ended, echo, echo_path, pid, start};
+use support::talk::{assert_waits, finish, in_progress};
 use support::{connect, exchange_line, read_to_end, temp_path};
 
 tests![
@@ -26,6 +27,11 @@ tests![
     help_names_every_transport_and_strategy,
     a_transport_that_does_not_exist_is_told,
     zero_workers_are_refused,
+    over_max_connections_clients_are_told_to_come_again_under_every_strategy,
+    over_max_connections_clients_wait_under_every_strategy,
+    over_the_limit_of_an_address_clients_wait,
+    a_limit_of_zero_is_refused,
+    the_stats_are_logged_at_sigusr1,
     workers_without_a_pool_are_told_to_have_no_effect,
     an_address_that_is_taken_is_told,
 ];
@@ -180,7 +186,16 @@ fn help_names_every_transport_and_strategy() {
     let output = run(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
-    let options = ["--transport", "--strategy", "--address", "--workers"];
+    let options = [
+        "--transport",
+        "--strategy",
+        "--address",
+        "--workers",
+        "--max-connections",
+        "--per-address",
+        "--on-limit",
+        "--stats",
+    ];
     for word in options.iter().chain(&support::process::TRANSPORTS).chain(&STRATEGIES) {
         assert!(text.contains(word), "no {word} in: {text}");
     }
@@ -217,4 +232,75 @@ fn an_address_that_is_taken_is_told() {
         "{text}"
     );
     server.assert_served(0, Signal::SIGTERM);
+}
+
+// ----- Limits and stats --------------------------------------------------------------------------
+
+/// The example on a free port of loopback, with more options.
+#[track_caller]
+fn start_with(strategy: &str, options: &[&str]) -> Process {
+    Process::start(echo("tcp", strategy, "127.0.0.1:0").args(options))
+}
+
+/// Stops the example; it has served so many requests.
+#[track_caller]
+fn assert_served(process: Process, requests: u64) {
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    let counts = format!("stopped: served={requests} failed=0 ");
+    assert!(ended.output.starts_with(&counts), "{ended:?}");
+}
+
+fn over_max_connections_clients_are_told_to_come_again_under_every_strategy() {
+    for strategy in ["threading", "forking", "pool"] {
+        let server = start_with(strategy, &["--max-connections", "1", "--on-limit", "reject"]);
+        let first = in_progress(&inet(&server));
+        let answer = read_to_end(connect(&inet(&server)));
+        assert_eq!(answer, b"busy, come again later\n", "{strategy}");
+        finish(&first);
+        assert_served(server, 1);
+    }
+}
+
+fn over_max_connections_clients_wait_under_every_strategy() {
+    for strategy in ["sync", "threading", "forking", "pool"] {
+        let server = start_with(strategy, &["--max-connections", "1"]);
+        let first = in_progress(&inet(&server));
+        let second = connect(&inet(&server));
+        (&second).write_all(b"hello\n").unwrap();
+        assert_waits(&second);
+        finish(&first);
+        assert_eq!(exchange_line(&second, ""), "hello\n", "{strategy}");
+        finish(&second);
+        assert_served(server, 2);
+    }
+}
+
+fn over_the_limit_of_an_address_clients_wait() {
+    let server = start_with("threading", &["--per-address", "1", "--on-limit", "wait"]);
+    let first = in_progress(&inet(&server));
+    let second = connect(&inet(&server));
+    (&second).write_all(b"hello\n").unwrap();
+    assert_waits(&second);
+    finish(&first);
+    assert_eq!(exchange_line(&second, ""), "hello\n");
+    finish(&second);
+    assert_served(server, 2);
+}
+
+fn a_limit_of_zero_is_refused() {
+    let text = refusal(&["--max-connections", "0"], 1);
+    let expected = "echo: with max_connections at 0 the server would never serve anybody: set it to 1 or more\n";
+    assert_eq!(text, expected);
+}
+
+fn the_stats_are_logged_at_sigusr1() {
+    let server = start_with("threading", &["--stats"]);
+    let client = in_progress(&inet(&server));
+    server.signal(Signal::SIGUSR1);
+    finish(&client);
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    let counts = " accepted=1 refused=0 rejected=0 waiting=0 started=1 running=";
+    assert!(ended.errors.contains(counts), "{ended:?}");
 }

@@ -734,7 +734,7 @@ fn setters_work_through_the_whole_stack() {
     assert_eq!(config.only_v6, Some(true));
     assert_eq!(config.max_packet_size, 4);
     assert_eq!(config.drain_timeout, Some(Duration::from_secs(5)));
-    assert!(format!("{config:?}").contains(&format!("shutdown_signals: [{}]", signal::SIGUSR1)));
+    assert!(format!("{config:?}").contains(&format!("signals: [({}, Drain)]", signal::SIGUSR1)));
     let bottom = server.inner().inner().inner();
     assert_eq!(format!("{:?}", bottom.config()), format!("{config:?}"));
     assert!(server.bind().err().unwrap().to_string().contains("set"));

@@ -2,11 +2,9 @@
 
 mod support;
 
-use std::fs;
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
@@ -122,35 +120,13 @@ fn the_socket_path_is_removed_at_the_end() {
     }
 }
 
-/// How often the threads of a process have been given a processor (proc(5)).
-fn switches(process: &Process) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    threads
-        .map(|thread| {
-            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
-            let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-            counts
-                .map(|(_, count)| count.trim().parse::<u64>().unwrap())
-                .sum::<u64>()
-        })
-        .sum()
-}
-
-/// Nothing happens for a while in any of them, once they have come to rest.
 #[track_caller]
 fn assert_never_wake_up(servers: &[Server]) {
-    let now = || -> Vec<u64> { servers.iter().map(|server| switches(&server.process)).collect() };
-    let mut before = now();
-    wait_until("the servers rest", || {
-        // The master of a prefork server looks once more within 100 ms.
-        std::thread::sleep(Duration::from_millis(150));
-        let after = now();
-        std::mem::replace(&mut before, after.clone()) == after
-    });
-    std::thread::sleep(Duration::from_millis(300));
-    for (server, before) in servers.iter().zip(before) {
-        assert_eq!(switches(&server.process), before, "{} woke up", server.name);
-    }
+    let named: Vec<_> = servers
+        .iter()
+        .map(|server| (server.name.as_str(), &server.process))
+        .collect();
+    support::process::assert_never_wake_up(&named);
 }
 
 fn an_idle_server_never_wakes_up() {

@@ -1,6 +1,6 @@
-//! Whether a connection is idle.
+//! What goes on in a request, as far as others may want to know.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// The handler got bytes and has written nothing since: it is in the middle of a message.
 const ASKED: u8 = 1;
@@ -18,39 +18,61 @@ const READING: u8 = 4;
 /// The thread that reads and the one that drains look at each other: the reader says that it reads, then
 /// looks whether the server drains; the other says that the server drains, then looks who reads. All of it
 /// is `SeqCst`, so at least one sees the other, and no connection is forgotten.
+///
+/// And the bytes that went through it.
 #[derive(Debug, Default)]
-pub(crate) struct Activity(AtomicU8);
+pub(crate) struct Activity {
+    bits: AtomicU8,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
 
 impl Activity {
     /// The handler got bytes.
     pub(crate) fn asked(&self) {
-        if self.0.load(Ordering::Relaxed) & ASKED == 0 {
-            self.0.fetch_or(ASKED, Ordering::SeqCst);
+        if self.bits.load(Ordering::Relaxed) & ASKED == 0 {
+            self.bits.fetch_or(ASKED, Ordering::SeqCst);
         }
     }
 
     /// The handler wrote. True if that has made the connection idle: another thread is in a read.
     pub(crate) fn answered(&self) -> bool {
         // A greeting, or more of the same answer.
-        if self.0.load(Ordering::Relaxed) & ASKED == 0 {
+        if self.bits.load(Ordering::Relaxed) & ASKED == 0 {
             return false;
         }
         let answered = |bits| Some((bits & !ASKED) | ANSWERED);
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::Relaxed, answered);
+        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, answered);
         self.is_idle()
     }
 
     /// The handler is about to read. True if the connection is idle by that.
     pub(crate) fn begin_read(&self) -> bool {
-        self.0.fetch_or(READING, Ordering::SeqCst) == ANSWERED
+        self.bits.fetch_or(READING, Ordering::SeqCst) == ANSWERED
     }
 
     pub(crate) fn end_read(&self) {
-        self.0.fetch_and(!READING, Ordering::SeqCst);
+        self.bits.fetch_and(!READING, Ordering::SeqCst);
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.load(Ordering::SeqCst) == ANSWERED | READING
+        self.bits.load(Ordering::SeqCst) == ANSWERED | READING
+    }
+
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::wakeup::readable;
 use super::{Report, State, Wakeup};
-use crate::hooks::Hooks;
+use crate::hooks::Outermost;
 use crate::job::Force;
+use crate::observer::Event;
 use crate::server::Core;
 use crate::transport::{SocketType, Transport};
 
@@ -18,7 +19,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// Ends a server whose loops have ended: closes the listener, waits for the requests in progress, makes
 /// those end that are not done at the deadline, closes the server.
-pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
+pub(crate) fn drain<T: Transport>(server: &Outermost<T>) -> io::Result<Report> {
     let shared = server.core().shared();
     let wakeup = shared.wakeup()?;
     end_requests(server, wakeup, false)?;
@@ -37,13 +38,13 @@ pub(crate) fn drain<T: Transport>(server: &dyn Hooks<T>) -> io::Result<Report> {
 }
 
 /// Ends a worker whose loops have ended. What still runs then ends with the process.
-pub(crate) fn drain_worker<T: Transport>(server: &dyn Hooks<T>) -> io::Result<()> {
+pub(crate) fn drain_worker<T: Transport>(server: &Outermost<T>) -> io::Result<()> {
     end_requests(server, server.core().shared().wakeup()?, true)
 }
 
 /// Closes the listener, waits for the requests in progress until the deadline, makes them end, and gives
 /// them a moment for that.
-fn end_requests<T: Transport>(server: &dyn Hooks<T>, wakeup: &Wakeup, in_child: bool) -> io::Result<()> {
+fn end_requests<T: Transport>(server: &Outermost<T>, wakeup: &Wakeup, in_child: bool) -> io::Result<()> {
     let core = server.core();
     // Whatever ended the loops, handlers shall see it, and the last request shall wake us.
     wakeup.shutdown();
@@ -51,15 +52,22 @@ fn end_requests<T: Transport>(server: &dyn Hooks<T>, wakeup: &Wakeup, in_child: 
     core.begin_drain(server);
     core.stop_listening(in_child);
 
+    core.observe_drain();
     wait_until_idle(server, wakeup, core.drain_deadline(), true)?;
     core.end_patience(server);
-    wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)
+    wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
+    if wakeup.is_forced() {
+        core.linger().close_all(&**server);
+    } else {
+        core.linger().finish(&**server);
+    }
+    Ok(())
 }
 
 /// Waits until no request is in progress and no worker left. `deadline` of `None` is none; `patient` waits end early when
 /// the server is told to stop at once.
 fn wait_until_idle<T: Transport>(
-    server: &dyn Hooks<T>,
+    server: &Outermost<T>,
     wakeup: &Wakeup,
     deadline: Option<Instant>,
     patient: bool,
@@ -77,7 +85,9 @@ fn wait_until_idle<T: Transport>(
             wakeup.awake();
             return Ok(());
         }
-        let left = deadline.map_or(Duration::MAX, |deadline| deadline - now);
+        core.waiting_room().run_ready(server);
+        let due = deadline.into_iter().chain(core.waiting_room().next_turn()).min();
+        let left = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
         let left = interval.map_or(left, |interval| left.min(interval));
         let left = if patient { left.min(core.tell_progress()) } else { left };
         wakeup.wait_ended(left)?;
@@ -115,7 +125,7 @@ impl Backlog {
 impl<T: Transport> Core<T> {
     /// The server was told to stop: refuses new requests, tells those in progress. Whoever notices first
     /// does it, once; the others wait for that. Returns what is left to accept.
-    pub(crate) fn begin_drain(&self, server: &dyn Hooks<T>) -> &Backlog {
+    pub(crate) fn begin_drain(&self, server: &Outermost<T>) -> &Backlog {
         self.backlog.get_or_init(|| {
             self.shared().advance(State::Draining);
             let left = self.refuse();
@@ -159,7 +169,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// The time to accept what the kernel has queued is over.
-    pub(crate) fn give_up_queue(&self, server: &dyn Hooks<T>) {
+    pub(crate) fn give_up_queue(&self, server: &Outermost<T>) {
         if self.begin_drain(server).end() && self.has_queued() {
             log::warn!("the time to drain is over: what was not accepted by now is lost");
         }
@@ -167,10 +177,11 @@ impl<T: Transport> Core<T> {
 
     /// The deadline is over, or the server was told to stop at once: the requests in progress are made to
     /// end. Whoever notices first does it, once.
-    pub(crate) fn end_patience(&self, server: &dyn Hooks<T>) {
+    pub(crate) fn end_patience(&self, server: &Outermost<T>) {
         let registry = &self.shared().registry;
         if let (Some(running), false) = (registry.begin_forcing(), registry.is_idle()) {
             log::warn!("{running} requests did not end in time: shutting their sockets down");
+            self.waiting_room().drop_all(server);
             server.terminate_requests(Force::Terminate);
         }
     }
@@ -189,6 +200,13 @@ impl<T: Transport> Core<T> {
         }
     }
 
+    fn observe_drain(&self) {
+        self.shared().observe(|| Event::Draining {
+            running: self.shared().registry.running(),
+            left: self.drain_deadline().map(|_| self.drain_time_left()),
+        });
+    }
+
     /// Says once in each second how far the drain is. Returns the time to the next of these.
     pub(crate) fn tell_progress(&self) -> Duration {
         let Ok(wakeup) = self.shared().wakeup() else {
@@ -205,6 +223,7 @@ impl<T: Transport> Core<T> {
             let left = self.drain_deadline().map(|_| self.drain_time_left().as_secs_f64());
             let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
             log::info!("draining: {running} {kind}{plural}{left}");
+            self.observe_drain();
         }
         Duration::from_nanos((1_000_000_000 - elapsed.subsec_nanos()).into())
     }

@@ -1,8 +1,11 @@
 //! The request that is served by the very thread that should see to the end of the server.
 
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::registry::Connection;
+use super::activity::Activity;
 use crate::sys::TryLock;
 
 /// A request in progress on a thread that cannot see to the drain meanwhile: the loop of a bare server, or
@@ -14,6 +17,13 @@ pub(crate) struct Inline {
     pub(crate) connection: Option<Connection>,
     /// The socket was shut down: the patience was over.
     pub(crate) forced: bool,
+}
+
+/// The socket of a request that is a connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) socket: RawFd,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// Where that request is known, from its begin to just before its socket is closed: a descriptor in here

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use nix::unistd::{Pid, getppid, write};
 
 use super::Wakeup;
-use super::registry::{End, Way};
 use super::scoreboard::{Board, Order, Slot, Stage};
+use crate::stats::{End, Way};
 use crate::sys;
 
 /// What a master gives a worker.
@@ -40,6 +40,11 @@ impl Master {
         // A worker that leaves while the others go on does not drain the server.
         let goes_on = way == Way::Drained && self.goes_on();
         self.duty.slot.ended(end, if goes_on { Way::Usual } else { way });
+    }
+
+    /// Whether no worker is to accept.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.duty.board.is_suspended()
     }
 
     pub(crate) fn heartbeat(&self) {

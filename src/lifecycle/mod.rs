@@ -2,6 +2,7 @@
 
 mod activity;
 mod drain;
+mod handle;
 mod inline;
 mod master;
 mod registry;
@@ -9,10 +10,14 @@ mod report;
 mod running;
 mod scoreboard;
 mod shutdown;
+mod signals;
+mod slab;
 mod stamp;
+mod ticket;
 mod wakeup;
 
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
@@ -21,19 +26,29 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use crate::address::Address;
+use crate::config::Config;
+use crate::hooks::guarded;
+use crate::limits::AddressRules;
+use crate::observer::{Event, Observer};
+use crate::stats::Stats;
 
 pub(crate) use activity::Activity;
 pub(crate) use drain::{Backlog, drain, drain_worker};
 pub(crate) use master::{Duty, Master};
-pub(crate) use registry::{Pause, Registry, Ticket};
+pub(crate) use registry::Registry;
 pub(crate) use scoreboard::{Order, Slot, Stage};
+pub(crate) use signals::run_actions;
+pub(crate) use ticket::{Admission, Pause, Ticket};
 pub(crate) use wakeup::{Wakeup, event};
 
+pub use handle::ServerHandle;
 pub use report::Report;
 pub use running::Running;
 pub use shutdown::{ShutdownHandle, WaitError};
+pub use signals::SignalAction;
 
-/// Where a server is in its life. It only ever goes forward.
+/// Where a server is in its life. It only goes forward, except between [`Serving`](State::Serving) and
+/// [`Suspended`](State::Suspended).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -43,6 +58,8 @@ pub enum State {
     Bound,
     /// Accepting and serving.
     Serving,
+    /// Serving what was accepted, and not accepting: [`ServerHandle::suspend`].
+    Suspended,
     /// Told to stop: what had arrived is still served.
     Draining,
     /// Over: the socket is closed.
@@ -50,18 +67,42 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [State; 5] = [State::New, State::Bound, State::Serving, State::Draining, State::Closed];
+    const ALL: [State; 6] = [
+        State::New,
+        State::Bound,
+        State::Serving,
+        State::Suspended,
+        State::Draining,
+        State::Closed,
+    ];
+}
+
+/// Its name in lower case.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            State::New => "new",
+            State::Bound => "bound",
+            State::Serving => "serving",
+            State::Suspended => "suspended",
+            State::Draining => "draining",
+            State::Closed => "closed",
+        })
+    }
 }
 
 /// What the parts of one server share, whatever its types: its loop, its requests, its handles.
-#[derive(Debug)]
 pub(crate) struct Shared {
     /// Absent if the process had no descriptors left when the server was made: `bind` reports it.
     wakeup: Result<Arc<Wakeup>, Errno>,
     pub(crate) registry: Registry,
     /// Set in a worker of a prefork server.
     master: OnceLock<Arc<Master>>,
+    /// Set when the server is bound.
+    observers: OnceLock<Vec<Arc<dyn Observer>>>,
+    /// Never [`State::Suspended`]: that is `Serving` while `suspended` is set.
     state: AtomicU8,
+    suspended: AtomicBool,
     /// A strategy could not start a request for want of threads or processes: accept more slowly.
     congested: AtomicBool,
     /// Notified when the state has become `Closed`.
@@ -76,7 +117,9 @@ impl Shared {
             wakeup: Wakeup::new().map(Arc::new),
             registry: Registry::default(),
             master: OnceLock::new(),
+            observers: OnceLock::new(),
             state: AtomicU8::new(State::New as u8),
+            suspended: AtomicBool::new(false),
             congested: AtomicBool::new(false),
             closed: Condvar::new(),
             closed_lock: Mutex::new(()),
@@ -108,6 +151,8 @@ impl Shared {
     pub(crate) fn set_master(&self, master: Arc<Master>) {
         // A worker is forked by a master, which has none.
         let _ = self.master.set(master);
+        // From now on the master's board says so.
+        self.suspended.store(false, Ordering::SeqCst);
     }
 
     /// Ends the patience with requests in progress.
@@ -136,6 +181,70 @@ impl Shared {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_told_to_stop())
     }
 
+    /// What is set before the server is bound and needed where only this is known.
+    pub(crate) fn configure(&self, config: &Config) {
+        self.registry.set_rules(AddressRules::new(config));
+        // Set twice only if `bind` is called twice, to the same.
+        let _ = self.observers.set(config.observers.clone());
+    }
+
+    /// Whether this is the memory of a forked child, which serves one request.
+    pub(crate) fn in_child(&self) -> bool {
+        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.in_child())
+    }
+
+    fn observers(&self) -> &[Arc<dyn Observer>] {
+        match self.observers.get() {
+            // What becomes of a child's request, the parent tells.
+            Some(observers) if !observers.is_empty() && !self.in_child() => observers,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn is_observed(&self) -> bool {
+        !self.observers().is_empty()
+    }
+
+    /// Tells an event, which is made only if somebody observes.
+    pub(crate) fn observe<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        let observers = self.observers();
+        if observers.is_empty() {
+            return;
+        }
+        let event = event();
+        for observer in observers {
+            guarded("an observer", (), || observer.observe(&event));
+        }
+    }
+
+    /// Whether accepting is suspended, in a worker by its master.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::SeqCst) || self.master().is_some_and(|master| master.is_suspended())
+    }
+
+    /// Whether the accept loop shall accept. It looks when it is woken up.
+    fn set_suspended(&self, suspended: bool) {
+        if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
+            return;
+        }
+        self.wake();
+        self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+    }
+
+    fn close_connection(&self, number: u64) -> bool {
+        let found = self.registry.close_connection(number);
+        if found && let Ok(wakeup) = self.wakeup() {
+            // For the processes among them, which the loop sees to, or the drain.
+            wakeup.wake();
+            wakeup.request_ended();
+        }
+        found
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.registry.stats(self.state())
+    }
+
     pub(crate) fn congested(&self) {
         self.congested.store(true, Ordering::Relaxed);
     }
@@ -145,7 +254,10 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> State {
-        State::ALL[usize::from(self.state.load(Ordering::SeqCst))]
+        match State::ALL[usize::from(self.state.load(Ordering::SeqCst))] {
+            State::Serving if self.is_suspended() => State::Suspended,
+            state => state,
+        }
     }
 
     /// Goes forward to `state`; never back.
@@ -235,5 +347,14 @@ pub(crate) struct Closing {
 impl Drop for Closing {
     fn drop(&mut self) {
         self.shared.advance(State::Closed);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("address", &self.address())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }

@@ -1,66 +1,76 @@
-//! The requests in progress: how many there are, and how to reach their sockets.
+//! The requests in progress: how many there are, whose they are, and how to reach their sockets.
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::activity::Activity;
-use super::inline::Inline;
 use super::scoreboard::{Board, Slot};
-use super::{Report, Shared};
-use crate::request::ServerContext;
+use super::slab::Slab;
+use super::{Report, State};
+use crate::address::Address;
+use crate::limits::{AddressRules, Addresses, Capacity, Verdict};
+use crate::request::Request;
+use crate::stats::{Connection, Counts, End, Stats, Way};
 
-/// Counts requests and knows their sockets.
+/// Counts requests, keeps to the limits, and knows the sockets.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
+    last_number: AtomicU64,
+    rules: OnceLock<AddressRules>,
     /// What the workers of a prefork server share, once there are any.
     board: OnceLock<Arc<Board>>,
 }
 
+/// All counts change under one lock, so that they agree with one another whenever they are read.
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
-    /// The connection of each request in progress, by the request's number.
-    connections: HashMap<u64, Connection>,
-    /// Places taken, those of requests that are not accepted yet included.
-    taken: usize,
+    /// The requests in progress and those that wait for their address's turn.
+    pub(super) records: Slab<Record>,
+    /// Places taken by acceptors for requests that have not come yet.
+    pub(super) reserved: usize,
     /// Requests in progress.
-    running: usize,
-    /// Requests accepted so far: the last one's number.
-    accepted: u64,
-    served: u64,
-    failed: u64,
-    drained: u64,
-    forced: u64,
+    pub(super) running: usize,
+    /// Requests that wait for their address's turn.
+    pub(super) waiting: usize,
+    pub(super) counts: Counts,
     /// The deadline is over: what ends now was not drained but forced.
     forcing: bool,
     /// Acceptors that found no place and wait for one.
-    paused: usize,
+    pub(super) paused: usize,
+    pub(super) addresses: Addresses,
+    /// Requests whose processes are to be told to end.
+    condemned: Vec<u64>,
     /// The workers of a prefork server that live, in their master.
     workers: Vec<Arc<Slot>>,
 }
 
-/// The socket of a request that is a connection.
-#[derive(Clone, Debug)]
-pub(crate) struct Connection {
-    pub(crate) socket: RawFd,
-    pub(crate) activity: Arc<Activity>,
+/// What is known of a request.
+#[derive(Debug)]
+pub(super) struct Record {
+    number: u64,
+    pub(super) client_address: Address,
+    /// What the limits by address count it as.
+    pub(super) client: Option<IpAddr>,
+    /// Until it is closed, or has become another process's matter.
+    pub(super) socket: Option<RawFd>,
+    pub(super) accepted: Instant,
+    pub(super) waiting: bool,
+    /// When it began to run; not looked at unless somebody observes.
+    pub(super) began: Option<Instant>,
+    pub(super) activity: Arc<Activity>,
+    /// A child serves it.
+    pub(super) remote: bool,
 }
 
 impl Inner {
-    /// A request has ended, `forced` on the thread that accepts.
-    fn end(&mut self, end: End, forced: bool, stopping: bool) -> Way {
-        let way = self.way(forced, stopping);
-        self.running -= 1;
-        self.count(end, way, 1);
-        way
-    }
-
-    fn way(&self, forced: bool, stopping: bool) -> Way {
+    pub(super) fn way(&self, forced: bool, stopping: bool) -> Way {
         if self.forcing || forced {
             Way::Forced
         } else if stopping {
@@ -70,23 +80,25 @@ impl Inner {
         }
     }
 
-    fn count(&mut self, end: End, way: Way, requests: u64) {
-        match end {
-            End::Served => self.served += requests,
-            End::Failed => self.failed += requests,
-            End::Refused => return,
+    pub(super) fn verdict(&mut self, rules: Option<&AddressRules>, record: &Record, capacity: Capacity) -> Verdict {
+        if let Some(limit) = capacity.rejects(self.running) {
+            return Verdict::Reject(limit);
         }
-        match way {
-            Way::Usual => {}
-            Way::Drained => self.drained += requests,
-            Way::Forced => self.forced += requests,
+        match (rules, record.client) {
+            (Some(rules), Some(client)) => self.addresses.admit(rules, client, record.accepted, self.waiting),
+            _ => Verdict::Admit,
         }
     }
 
-    /// Requests in progress, here and in workers.
-    fn running(&self) -> usize {
+    pub(super) fn run(&mut self) {
+        self.running += 1;
+        self.counts.started += 1;
+    }
+
+    /// Requests in progress and waiting, here and in workers.
+    fn present(&self) -> usize {
         let in_workers: u64 = self.workers.iter().map(|slot| slot.running()).sum();
-        self.running + usize::try_from(in_workers).unwrap_or(usize::MAX)
+        self.running + self.waiting + usize::try_from(in_workers).unwrap_or(usize::MAX)
     }
 
     pub(crate) fn add_worker(&mut self, slot: Arc<Slot>) {
@@ -100,9 +112,23 @@ impl Inner {
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        // The map is consistent at every point where a thread could panic.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The records are consistent at every point where a thread could panic.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of another request, counted from 1.
+    pub(super) fn next_number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sets the limits by address; the first call decides.
+    pub(crate) fn set_rules(&self, rules: AddressRules) {
+        let _ = self.rules.set(rules);
+    }
+
+    pub(super) fn rules(&self) -> Option<&AddressRules> {
+        self.rules.get()
     }
 
     pub(crate) fn board(&self) -> Option<&Arc<Board>> {
@@ -126,49 +152,58 @@ impl Registry {
         self.lock()
     }
 
-    /// Requests in progress, those of workers included.
+    /// Requests in progress, those that wait for their address's turn and those of workers included.
     pub(crate) fn running(&self) -> usize {
-        self.lock().running()
+        self.lock().present()
     }
 
     /// Whether no request is in progress and no worker left.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.running == 0 && inner.workers.is_empty()
+        inner.running + inner.waiting == 0 && inner.workers.is_empty()
     }
 
     /// A worker has ended: counts its requests. What it had in progress has failed; returns how many.
     pub(crate) fn settle(&self, worker: &Arc<Slot>, stopping: bool) -> u64 {
         let mut inner = self.lock();
         inner.workers.retain(|slot| !Arc::ptr_eq(slot, worker));
-        for (end, way, requests) in worker.ends() {
-            inner.count(end, way, requests);
-        }
-        let lost = worker.running();
+        let lost = worker.add_to(&mut inner.counts);
         let way = inner.way(false, stopping);
-        inner.count(End::Failed, way, lost);
+        inner.counts.add(End::Failed, way, lost);
         lost
     }
 
     /// All counts, at one moment. What runs once nothing is waited for any more is leaked.
     pub(crate) fn report(&self, elapsed: Duration) -> Report {
         let inner = self.lock();
-        let leaked = inner.running() as u64;
+        let (counts, leaked) = (inner.counts, inner.present() as u64);
         Report {
-            served: inner.served,
-            failed: inner.failed,
-            drained: inner.drained,
-            forced: inner.forced + leaked,
+            served: counts.served,
+            failed: counts.failed,
+            drained: counts.drained,
+            forced: counts.forced + leaked,
             leaked,
             elapsed,
         }
+    }
+
+    pub(crate) fn stats(&self, state: State) -> Stats {
+        let inner = self.lock();
+        let mut counts = inner.counts;
+        let in_workers: u64 = inner.workers.iter().map(|slot| slot.add_to(&mut counts)).sum();
+        let running = inner.running + usize::try_from(in_workers).unwrap_or(usize::MAX);
+        let waiting = inner.waiting;
+        let mut connections: Vec<_> = inner.records.iter().map(Record::show).collect();
+        drop(inner);
+        connections.sort_unstable_by_key(|connection| connection.number);
+        Stats::new(state, &counts, running, waiting, connections)
     }
 
     /// The patience with the requests in progress is over. Returns how many there are, the first time.
     pub(crate) fn begin_forcing(&self) -> Option<usize> {
         let mut inner = self.lock();
         let first = !std::mem::replace(&mut inner.forcing, true);
-        first.then(|| inner.running())
+        first.then(|| inner.present())
     }
 
     /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream.
@@ -182,181 +217,74 @@ impl Registry {
         self.shutdown(Shutdown::Both, |_| true);
     }
 
-    /// A socket is closed only after it has left the map, and that takes the lock held here: none of these
+    /// A socket is closed only after it has left its record, and that takes the lock held here: none of these
     /// numbers can be another descriptor by now.
     fn shutdown(&self, how: Shutdown, which: impl Fn(&Activity) -> bool) {
-        for connection in self.lock().connections.values() {
-            if which(&connection.activity) {
+        for record in self.lock().records.iter() {
+            if let Some(socket) = record.socket
+                && which(&record.activity)
+            {
                 // It fails where the peer has gone already, which is as good.
-                let _ = shutdown(connection.socket, how);
+                let _ = shutdown(socket, how);
             }
         }
     }
-}
 
-/// What a request counts as when its ticket is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    Served,
-    Failed,
-    Refused,
-}
-
-/// How it came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Usual,
-    /// By itself, although the server was told to stop.
-    Drained,
-    /// Its socket was shut down, or its process told to end.
-    Forced,
-}
-
-/// A place among the requests in progress: taken before accepting, given back when dropped.
-///
-/// Whatever happens to a request (it ends, panics, is dropped in a queue, its process is killed), the
-/// ticket goes with it, so each is counted exactly once.
-#[derive(Debug)]
-pub(crate) struct Ticket {
-    shared: Arc<Shared>,
-    number: Option<u64>,
-    connection: Option<Connection>,
-    end: End,
-    /// It runs on the thread that accepts.
-    inline: bool,
-    /// It was made to end while it ran there.
-    forced: bool,
-}
-
-impl Ticket {
-    /// Takes a place, or arranges to be told when there is one.
-    pub(crate) fn take(shared: &Arc<Shared>, capacity: usize) -> Result<Self, Pause> {
-        let mut inner = shared.registry.lock();
-        if inner.taken >= capacity {
-            return Err(Pause::counted(shared, &mut inner));
-        }
-        inner.taken += 1;
-        Ok(Ticket {
-            shared: Arc::clone(shared),
-            number: None,
-            connection: None,
-            end: End::Failed,
-            inline: false,
-            forced: false,
-        })
-    }
-
-    /// A request has been accepted for this place. Returns its context.
-    pub(crate) fn assign(&mut self, socket: Option<BorrowedFd<'_>>) -> ServerContext {
-        self.connection = socket.map(|socket| Connection {
-            socket: socket.as_raw_fd(),
-            activity: Arc::default(),
-        });
-        let mut inner = self.shared.registry.lock();
-        inner.running += 1;
-        inner.accepted += 1;
-        let number = match (self.shared.master(), self.shared.wakeup()) {
-            (Some(master), Ok(wakeup)) => master.accepted(wakeup),
-            _ => inner.accepted,
+    /// Makes one request end: shuts its socket down, or condemns its process. False if there is no such
+    /// request, or it has neither.
+    pub(crate) fn close_connection(&self, number: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(record) = inner.records.iter().find(|record| record.number == number) else {
+            return false;
         };
-        if let Some(connection) = &self.connection {
-            inner.connections.insert(number, connection.clone());
+        if let Some(socket) = record.socket {
+            let _ = shutdown(socket, Shutdown::Both);
+            return true;
         }
-        drop(inner);
-        self.number = Some(number);
-        let activity = self
-            .connection
-            .as_ref()
-            .map(|connection| Arc::clone(&connection.activity));
-        ServerContext::new(Arc::clone(&self.shared), number, activity)
-    }
-
-    fn number(&self) -> u64 {
-        self.number.unwrap_or_default()
-    }
-
-    /// The request is about to run on the thread that accepts, which cannot see to the drain meanwhile.
-    pub(crate) fn begin_inline(&mut self) {
-        let Ok(wakeup) = self.shared.wakeup() else { return };
-        self.inline = true;
-        wakeup.begin_inline(Inline {
-            number: self.number(),
-            connection: self.connection.clone(),
-            forced: false,
-        });
-    }
-
-    /// The socket is about to be closed, or has become another process's matter.
-    pub(crate) fn forget_socket(&mut self) {
-        if self.connection.take().is_some() {
-            self.shared.registry.lock().connections.remove(&self.number());
+        let in_a_child = record.remote;
+        if in_a_child {
+            inner.condemned.push(number);
         }
-        if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
-            self.forced = wakeup.end_inline(self.number());
-        }
+        in_a_child
     }
 
-    /// The request was refused before it began: it is in no count.
-    pub(crate) fn refused(mut self) {
-        self.end = End::Refused;
-    }
-
-    /// The request ended well. Without this it counts as failed.
-    pub(crate) fn served(mut self) {
-        self.end = End::Served;
-    }
-
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// The requests whose processes are to be told to end. Only the strategy that owns a process can do that
+    /// without hitting another that has its number by now.
+    pub(crate) fn take_condemned(&self) -> Vec<u64> {
+        std::mem::take(&mut self.lock().condemned)
     }
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let Ok(wakeup) = self.shared.wakeup() else { return };
-        let accepted = self.number.is_some();
-        let mut inner = self.shared.registry.lock();
-        inner.taken -= 1;
-        if accepted {
-            let way = inner.end(self.end, self.forced, wakeup.is_told_to_stop());
-            if let Some(master) = self.shared.master() {
-                master.ended(self.end, way);
-            }
-        }
-        let last = accepted && inner.running == 0;
-        let paused = inner.paused > 0;
-        drop(inner);
-        if paused {
-            wakeup.give_place();
-        }
-        // Asked last: whoever began to drain meanwhile may have seen this one as still there.
-        if last && wakeup.is_told_to_stop() {
-            wakeup.request_ended();
+impl Record {
+    pub(super) fn new<R: Request>(
+        number: u64,
+        request: &R,
+        activity: Arc<Activity>,
+        rules: Option<&AddressRules>,
+    ) -> Self {
+        let client_address = request.client_address().clone();
+        Record {
+            number,
+            client: rules.and_then(|rules| rules.client(&client_address)),
+            client_address,
+            socket: request.socket().map(|socket| socket.as_raw_fd()),
+            accepted: Instant::now(),
+            waiting: false,
+            began: None,
+            activity,
+            remote: false,
         }
     }
-}
 
-/// An acceptor waits for a place: as long as this lives, each place that becomes free is told.
-#[derive(Debug)]
-pub(crate) struct Pause {
-    shared: Arc<Shared>,
-}
-
-impl Pause {
-    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
-        Self::counted(shared, &mut shared.registry.lock())
-    }
-
-    fn counted(shared: &Arc<Shared>, inner: &mut Inner) -> Self {
-        inner.paused += 1;
-        Pause {
-            shared: Arc::clone(shared),
+    fn show(&self) -> Connection {
+        let bytes = |count: u64| (!self.remote).then_some(count);
+        Connection {
+            number: self.number,
+            client_address: self.client_address.clone(),
+            age: self.accepted.elapsed(),
+            waiting: self.waiting,
+            received: bytes(self.activity.received()),
+            sent: bytes(self.activity.sent()),
         }
-    }
-}
-
-impl Drop for Pause {
-    fn drop(&mut self) {
-        self.shared.registry.lock().paused -= 1;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Report, Shared, ShutdownHandle};
+use super::{Report, ServerHandle, Shared, ShutdownHandle};
 use crate::address::Address;
 use crate::hooks::guarded;
 
@@ -63,6 +63,11 @@ impl Running {
     /// The address that the server is bound to.
     pub fn server_address(&self) -> &Address {
         &self.address
+    }
+
+    /// A handle to look at the server and to control it, to give away.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle::new(Arc::clone(&self.shared))
     }
 
     /// A handle that stops the server, to give away.

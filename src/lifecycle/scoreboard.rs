@@ -3,7 +3,8 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::registry::{End, Way};
+use crate::limits::LimitKind;
+use crate::stats::{Counts, End, Way};
 use crate::sys::SharedWords;
 
 /// The words of a slot, by their place in it.
@@ -25,11 +26,13 @@ enum Word {
     ReasonLength,
 }
 
-/// Then come requests that have ended: a word for each [`End`] but one, in each [`Way`].
+/// Then come requests that have ended: a word for served and failed ones, in each [`Way`].
 const ENDS: usize = Word::ReasonLength as usize + 1;
 const WAYS: usize = 3;
+/// Then those that limits rejected, a word for each limit.
+const REJECTED: usize = ENDS + 2 * WAYS;
 /// Then comes the reason.
-const REASON: usize = ENDS + 2 * WAYS;
+const REASON: usize = REJECTED + LimitKind::ALL.len();
 const REASON_WORDS: usize = 32;
 const WORDS: usize = REASON + REASON_WORDS;
 
@@ -61,8 +64,8 @@ pub(crate) enum Order {
 /// What one worker tells its master and is told, in memory of both: the master reads it also when the
 /// worker was killed, at whatever moment.
 ///
-/// Each end of a request changes one word, once. So what was accepted is served, failed, refused or in
-/// progress, never two of these.
+/// Each end of a request changes one word, once. So what was accepted is served, failed, refused, rejected or
+/// in progress, never two of these.
 #[derive(Debug)]
 pub(crate) struct Slot {
     words: SharedWords<WORDS>,
@@ -112,6 +115,7 @@ impl Slot {
             End::Served => 0,
             End::Failed => 1,
             End::Refused => return self.word(Word::Refused),
+            End::Rejected(limit) => return &self.words[REJECTED + limit as usize],
         };
         &self.words[ENDS + row * WAYS + way as usize]
     }
@@ -183,16 +187,30 @@ impl Slot {
     }
 
     /// Its requests that have ended.
-    pub(crate) fn ends(&self) -> impl Iterator<Item = (End, Way, u64)> {
+    fn ends(&self) -> impl Iterator<Item = (End, Way, u64)> {
         let ways = |end| [Way::Usual, Way::Drained, Way::Forced].map(|way| (end, way));
         let kinds = [End::Served, End::Failed].into_iter().flat_map(ways);
-        kinds.map(|(end, way)| (end, way, self.end(end, way).load(Ordering::SeqCst)))
+        let others = LimitKind::ALL.map(End::Rejected).into_iter().chain([End::Refused]);
+        let ends = kinds.chain(others.map(|end| (end, Way::Usual)));
+        ends.map(|(end, way)| (end, way, self.end(end, way).load(Ordering::SeqCst)))
     }
 
-    /// Its requests in progress. The ends are read first: those that come meanwhile are still in progress.
+    /// Adds its requests to the counts of all; returns how many are in progress. The ends are read first:
+    /// those that come meanwhile are still in progress.
+    pub(crate) fn add_to(&self, counts: &mut Counts) -> u64 {
+        let (mut ended, before) = (0, counts.served + counts.failed);
+        for (end, way, requests) in self.ends() {
+            counts.add(end, way, requests);
+            ended += requests;
+        }
+        let running = self.get(Word::Started).saturating_sub(ended);
+        counts.started += counts.served + counts.failed - before + running;
+        running
+    }
+
+    /// Its requests in progress.
     pub(crate) fn running(&self) -> u64 {
-        let ended = self.ends().map(|(_, _, requests)| requests).sum::<u64>() + self.get(Word::Refused);
-        self.get(Word::Started).saturating_sub(ended)
+        self.add_to(&mut Counts::default())
     }
 
     pub(crate) fn has_served(&self) -> bool {
@@ -214,8 +232,8 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Board {
     /// The last request's number; whether the master rests; how many requests are to be taken from the
-    /// kernel's queue at the end.
-    words: SharedWords<3>,
+    /// kernel's queue at the end; whether accepting is suspended.
+    words: SharedWords<4>,
 }
 
 impl Board {
@@ -247,6 +265,15 @@ impl Board {
         self.words[2].store(requests.into(), Ordering::SeqCst);
     }
 
+    /// Whether the workers shall accept. Returns whether that is new.
+    pub(crate) fn suspend(&self, suspended: bool) -> bool {
+        self.words[3].swap(suspended.into(), Ordering::SeqCst) != u64::from(suspended)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.words[3].load(Ordering::SeqCst) != 0
+    }
+
     pub(crate) fn backlog(&self) -> u32 {
         self.words[2].load(Ordering::SeqCst).try_into().unwrap_or(u32::MAX)
     }
@@ -263,9 +290,17 @@ mod tests {
         slot.ended(End::Served, Way::Drained);
         slot.ended(End::Failed, Way::Usual);
         slot.ended(End::Refused, Way::Usual);
+        slot.ended(End::Rejected(LimitKind::PerAddress), Way::Usual);
         let ended: Vec<_> = slot.ends().filter(|(_, _, requests)| *requests > 0).collect();
-        assert_eq!(ended, [(End::Served, Way::Drained, 1), (End::Failed, Way::Usual, 1)]);
-        assert_eq!(slot.running(), 2);
+        assert_eq!(
+            ended[..2],
+            [(End::Served, Way::Drained, 1), (End::Failed, Way::Usual, 1)]
+        );
+        let mut counts = Counts::default();
+        assert_eq!(slot.add_to(&mut counts), 1);
+        assert_eq!((counts.started, counts.served, counts.failed), (3, 1, 1));
+        assert_eq!((counts.refused, counts.rejected.iter().sum::<u64>()), (1, 1));
+        assert_eq!((counts.drained, counts.forced), (1, 0));
     }
 
     #[test]

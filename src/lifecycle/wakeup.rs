@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,16 +22,17 @@ use crate::sys::{self, Timer};
 /// it sees it, and none can eat another's wake-up. `wake` only says "look again" and is read by whoever
 /// it wakes; `ended` says so to the one thread that drains, which shares it with nobody. `place` counts
 /// the places that have become free, and only an acceptor that waits for one reads it: each wakes one such
-/// acceptor, and none that waits for requests can eat it.
+/// acceptor, and none that waits for requests can eat it. `turn` says that requests which wait for their
+/// address's turn may run; only acceptors that wait for requests read it.
 ///
-/// What [`shutdown`](Self::shutdown), [`shutdown_signal`](Self::shutdown_signal),
-/// [`child_signal`](Self::child_signal) and [`nudge`](Self::nudge) do is async-signal-safe
-/// (signal-safety(7)).
+/// What [`shutdown`](Self::shutdown), [`nudge`](Self::nudge) and the methods named after signals do is
+/// async-signal-safe (signal-safety(7)).
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     stop: EventFd,
     wake: EventFd,
     place: EventFd,
+    turn: EventFd,
     ended: EventFd,
     stopping: AtomicBool,
     stopped_at: Stamp,
@@ -41,11 +42,13 @@ pub(crate) struct Wakeup {
     draining: AtomicBool,
     shutdown_signals: AtomicU32,
     child_exited: AtomicBool,
+    /// The signals that the accept loop has to do something about, a bit each.
+    signals: AtomicU64,
     /// The loop is about to wait: only then does a child's end need a write(2).
     waiting: AtomicBool,
     /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
-    /// Shutdown signals, which the terminal sends to the whole group, are the parent's matter.
+    /// Signals, which the terminal sends to the whole group, are the parent's matter.
     deaf: AtomicBool,
     inline: InlineSlot,
     deadline: OnceLock<Deadline>,
@@ -68,6 +71,7 @@ impl Wakeup {
             stop: event(EfdFlags::empty())?,
             wake: event(EfdFlags::empty())?,
             place: event(EfdFlags::EFD_SEMAPHORE)?,
+            turn: event(EfdFlags::empty())?,
             ended: event(EfdFlags::empty())?,
             stopping: AtomicBool::new(false),
             stopped_at: Stamp::new(),
@@ -76,6 +80,7 @@ impl Wakeup {
             draining: AtomicBool::new(false),
             shutdown_signals: AtomicU32::new(0),
             child_exited: AtomicBool::new(false),
+            signals: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             in_child: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
@@ -97,7 +102,9 @@ impl Wakeup {
         sys::replace(self.stop.as_fd(), event(EfdFlags::empty())?.as_fd())?;
         sys::replace(self.wake.as_fd(), wake.as_fd())?;
         sys::replace(self.place.as_fd(), event(EfdFlags::EFD_SEMAPHORE)?.as_fd())?;
+        sys::replace(self.turn.as_fd(), event(EfdFlags::empty())?.as_fd())?;
         sys::replace(self.ended.as_fd(), event(EfdFlags::empty())?.as_fd())?;
+        self.signals.store(0, Ordering::SeqCst);
         for flag in [&self.child_exited, &self.waiting, &self.draining] {
             flag.store(false, Ordering::SeqCst);
         }
@@ -135,18 +142,41 @@ impl Wakeup {
         self.stopped_at.get().unwrap_or_else(Instant::now)
     }
 
-    /// A shutdown signal arrived: the first drains, a second stops at once.
-    pub(crate) fn shutdown_signal(&self, signal: i32) {
+    /// A shutdown signal arrived: the first drains, a second, or `at_once` any, stops at once.
+    pub(crate) fn shutdown_signal(&self, signal: i32, at_once: bool) {
         if self.deaf.load(Ordering::Relaxed) {
             return;
         }
         if [SIGHUP, SIGINT, SIGQUIT, SIGTERM].contains(&signal) {
             self.asked_to_exit.store(true, Ordering::SeqCst);
         }
-        if self.shutdown_signals.fetch_add(1, Ordering::SeqCst) > 0 {
+        if self.shutdown_signals.fetch_add(1, Ordering::SeqCst) > 0 || at_once {
             self.force();
         }
         self.shutdown();
+    }
+
+    /// A signal arrived that the accept loop has to do something about, or the drain.
+    pub(crate) fn note_signal(&self, signal: i32) {
+        if !self.deaf.load(Ordering::Relaxed) {
+            self.signals.fetch_or(Self::signal_bit(signal), Ordering::SeqCst);
+            self.wake();
+            self.request_ended();
+        }
+    }
+
+    /// Signals are numbered from 1 to 64 (signal(7)).
+    pub(crate) fn signal_bit(signal: i32) -> u64 {
+        1_u64.rotate_left(signal.unsigned_abs())
+    }
+
+    pub(crate) fn has_signals(&self) -> bool {
+        self.signals.load(Ordering::Relaxed) != 0
+    }
+
+    /// The bits of the signals noted since the last call.
+    pub(crate) fn take_signals(&self) -> u64 {
+        self.signals.swap(0, Ordering::SeqCst)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -298,6 +328,10 @@ impl Wakeup {
         self.child_exited.swap(false, Ordering::SeqCst)
     }
 
+    pub(crate) fn in_child(&self) -> bool {
+        self.in_child.load(Ordering::Relaxed)
+    }
+
     /// This process is a forked child.
     pub(crate) fn enter_child(&self) {
         self.in_child.store(true, Ordering::Relaxed);
@@ -321,6 +355,16 @@ impl Wakeup {
     /// Takes one [`Wakeup::give_place`].
     pub(crate) fn take_place(&self) {
         let _ = self.place.read();
+    }
+
+    /// A request that waits for its address's turn may run.
+    pub(crate) fn give_turn(&self) {
+        let _ = self.turn.write(1);
+    }
+
+    /// Takes all [`Wakeup::give_turn`]: whoever does looks for such requests, and gives another if it leaves some.
+    pub(crate) fn take_turn(&self) {
+        let _ = self.turn.read();
     }
 
     /// Makes the thread that drains look again.
@@ -348,8 +392,13 @@ impl Wakeup {
     }
 
     /// Waits for a wake-up or a place, stopping or not, at most `timeout`; takes it.
-    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
+    pub(crate) fn wait_place(&self, timeout: Duration) -> io::Result<()> {
         wait_for(&[&self.wake, &self.place], timeout)
+    }
+
+    /// Waits for a wake-up, stopping or not, at most `timeout`; takes it.
+    pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
+        wait_for(&[&self.wake], timeout)
     }
 
     /// Waits until a request has ended, at most `timeout`.
@@ -357,13 +406,13 @@ impl Wakeup {
         wait_for(&[&self.ended], timeout)
     }
 
-    /// Waits for a wake-up or for being told to stop; takes the wake-up.
-    pub(crate) fn wait_stop(&self) -> io::Result<()> {
+    /// Waits for a wake-up or for being told to stop, at most `timeout`; takes the wake-up.
+    pub(crate) fn wait_stop(&self, timeout: Option<Duration>) -> io::Result<()> {
         let mut fds = [
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, timeout.map_or(PollTimeout::NONE, poll_timeout)) {
             Ok(_) => {
                 if fds[0].any().unwrap_or_default() {
                     self.stop_seen();
@@ -382,6 +431,10 @@ impl Wakeup {
 
     pub(crate) fn place_fd(&self) -> BorrowedFd<'_> {
         self.place.as_fd()
+    }
+
+    pub(crate) fn turn_fd(&self) -> BorrowedFd<'_> {
+        self.turn.as_fd()
     }
 
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {

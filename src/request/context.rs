@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::lifecycle::{Activity, Shared, ShutdownHandle};
+use crate::lifecycle::{Activity, ServerHandle, Shared, ShutdownHandle};
 
 /// The server, as a request sees it: Python's `self.server`, reduced to what a handler may safely use.
 ///
@@ -14,16 +14,15 @@ use crate::lifecycle::{Activity, Shared, ShutdownHandle};
 pub struct ServerContext {
     shared: Option<Arc<Shared>>,
     number: u64,
-    /// Of a connection.
     activity: Option<Arc<Activity>>,
 }
 
 impl ServerContext {
-    pub(crate) fn new(shared: Arc<Shared>, number: u64, activity: Option<Arc<Activity>>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, number: u64, activity: Arc<Activity>) -> Self {
         ServerContext {
             shared: Some(shared),
             number,
-            activity,
+            activity: Some(activity),
         }
     }
 
@@ -68,6 +67,20 @@ impl ServerContext {
         }
     }
 
+    /// So many bytes came from the client.
+    pub(crate) fn received(&self, bytes: usize) {
+        if let Some(activity) = &self.activity {
+            activity.add_received(bytes);
+        }
+    }
+
+    /// So many bytes went to the client.
+    pub(crate) fn sent(&self, bytes: usize) {
+        if let Some(activity) = &self.activity {
+            activity.add_sent(bytes);
+        }
+    }
+
     fn is_told_to_stop(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_told_to_stop())
     }
@@ -106,6 +119,12 @@ impl ServerContext {
     /// A handle that stops the server, to keep or to give away; `None` without a server.
     pub fn shutdown_handle(&self) -> Option<ShutdownHandle> {
         self.shared.clone().map(ShutdownHandle::new)
+    }
+
+    /// A handle to look at the server and to control it; `None` without a server. In a worker of a
+    /// [`PreFork`](crate::PreFork) server it is for the worker.
+    pub fn handle(&self) -> Option<ServerHandle> {
+        self.shared.clone().map(ServerHandle::new)
     }
 
     /// The address that the server is bound to; `None` without a server.

@@ -150,9 +150,12 @@ impl DatagramRequest {
             match self.socket.send_datagram(packet, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room()?,
-                sent => return sent,
+                Err(error) => return Err(error),
+                Ok(()) => break,
             }
         }
+        self.context.sent(packet.len());
+        Ok(())
     }
 
     /// Goes on waiting for a receiver that has no room for a datagram, unless the server's patience is over.
@@ -199,6 +202,7 @@ impl Request for DatagramRequest {
     }
 
     fn attach(&mut self, context: ServerContext) {
+        context.received(self.packet.len());
         self.context = context;
     }
 

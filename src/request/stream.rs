@@ -320,11 +320,12 @@ impl<S: Stream> StreamRequest<S> {
     fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
         let set_option = S::set_stream_write_timeout;
         let sink = TimedWriter::new(&mut self.stream, &self.clock, &mut self.writing, set_option);
-        (&mut self.wbuf, sink)
+        let context = &self.context;
+        (&mut self.wbuf, Counted { sink, context })
     }
 }
 
-/// A source whose reads the server knows of: it knows when a connection is idle, waiting for the next
+/// A source whose reads the server knows of: it counts the bytes, and knows when a connection is idle, waiting for the next
 /// message, and once the server drains no read of an idle connection waits any more.
 struct Watched<'a, R> {
     source: R,
@@ -339,7 +340,28 @@ impl<R: Read> Read for Watched<'_, R> {
         }
         let read = self.source.read(out);
         self.context.end_read();
-        read
+        read.inspect(|count| self.context.received(*count))
+    }
+}
+
+/// A sink whose bytes the server counts.
+struct Counted<'a, W> {
+    sink: W,
+    context: &'a ServerContext,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.sink.write(data).inspect(|count| self.context.sent(*count))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let written = self.sink.write_vectored(slices);
+        written.inspect(|count| self.context.sent(*count))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
     }
 }
 
@@ -534,7 +556,8 @@ where
     fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
         let set_option = |stream: &&S, timeout| stream.set_stream_write_timeout(timeout);
         let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
-        (self.buffer, sink)
+        let context = self.context;
+        (self.buffer, Counted { sink, context })
     }
 
     fn answered(&self) {

@@ -11,9 +11,10 @@ use signal_hook::consts::{SIGCHLD, SIGTERM};
 use super::{exit_status, one_strategy};
 use crate::address::Address;
 use crate::job::{Force, Job, Remote};
+use crate::limits::{Capacity, Limit, LimitKind};
 use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency, Construct};
-use crate::sys::{self, Fork, SignalAction, SignalGuard};
+use crate::sys::{self, Fork, Reaction, SignalGuard};
 use crate::transport::Transport;
 
 /// Runs each request in a process of its own: Python's `ForkingMixIn`.
@@ -25,7 +26,8 @@ use crate::transport::Transport;
 /// * The parent reaps children as they end, and only its own: other children of the program are left to
 ///   whoever started them. A child that was killed, or ended with another status, goes to
 ///   `handle_error` as [`Cause::Exit`](crate::Cause::Exit), in the parent.
-/// * At [`max_children`](Self::max_children) the server stops accepting until one has ended.
+/// * At [`max_children`](Self::max_children) the server stops accepting until one has ended, unless told to
+///   reject.
 /// * A child has a copy of the memory: what a handler changes there, the parent does not see.
 ///
 /// # Threads
@@ -49,7 +51,7 @@ use crate::transport::Transport;
 /// ```
 pub struct Forking<S: BaseServer> {
     inner: S,
-    max_children: usize,
+    max_children: Limit,
     children: Mutex<Vec<Child<S::Transport>>>,
     /// Listens to SIGCHLD from binding to closing.
     signal: Mutex<Option<SignalGuard>>,
@@ -67,17 +69,17 @@ impl<S: BaseServer> Forking<S> {
         const { one_strategy::<S>() };
         Forking {
             inner: server,
-            max_children: 40,
+            max_children: Limit::wait(40),
             children: Mutex::default(),
             signal: Mutex::default(),
         }
     }
 
     /// Sets how many children there may be at once: 40 unless set, as in Python; with 0 the server does
-    /// not bind.
+    /// not bind. A plain number [waits](crate::OnLimit::Wait).
     #[must_use]
-    pub fn max_children(mut self, processes: usize) -> Self {
-        self.max_children = processes;
+    pub fn max_children(mut self, processes: impl Into<Limit>) -> Self {
+        self.max_children = processes.into();
         self
     }
 
@@ -115,7 +117,21 @@ impl<S: BaseServer> Forking<S> {
         }
         drop(children);
         for (child, status) in ended {
-            child.request.ended(status);
+            child.request.ended(child.pid.as_raw(), status);
+        }
+    }
+
+    /// Tells the children to end whose requests are to be closed. Children are reaped under the same lock:
+    /// none of these pids can be another process by now.
+    fn end_condemned(&self) {
+        let condemned = self.core().shared().registry.take_condemned();
+        if condemned.is_empty() {
+            return;
+        }
+        for child in self.children().iter() {
+            if condemned.contains(&child.request.number()) {
+                let _ = kill(child.pid, Signal::SIGTERM);
+            }
         }
     }
 
@@ -167,7 +183,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn server_bind(&self) -> io::Result<()> {
-        if self.max_children == 0 {
+        if self.max_children.max() == 0 {
             let text = "a forking server of 0 children would never serve anybody: set max_children to 1 or more";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
@@ -177,7 +193,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     fn server_activate(&self) -> io::Result<()> {
         self.inner.server_activate()?;
         let wakeup = Arc::clone(self.core().shared().wakeup()?);
-        let guard = sys::on_signal(SIGCHLD, wakeup, SignalAction::ChildExited)?;
+        let guard = sys::on_signal(SIGCHLD, wakeup, Reaction::ChildExited)?;
         *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
         Ok(())
     }
@@ -200,11 +216,12 @@ impl<S: BaseServer> BaseServer for Forking<S> {
 
     fn service_actions(&self) {
         self.inner.service_actions();
+        self.end_condemned();
         self.collect_children();
     }
 
-    fn capacity(&self) -> usize {
-        self.max_children.min(self.inner.capacity())
+    fn capacity(&self) -> Capacity {
+        self.inner.capacity().and(self.max_children, LimitKind::Children)
     }
 
     fn drain_requests(&self) {

@@ -12,6 +12,7 @@ use super::one_strategy;
 use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::job::Job;
+use crate::limits::{Capacity, Limit, LimitKind};
 use crate::server::{BaseServer, Concurrency, Construct};
 
 /// Runs requests in a fixed number of threads, the workers.
@@ -39,7 +40,7 @@ use crate::server::{BaseServer, Concurrency, Construct};
 pub struct ThreadPool<S: BaseServer> {
     inner: S,
     workers: usize,
-    queue_size: usize,
+    queue_size: Limit,
     accepting: Arc<Accepting>,
     queue: OnceLock<Queue<S::Transport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -57,7 +58,7 @@ impl<S: BaseServer> ThreadPool<S> {
         ThreadPool {
             inner: server,
             workers: (processors + 4).min(32),
-            queue_size: 0,
+            queue_size: Limit::wait(0),
             accepting: Arc::new(Accepting::new(usize::MAX)),
             queue: OnceLock::new(),
             threads: Mutex::default(),
@@ -72,10 +73,11 @@ impl<S: BaseServer> ThreadPool<S> {
     }
 
     /// Sets how many accepted requests may wait for a worker: 0 unless set, and the workers accept for
-    /// themselves.
+    /// themselves. A plain number [waits](crate::OnLimit::Wait): more than that are left to the kernel's
+    /// queue. To [reject](Limit::reject) them the accept loop has to accept, also with a queue of 0.
     #[must_use]
-    pub fn queue_size(mut self, requests: usize) -> Self {
-        self.queue_size = requests;
+    pub fn queue_size(mut self, requests: impl Into<Limit>) -> Self {
+        self.queue_size = requests.into();
         self
     }
 
@@ -120,7 +122,7 @@ impl<S: BaseServer> ThreadPool<S> {
 
     /// Requests accepted and not ended: in a worker or in the queue.
     fn places(&self) -> usize {
-        self.workers.saturating_add(self.queue_size)
+        self.workers.saturating_add(self.queue_size.max())
     }
 }
 
@@ -162,16 +164,17 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     }
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
-        let started = match self.queue_size {
-            0 => self.start_workers(|number| {
+        let started = if self.queue_size == Limit::wait(0) {
+            self.start_workers(|number| {
                 let (accepting, mut acceptor) = (Arc::clone(&self.accepting), acceptor.for_thread(number));
                 move || {
                     if accepting.join() {
                         accepting.run(&mut acceptor, |_, _| ());
                     }
                 }
-            }),
-            _ => 0,
+            })
+        } else {
+            0
         };
         if started == 0 {
             return self.inner.serve(acceptor);
@@ -190,8 +193,9 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
         }
     }
 
-    fn capacity(&self) -> usize {
-        self.places().min(self.inner.capacity())
+    fn capacity(&self) -> Capacity {
+        let places = Limit::new(self.places(), self.queue_size.on_limit());
+        self.inner.capacity().and(places, LimitKind::Queue)
     }
 
     fn server_close(&self) {

@@ -9,6 +9,7 @@ use super::threads::Threads;
 use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::job::Job;
+use crate::limits::{Capacity, Limit, LimitKind};
 use crate::server::{BaseServer, Concurrency, Construct};
 
 /// Runs each request in a thread of its own: Python's `ThreadingMixIn`.
@@ -17,8 +18,8 @@ use crate::server::{BaseServer, Concurrency, Construct};
 /// accept for themselves: what a thread has accepted it serves, without a hand-over, and it sees to it
 /// that another accepts in the meantime. A thread that has had nothing to do for ten seconds ends.
 ///
-/// There is no limit to the number of threads. When the system has no room for another, the accept loop
-/// serves the request itself, then accepts more slowly until there is.
+/// There is no limit to the number of threads but [`max_threads`](Self::max_threads). When the system has
+/// no room for another, the accept loop serves the request itself, then accepts more slowly until there is.
 ///
 /// `daemon_threads` and `block_on_close` are one attribute here, for every strategy:
 /// [`drain_timeout`](crate::Configure::drain_timeout).
@@ -35,6 +36,7 @@ use crate::server::{BaseServer, Concurrency, Construct};
 /// ```
 pub struct Threading<S: BaseServer> {
     inner: S,
+    max_threads: Option<Limit>,
     threads: Arc<Threads<S::Transport>>,
 }
 
@@ -44,8 +46,17 @@ impl<S: BaseServer> Threading<S> {
         const { one_strategy::<S>() };
         Threading {
             inner: server,
+            max_threads: None,
             threads: Arc::new(Threads::new()),
         }
+    }
+
+    /// Sets how many threads may serve requests at once: no limit unless set; with 0 the server does not
+    /// bind. Those that accept come on top, at most four. A plain number [waits](crate::OnLimit::Wait).
+    #[must_use]
+    pub fn max_threads(mut self, threads: impl Into<Limit>) -> Self {
+        self.max_threads = Some(threads.into());
+        self
     }
 }
 
@@ -76,6 +87,20 @@ impl<S: BaseServer> BaseServer for Threading<S> {
 
     fn inner(&self) -> &S {
         &self.inner
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        if self.max_threads.is_some_and(|limit| limit.max() == 0) {
+            let text = "a threading server of 0 threads would never serve anybody: set max_threads to 1 or more";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.inner.server_bind()
+    }
+
+    fn capacity(&self) -> Capacity {
+        let inner = self.inner.capacity();
+        self.max_threads
+            .map_or(inner, |limit| inner.and(limit, LimitKind::Threads))
     }
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {

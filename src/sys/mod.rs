@@ -91,11 +91,13 @@ impl Drop for SignalGuard {
     }
 }
 
-/// What a signal does: atomics and calls that signal-safety(7) lists.
+/// What is done in a signal handler: atomics and calls that signal-safety(7) lists.
 #[derive(Clone, Debug)]
-pub(crate) enum SignalAction {
-    /// [`Wakeup::shutdown_signal`].
-    Shutdown,
+pub(crate) enum Reaction {
+    /// [`Wakeup::shutdown_signal`], and whether at once.
+    Shutdown(bool),
+    /// [`Wakeup::note_signal`]: the rest is for the accept loop.
+    Note,
     /// [`Wakeup::child_signal`].
     ChildExited,
     /// [`Wakeup::nudge`].
@@ -104,8 +106,8 @@ pub(crate) enum SignalAction {
     Count(Arc<AtomicU32>),
 }
 
-/// Runs `action` at each `signal`, beside whatever else in this program listens to it.
-pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) -> io::Result<SignalGuard> {
+/// Runs `reaction` at each `signal`, beside whatever else in this program listens to it.
+pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) -> io::Result<SignalGuard> {
     if signal_hook::consts::FORBIDDEN.contains(&signal) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -114,11 +116,12 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, action: SignalAction) 
     }
     let handler = move || {
         let errno = Errno::last_raw();
-        match &action {
-            SignalAction::Shutdown => wakeup.shutdown_signal(signal),
-            SignalAction::ChildExited => wakeup.child_signal(),
-            SignalAction::Nudge => wakeup.nudge(),
-            SignalAction::Count(count) => {
+        match &reaction {
+            Reaction::Shutdown(at_once) => wakeup.shutdown_signal(signal, *at_once),
+            Reaction::Note => wakeup.note_signal(signal),
+            Reaction::ChildExited => wakeup.child_signal(),
+            Reaction::Nudge => wakeup.nudge(),
+            Reaction::Count(count) => {
                 count.fetch_add(1, Ordering::SeqCst);
                 wakeup.wake();
             }

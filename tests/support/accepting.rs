@@ -3,8 +3,8 @@
 use std::io;
 use std::thread;
 
-use socketserver::Acceptor;
 use socketserver::prelude::*;
+use socketserver::{Acceptor, Capacity, LimitKind};
 
 /// A strategy whose threads accept for themselves.
 pub struct Accepting<S> {
@@ -60,7 +60,7 @@ impl<S: BaseServer> BaseServer for Accepting<S> {
         })
     }
 
-    fn capacity(&self) -> usize {
-        self.places
+    fn capacity(&self) -> Capacity {
+        self.inner.capacity().and(self.places.into(), LimitKind::Connections)
     }
 }

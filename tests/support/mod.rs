@@ -16,6 +16,7 @@ pub mod process;
 pub mod program;
 pub mod remote_command;
 pub mod serving;
+pub mod talk;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,6 +63,7 @@ pub fn run(tests: Vec<(&'static str, fn())>) {
             Trial::ignorable_test(name, move || {
                 let before = Holdings::now();
                 LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                LOGGER.keys.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 test();
                 before.wait_for_same();
                 Ok(clients::take_missing().map_or(Completion::Completed, Completion::ignored_with))
@@ -261,11 +263,14 @@ pub fn read_to_end(mut stream: impl Read) -> Vec<u8> {
 
 static LOGGER: Lines = Lines {
     lines: Mutex::new(Vec::new()),
+    keys: Mutex::new(Vec::new()),
 };
 
 /// Keeps what is logged.
 struct Lines {
     lines: Mutex<Vec<String>>,
+    /// Of the records that have key-values.
+    keys: Mutex<Vec<String>>,
 }
 
 impl log::Log for Lines {
@@ -275,10 +280,31 @@ impl log::Log for Lines {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = format!("{} {}", record.level(), record.args());
+        let mut keys = Keys(line.clone());
+        let _ = record.key_values().visit(&mut keys);
+        if record.key_values().count() > 0 {
+            self.keys.lock().unwrap_or_else(PoisonError::into_inner).push(keys.0);
+        }
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 
     fn flush(&self) {}
+}
+
+/// Text, to which the key-values of a record are added.
+struct Keys(String);
+
+impl<'kvs> log::kv::VisitSource<'kvs> for Keys {
+    fn visit_pair(&mut self, key: log::kv::Key<'kvs>, value: log::kv::Value<'kvs>) -> Result<(), log::kv::Error> {
+        use std::fmt::Write;
+        let _ = write!(self.0, " {key}={value}");
+        Ok(())
+    }
+}
+
+/// What was logged with key-values since the test began, in lines of `LEVEL text key=value …`.
+pub fn logged_with_keys() -> Vec<String> {
+    LOGGER.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// What was logged since the test began, in lines of `LEVEL text`.

@@ -2,16 +2,19 @@
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 
-use super::{TempPath, temp_path, wait_until};
+use super::{CEILING, TempPath, temp_path, wait_until};
 
 /// The transports and strategies of the example, as its options name them.
 pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
@@ -169,6 +172,19 @@ impl Process {
         u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) != 0
     }
 
+    /// The next line that the process writes.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        if self.output.buffer().is_empty() {
+            let mut fds = [PollFd::new(self.output.get_ref().as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(CEILING).unwrap();
+            assert_eq!(poll(&mut fds, timeout), Ok(1), "waited {CEILING:?} in vain for a line");
+        }
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -259,4 +275,35 @@ pub fn assert_ended(name: &str, ended: &Ended, counts: &str) {
 /// A process id as nix has it.
 pub fn pid(id: u32) -> Pid {
     Pid::from_raw(id.try_into().unwrap())
+}
+
+/// Nothing happens for a while in any of the processes, once they have come to rest.
+#[track_caller]
+pub fn assert_never_wake_up(processes: &[(&str, &Process)]) {
+    let now = || -> Vec<u64> { processes.iter().map(|(_, process)| switches(process)).collect() };
+    let mut before = now();
+    wait_until("the servers rest", || {
+        // The master of a prefork server looks once more within 100 ms.
+        std::thread::sleep(Duration::from_millis(150));
+        let after = now();
+        std::mem::replace(&mut before, after.clone()) == after
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    for ((name, process), before) in processes.iter().zip(before) {
+        assert_eq!(switches(process), before, "{name} woke up");
+    }
+}
+
+/// How often the threads of a process have been given a processor (proc(5)).
+fn switches(process: &Process) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    threads
+        .map(|thread| {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+            counts
+                .map(|(_, count)| count.trim().parse::<u64>().unwrap())
+                .sum::<u64>()
+        })
+        .sum()
 }

@@ -10,6 +10,7 @@ use super::workers::{Workers, earlier};
 use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::error::{Cause, Phase, RequestError};
+use crate::observer::Event;
 use crate::server::BaseServer;
 
 /// How often the master looks at the workers while they get on. While none does it rests: the first that
@@ -26,6 +27,7 @@ impl<S: BaseServer> PreFork<S> {
         let core = self.core();
         let wakeup = core.shared().wakeup()?;
         self.state().numbers = self.numbers;
+        self.state().observe(core.shared());
         if !wakeup.is_stopping() {
             self.start_first(acceptor)?;
         }
@@ -45,7 +47,7 @@ impl<S: BaseServer> PreFork<S> {
         }
         // What the kernel has queued needs somebody to serve it.
         let nobody = self.state().load().workers == 0 && core.has_queued();
-        core.begin_drain(&**acceptor.server());
+        core.begin_drain(acceptor.server());
         if nobody {
             self.start(1, acceptor);
         }
@@ -137,6 +139,16 @@ impl<S: BaseServer> PreFork<S> {
         Ok(earlier(next, Some(now + LOOK_INTERVAL)))
     }
 
+    /// Tells the workers to accept or not, if that has changed.
+    pub(super) fn pass_suspension_on(&self) {
+        let shared = self.core().shared();
+        if let (None, Some(board)) = (shared.master(), shared.registry.board())
+            && board.suspend(shared.is_suspended())
+        {
+            self.state().wake_serving();
+        }
+    }
+
     // ----- Those that have ended -----------------------------------------------------------------
 
     /// Reaps the workers that have ended. Nothing is asked unless some child of the program has ended.
@@ -155,6 +167,11 @@ impl<S: BaseServer> PreFork<S> {
         let ended = self.state().take_ended();
         for ended in &ended {
             self.state().note(ended);
+            self.core().shared().observe(|| Event::ChildExited {
+                number: None,
+                process: ended.worker.pid.as_raw(),
+                status: ended.status,
+            });
             self.settle(ended);
         }
     }

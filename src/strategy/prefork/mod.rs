@@ -18,7 +18,7 @@ use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::job::Force;
 use crate::server::{BaseServer, Concurrency, Construct};
-use crate::sys::{self, SignalAction, SignalGuard};
+use crate::sys::{self, Reaction, SignalGuard};
 
 use numbers::Numbers;
 use workers::Workers;
@@ -73,6 +73,7 @@ use workers::Workers;
 /// | SIGHUP | replaces all workers, one by one: each new one is ready before an old one stops accepting |
 /// | SIGTTIN, SIGTTOU | one worker more, one fewer: moves [`min_workers`](Self::min_workers) and [`max_workers`](Self::max_workers) |
 /// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM and SIGINT |
+/// | those of [`on_signal`](crate::Configure::on_signal) | what it says, in the master; for one of the first two rows, beside it |
 ///
 /// A worker hears SIGTERM only: it accepts no more, ends with its last request, and is replaced.
 ///
@@ -87,6 +88,12 @@ use workers::Workers;
 ///
 /// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
 /// `serve_forever` fails and says why the last one did.
+///
+/// # Limits, and seeing it
+///
+/// Each worker keeps to the [limits](crate#limit) by itself: of 5 workers with `max_connections(10)` each serves
+/// 10. The master's [`stats`](BaseServer::stats) have the counts of all workers and no list of connections;
+/// [`suspend`](crate::ServerHandle::suspend) stops them all.
 ///
 /// # Memory and threads
 ///
@@ -231,9 +238,9 @@ impl<S: BaseServer> PreFork<S> {
 
     fn listen_to_signals(&self) -> io::Result<()> {
         let wakeup = self.core().shared().wakeup()?;
-        let count = |count: &Arc<AtomicU32>| SignalAction::Count(Arc::clone(count));
+        let count = |count: &Arc<AtomicU32>| Reaction::Count(Arc::clone(count));
         for (signal, action) in [
-            (SIGCHLD, SignalAction::ChildExited),
+            (SIGCHLD, Reaction::ChildExited),
             (SIGHUP, count(&self.orders.reload)),
             (SIGTTIN, count(&self.orders.more)),
             (SIGTTOU, count(&self.orders.fewer)),
@@ -299,6 +306,7 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
     fn service_actions(&self) {
         self.inner.service_actions();
         self.collect_workers();
+        self.pass_suspension_on();
     }
 
     fn drain_requests(&self) {

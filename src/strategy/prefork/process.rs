@@ -32,6 +32,10 @@ impl<S: BaseServer> PreFork<S> {
             slot.set_order(Order::Drain);
         }
         let wake = event(EfdFlags::empty())?;
+        if shared.registry.board().is_none() {
+            // The first worker shall know it from its beginning.
+            shared.registry.make_board()?.suspend(shared.is_suspended());
+        }
         let duty = Duty {
             master: Pid::this(),
             slot: Arc::clone(&slot),
@@ -95,7 +99,7 @@ impl<S: BaseServer> PreFork<S> {
                 Err(error) => master.broken(error),
             }
         }
-        drain_worker(&*server)?;
+        drain_worker(&server)?;
         outcome
     }
 }

@@ -1,11 +1,12 @@
 //! The worker processes, as their master sees them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::numbers::{Load, Numbers, Trend};
 use super::worker::{Ended, Worker};
 use crate::acceptor::Backoff;
-use crate::lifecycle::{Order, Stage};
+use crate::lifecycle::{Order, Shared, Stage};
 use crate::strategy::exit_status;
 use crate::transport::Transport;
 
@@ -29,6 +30,8 @@ pub(super) struct Workers<T: Transport> {
     pub(super) lost: bool,
 }
 
+/// What does not work while starting workers pauses.
+const REPLACING: &str = "workers end at once or cannot be started";
 /// So many workers that fail to start, one after the other, are no accident.
 const MAX_FAILURES: u32 = 5;
 /// Past this time since the last worker that ended at once, the pauses begin anew.
@@ -40,7 +43,7 @@ impl<T: Transport> Default for Workers<T> {
             list: Vec::new(),
             numbers: Numbers::default(),
             trend: Trend::default(),
-            replacing: Backoff::new("workers end at once or cannot be started"),
+            replacing: Backoff::new(REPLACING),
             pause: None,
             failures: 0,
             why: String::new(),
@@ -53,6 +56,11 @@ impl<T: Transport> Default for Workers<T> {
 }
 
 impl<T: Transport> Workers<T> {
+    /// The observers of this server hear of pauses.
+    pub(super) fn observe(&mut self, server: &Arc<Shared>) {
+        self.replacing = Backoff::new(REPLACING).of(server);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }

@@ -1,0 +1,348 @@
+//! A place among the requests in progress.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shared;
+use super::activity::Activity;
+use super::inline::{Connection, Inline};
+use super::registry::{Inner, Record};
+use crate::limits::{Capacity, LimitKind, Verdict};
+use crate::observer::{Event, Outcome};
+use crate::request::{Request, ServerContext};
+use crate::stats::End;
+
+/// A place among the requests in progress: taken before accepting, given back when dropped.
+///
+/// Whatever happens to a request (it ends, panics, is dropped in a queue, its process is killed), the
+/// ticket goes with it, so each is counted exactly once.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    shared: Arc<Shared>,
+    number: u64,
+    stage: Stage,
+    /// Of a request that has come.
+    activity: Option<Arc<Activity>>,
+    /// It runs on the thread that accepts.
+    inline: bool,
+    /// It was made to end while it ran there.
+    forced: bool,
+}
+
+/// How far a ticket has come.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// It holds no place: nothing limits the number, or the request was not let in.
+    Free,
+    /// It holds a place for a request that is to come.
+    Reserved,
+    /// Its request waits for its address's turn. Where its record is.
+    Waiting(usize),
+    /// Its request runs, or is about to. Where its record is.
+    Running(usize),
+}
+
+/// What becomes of a request that has come.
+pub(crate) enum Admission {
+    Runs,
+    /// It waits for this limit, not before this time.
+    Waits(LimitKind, Instant),
+    Rejected(LimitKind),
+}
+
+impl Ticket {
+    /// Takes a place, or arranges to be told when there is one.
+    pub(crate) fn take(shared: &Arc<Shared>, capacity: Capacity) -> Result<Self, Pause> {
+        let mut stage = Stage::Free;
+        if capacity.waits() {
+            let mut inner = shared.registry.lock();
+            if !capacity.has_place(inner.reserved + inner.running) {
+                return Err(Pause::counted(shared, &mut inner));
+            }
+            inner.reserved += 1;
+            stage = Stage::Reserved;
+        }
+        Ok(Ticket {
+            shared: Arc::clone(shared),
+            number: 0,
+            stage,
+            activity: None,
+            inline: false,
+            forced: false,
+        })
+    }
+
+    /// A request has come for this place. Returns its context.
+    pub(crate) fn assign(&mut self) -> ServerContext {
+        let shared = &self.shared;
+        self.number = match (shared.master(), shared.wakeup()) {
+            (Some(master), Ok(wakeup)) => master.accepted(wakeup),
+            _ => shared.registry.next_number(),
+        };
+        let activity = Arc::clone(self.activity.get_or_insert_default());
+        ServerContext::new(Arc::clone(shared), self.number, activity)
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Decides, by the limits, what becomes of the request that has come for this place, and counts it.
+    pub(crate) fn admit<R: Request>(&mut self, request: &R, capacity: Capacity) -> Admission {
+        let rules = self.shared.registry.rules();
+        let activity = self.activity.clone().unwrap_or_default();
+        let record = Record::new(self.number, request, activity, rules);
+        let mut inner = self.shared.registry.lock();
+        match inner.verdict(rules, &record, capacity) {
+            Verdict::Reject(limit) => {
+                self.count(&mut inner, End::Rejected(limit));
+                Admission::Rejected(limit)
+            }
+            Verdict::Admit => {
+                self.stage = self.stage.run(&mut inner, record);
+                Admission::Runs
+            }
+            Verdict::Hold(limit, turn) => {
+                self.stage = self.stage.wait(&mut inner, record);
+                self.shared.place_is_free(&inner);
+                Admission::Waits(limit, turn)
+            }
+        }
+    }
+
+    /// Counts a request as running, whatever the limits say: for one that ends at once.
+    pub(crate) fn start<R: Request>(&mut self, request: &R) {
+        let activity = self.activity.clone().unwrap_or_default();
+        let record = Record::new(self.number, request, activity, None);
+        self.stage = self.stage.run(&mut self.shared.registry.lock(), record);
+    }
+
+    /// Counts the end of the request, here and in the master.
+    fn count(&self, inner: &mut Inner, end: End) {
+        let way = inner.way(self.forced, self.shared.is_told_to_stop());
+        inner.counts.add(end, way, 1);
+        if let Some(master) = self.shared.master() {
+            master.ended(end, way);
+        }
+    }
+
+    /// A waiting request runs, if its address has room, on the place that an acceptor has taken for
+    /// another. False if it waits on.
+    pub(crate) fn resume(&mut self, place: &mut Ticket, capacity: Capacity) -> bool {
+        let Stage::Waiting(index) = self.stage else {
+            return false;
+        };
+        let mut guard = self.shared.registry.lock();
+        let inner = &mut *guard;
+        if capacity.rejects(inner.running).is_some() {
+            return false;
+        }
+        if let Some(record) = inner.records.get_mut(index) {
+            if let (Some(rules), Some(client)) = (self.shared.registry.rules(), record.client)
+                && !inner.addresses.resume(rules, client)
+            {
+                return false;
+            }
+            record.waiting = false;
+        }
+        place.stage = place.stage.leave(inner);
+        inner.waiting -= 1;
+        inner.run();
+        self.stage = Stage::Running(index);
+        true
+    }
+
+    /// The request begins to run.
+    pub(crate) fn begin(&self) {
+        if self.shared.is_observed() {
+            self.record(|record| record.began = Some(Instant::now()));
+        }
+    }
+
+    /// Does something to the record of the request, once it has one.
+    fn record<R>(&self, change: impl FnOnce(&mut Record) -> R) -> Option<R> {
+        match self.stage {
+            Stage::Waiting(index) | Stage::Running(index) => {
+                self.shared.registry.lock().records.get_mut(index).map(change)
+            }
+            Stage::Free | Stage::Reserved => None,
+        }
+    }
+
+    /// The request is about to run on the thread that accepts, which cannot see to the drain meanwhile.
+    pub(crate) fn begin_inline(&mut self, socket: Option<BorrowedFd<'_>>) {
+        let Ok(wakeup) = self.shared.wakeup() else { return };
+        self.inline = true;
+        let connection = socket.zip(self.activity.clone()).map(|(socket, activity)| Connection {
+            socket: socket.as_raw_fd(),
+            activity,
+        });
+        wakeup.begin_inline(Inline {
+            number: self.number,
+            connection,
+            forced: false,
+        });
+    }
+
+    /// The socket is about to be closed, or has become another process's matter.
+    pub(crate) fn forget_socket(&mut self) {
+        // A forked child has a copy of the records, and perhaps of a lock that another thread held.
+        if !self.shared.in_child() {
+            self.record(|record| record.socket = None);
+        }
+        if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
+            self.forced = wakeup.end_inline(self.number);
+        }
+    }
+
+    /// A child serves the request: its socket and what goes through it are that process's matter.
+    pub(crate) fn leave_to_child(&mut self) {
+        self.forget_socket();
+        self.begin();
+        self.record(|record| record.remote = true);
+    }
+
+    /// `verify_request` said no.
+    pub(crate) fn refused(self) {
+        self.count(&mut self.shared.registry.lock(), End::Refused);
+    }
+
+    /// The request has ended. Without this it was dropped.
+    pub(crate) fn ended(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        // As for a socket: what a forked child has is a copy.
+        if !matches!(self.stage, Stage::Free) && !self.shared.in_child() {
+            self.tell_the_end(outcome);
+            self.release(outcome);
+        }
+    }
+
+    /// Gives back what it holds, and says so to those who wait for it.
+    fn release(&mut self, outcome: Outcome) {
+        let Ok(wakeup) = self.shared.wakeup() else { return };
+        let mut inner = self.shared.registry.lock();
+        if let Stage::Waiting(index) | Stage::Running(index) = self.stage
+            && let Some(record) = inner.records.remove(index)
+        {
+            self.count(&mut inner, outcome.into());
+            if let Some(client) = record.client {
+                inner.addresses.release(client, record.waiting);
+            }
+        }
+        self.stage = self.stage.leave(&mut inner);
+        let (others_wait, idle) = (inner.waiting > 0, inner.running + inner.waiting == 0);
+        self.shared.place_is_free(&inner);
+        drop(inner);
+        if others_wait {
+            wakeup.give_turn();
+        }
+        // Asked last: whoever began to drain meanwhile may have seen this one as still there. The drain also
+        // runs those that wait for others.
+        if (others_wait || idle) && wakeup.is_told_to_stop() {
+            wakeup.request_ended();
+        }
+    }
+
+    /// Before the place is given back: the server does not end before its observers have heard all.
+    fn tell_the_end(&self, outcome: Outcome) {
+        if !self.shared.is_observed() {
+            return;
+        }
+        let times = |record: &mut Record| (record.client_address.clone(), record.accepted, record.began);
+        let Some((ref client_address, accepted, began)) = self.record(times) else {
+            return;
+        };
+        let (number, now) = (self.number, Instant::now());
+        if let Stage::Waiting(_) = self.stage {
+            // It is counted as started, so that what has started is what has ended and what runs.
+            self.shared.observe(|| Event::Started { number, client_address });
+        }
+        let began = began.unwrap_or(now);
+        self.shared.observe(|| Event::Finished {
+            number,
+            client_address,
+            waited: began - accepted,
+            duration: now - began,
+            outcome,
+        });
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.end(Outcome::Dropped);
+    }
+}
+
+impl Stage {
+    /// Its request runs.
+    fn run(self, inner: &mut Inner, record: Record) -> Self {
+        self.leave(inner);
+        inner.run();
+        Stage::Running(inner.records.insert(record))
+    }
+
+    /// Its request waits.
+    fn wait(self, inner: &mut Inner, mut record: Record) -> Self {
+        self.leave(inner);
+        inner.waiting += 1;
+        record.waiting = true;
+        Stage::Waiting(inner.records.insert(record))
+    }
+
+    /// It holds nothing any more.
+    fn leave(self, inner: &mut Inner) -> Self {
+        match self {
+            Stage::Free => {}
+            Stage::Reserved => inner.reserved -= 1,
+            Stage::Running(_) => inner.running -= 1,
+            Stage::Waiting(_) => {
+                inner.waiting -= 1;
+                // Dropped without having run, it counts as started and ended.
+                inner.counts.started += 1;
+            }
+        }
+        Stage::Free
+    }
+}
+
+impl Shared {
+    fn place_is_free(&self, inner: &Inner) {
+        if let (1.., Ok(wakeup)) = (inner.paused, self.wakeup()) {
+            wakeup.give_place();
+        }
+    }
+}
+
+/// An acceptor waits for a place: as long as this lives, each place that becomes free is told.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    shared: Arc<Shared>,
+}
+
+impl Pause {
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Self {
+        Self::counted(shared, &mut shared.registry.lock())
+    }
+
+    fn counted(shared: &Arc<Shared>, inner: &mut Inner) -> Self {
+        inner.paused += 1;
+        Pause {
+            shared: Arc::clone(shared),
+        }
+    }
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        self.shared.registry.lock().paused -= 1;
+    }
+}

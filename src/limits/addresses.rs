@@ -1,0 +1,256 @@
+//! What each client address has in progress, and how fast its requests come.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use super::{Limit, LimitKind, OnLimit, RateLimit};
+use crate::address::Address;
+use crate::config::Config;
+
+/// The limits on one client address, as they are set when serving begins.
+#[derive(Debug, Default)]
+pub(crate) struct AddressRules {
+    at_once: Option<Limit>,
+    rate: Option<Bucket>,
+    max_waiting: usize,
+}
+
+/// A token bucket, told as times: a token comes back every `interval`, and `tolerance` is how far ahead of
+/// that a full bucket lets requests come (the "generic cell rate algorithm", ITU-T I.371).
+#[derive(Debug)]
+struct Bucket {
+    interval: Duration,
+    tolerance: Duration,
+    on_limit: OnLimit,
+}
+
+impl AddressRules {
+    pub(crate) fn new(config: &Config) -> Self {
+        AddressRules {
+            at_once: config.max_per_address,
+            rate: config.max_rate_per_address.and_then(Bucket::new),
+            max_waiting: config.max_waiting,
+        }
+    }
+
+    /// The client that `address` is counted as; `None` if these rules do not concern it.
+    ///
+    /// An IPv6 client has at least a /64 to itself (RFC 6177), so that is what counts. Clients of Unix sockets
+    /// are all this machine's own and mostly unnamed: they are not limited by address.
+    pub(crate) fn client(&self, address: &Address) -> Option<IpAddr> {
+        if self.at_once.is_none() && self.rate.is_none() {
+            return None;
+        }
+        Some(match address.ip()? {
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+impl Bucket {
+    fn new(limit: RateLimit) -> Option<Self> {
+        let interval = limit.interval()?;
+        Some(Bucket {
+            interval,
+            tolerance: interval.saturating_mul(limit.burst.max(1) - 1),
+            on_limit: limit.on_limit,
+        })
+    }
+}
+
+/// What the rules say to a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Admit,
+    /// It waits, for this limit, not before this time.
+    Hold(LimitKind, Instant),
+    Reject(LimitKind),
+}
+
+/// The clients that have requests in progress or came lately.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    /// Those with requests in progress or waiting, so there are never more than connections.
+    in_use: HashMap<IpAddr, Use>,
+    /// When the bucket of each will be full again, less the tolerance: later than now for those that came
+    /// lately.
+    buckets: HashMap<IpAddr, Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Use {
+    running: usize,
+    waiting: usize,
+}
+
+impl Addresses {
+    /// Buckets kept at most. Senders of datagrams can invent addresses, which must not cost memory
+    /// without end: past this number, a client that was seen before gets a full bucket.
+    const MOST_BUCKETS: usize = 1 << 16;
+
+    /// Decides on a request of `client` that has come `now`, when `waiting` wait already, and counts it.
+    pub(crate) fn admit(&mut self, rules: &AddressRules, client: IpAddr, now: Instant, waiting: usize) -> Verdict {
+        let verdict = self.decide(rules, client, now, waiting);
+        match verdict {
+            Verdict::Admit => self.in_use.entry(client).or_default().running += 1,
+            Verdict::Hold(..) => self.in_use.entry(client).or_default().waiting += 1,
+            Verdict::Reject(_) => {}
+        }
+        verdict
+    }
+
+    fn decide(&mut self, rules: &AddressRules, client: IpAddr, now: Instant, waiting: usize) -> Verdict {
+        let mut hold = None;
+        let over = [self.over_number(rules, client, now), self.over_rate(rules, client, now)];
+        for (kind, on_limit, turn) in over.into_iter().flatten() {
+            if on_limit == OnLimit::Reject || waiting >= rules.max_waiting {
+                return Verdict::Reject(kind);
+            }
+            hold = Some((kind, turn));
+        }
+        if let Some(bucket) = &rules.rate {
+            self.take_token(bucket, client, now);
+        }
+        hold.map_or(Verdict::Admit, |(kind, turn)| Verdict::Hold(kind, turn))
+    }
+
+    fn over_number(&self, rules: &AddressRules, client: IpAddr, now: Instant) -> Option<(LimitKind, OnLimit, Instant)> {
+        let limit = rules.at_once?;
+        // Those that wait will run, too, and came first.
+        let present = self.in_use.get(&client).map_or(0, |used| used.running + used.waiting);
+        (present >= limit.max()).then_some((LimitKind::PerAddress, limit.on_limit(), now))
+    }
+
+    /// The time is that of the client's next token.
+    fn over_rate(&self, rules: &AddressRules, client: IpAddr, now: Instant) -> Option<(LimitKind, OnLimit, Instant)> {
+        let bucket = rules.rate.as_ref()?;
+        let turn = self.buckets.get(&client)?.checked_sub(bucket.tolerance)?;
+        (turn > now).then_some((LimitKind::RatePerAddress, bucket.on_limit, turn))
+    }
+
+    fn take_token(&mut self, bucket: &Bucket, client: IpAddr, now: Instant) {
+        if self.buckets.len() >= Self::MOST_BUCKETS && !self.buckets.contains_key(&client) {
+            self.buckets.retain(|_, next| *next > now);
+            // So that the next sweep is far away.
+            if self.buckets.len() > Self::MOST_BUCKETS / 2 {
+                self.buckets.clear();
+            }
+        }
+        let next = self.buckets.entry(client).or_insert(now);
+        *next = (*next).max(now) + bucket.interval;
+    }
+
+    /// A waiting request of `client` runs, if there is room for it.
+    pub(crate) fn resume(&mut self, rules: &AddressRules, client: IpAddr) -> bool {
+        let used = self.in_use.entry(client).or_default();
+        if rules.at_once.is_some_and(|limit| used.running >= limit.max()) {
+            return false;
+        }
+        used.waiting -= 1;
+        used.running += 1;
+        true
+    }
+
+    /// A request of `client` is over.
+    pub(crate) fn release(&mut self, client: IpAddr, was_waiting: bool) {
+        let Some(used) = self.in_use.get_mut(&client) else {
+            return;
+        };
+        if was_waiting {
+            used.waiting -= 1;
+        } else {
+            used.running -= 1;
+        }
+        if used.running + used.waiting == 0 {
+            self.in_use.remove(&client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+    fn rate(limit: RateLimit) -> AddressRules {
+        AddressRules {
+            rate: Bucket::new(limit),
+            max_waiting: 2,
+            ..AddressRules::default()
+        }
+    }
+
+    fn after(start: Instant, millis: u64) -> Instant {
+        start + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_client_is_an_ipv4_address_or_an_ipv6_network() {
+        let rules = rate(RateLimit::reject(1));
+        let client = |text: &str| rules.client(&Address::from(text)).map(|ip| ip.to_string());
+        assert_eq!(client("10.0.0.1:80").as_deref(), Some("10.0.0.1"));
+        assert_eq!(client("[::ffff:10.0.0.1]:80").as_deref(), Some("10.0.0.1"));
+        assert_eq!(client("[2001:db8:1:2:3:4:5:6]:80").as_deref(), Some("2001:db8:1:2::"));
+        assert_eq!(rules.client(&Address::Unnamed), None);
+        assert_eq!(AddressRules::default().client(&"10.0.0.1:80".into()), None);
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let rules = rate(RateLimit::reject(10).burst(3));
+        let (mut addresses, start) = (Addresses::default(), Instant::now());
+        let mut admitted = |millis| addresses.admit(&rules, CLIENT, after(start, millis), 0) == Verdict::Admit;
+        assert_eq!([0, 0, 0, 0, 99].map(&mut admitted), [true, true, true, false, false]);
+        assert_eq!([100, 100, 200, 250].map(&mut admitted), [true, false, true, false]);
+        // A quiet time fills it, up to the burst.
+        assert_eq!([5000, 5000, 5000, 5000].map(&mut admitted), [true, true, true, false]);
+    }
+
+    #[test]
+    fn those_that_wait_for_a_token_get_one_each_in_order() {
+        let rules = rate(RateLimit::wait(10).burst(1));
+        let (mut addresses, start) = (Addresses::default(), Instant::now());
+        let mut admit = |waiting| addresses.admit(&rules, CLIENT, start, waiting);
+        assert_eq!(admit(0), Verdict::Admit);
+        assert_eq!(admit(0), Verdict::Hold(LimitKind::RatePerAddress, after(start, 100)));
+        assert_eq!(admit(1), Verdict::Hold(LimitKind::RatePerAddress, after(start, 200)));
+        assert_eq!(admit(2), Verdict::Reject(LimitKind::RatePerAddress));
+        // The one that was rejected has taken no token.
+        assert_eq!(admit(1), Verdict::Hold(LimitKind::RatePerAddress, after(start, 300)));
+    }
+
+    #[test]
+    fn a_client_is_forgotten_when_its_last_request_is_over() {
+        let rules = AddressRules {
+            at_once: Some(Limit::wait(1)),
+            max_waiting: 2,
+            ..AddressRules::default()
+        };
+        let (mut addresses, now) = (Addresses::default(), Instant::now());
+        assert_eq!(addresses.admit(&rules, CLIENT, now, 0), Verdict::Admit);
+        assert_eq!(
+            addresses.admit(&rules, CLIENT, now, 0),
+            Verdict::Hold(LimitKind::PerAddress, now)
+        );
+        assert!(!addresses.resume(&rules, CLIENT));
+        addresses.release(CLIENT, false);
+        assert!(addresses.resume(&rules, CLIENT));
+        addresses.release(CLIENT, false);
+        assert!(addresses.in_use.is_empty());
+    }
+
+    #[test]
+    fn invented_addresses_do_not_cost_memory_without_end() {
+        let rules = rate(RateLimit::reject(1));
+        let (mut addresses, now) = (Addresses::default(), Instant::now());
+        for number in 0..200_000_u32 {
+            let client = IpAddr::V4(number.into());
+            assert_eq!(addresses.admit(&rules, client, now, 0), Verdict::Admit);
+            addresses.release(client, false);
+        }
+        assert!(addresses.buckets.len() <= Addresses::MOST_BUCKETS);
+    }
+}

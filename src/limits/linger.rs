@@ -1,0 +1,147 @@
+//! Closing rejected connections so that their clients read the farewell.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+
+use crate::hooks::Hooks;
+use crate::request::Request;
+use crate::transport::Transport;
+
+/// Connections that were rejected and told so, and are open a moment longer.
+///
+/// To close a TCP socket to which its client has sent something, or still sends, is to reset the connection,
+/// and a reset can overtake the farewell: the client sees an error instead. So the sending side ends at once,
+/// which the client reads as the end of the stream, and the rest a little later (a "lingering close").
+pub(crate) struct Linger<T: Transport> {
+    queue: Mutex<VecDeque<(Instant, T::Request)>>,
+    /// Its length, to be looked at without the lock.
+    length: AtomicUsize,
+}
+
+impl<T: Transport> Linger<T> {
+    /// How long a client gets; Go's `net/http` gives as much.
+    const TIME: Duration = Duration::from_millis(500);
+    /// Descriptors spent at most; past it, the oldest goes early.
+    const MOST: usize = 64;
+
+    pub(crate) fn new() -> Self {
+        Linger {
+            queue: Mutex::default(),
+            length: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, T::Request)>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.length.load(Ordering::Relaxed) == 0
+    }
+
+    /// Ends the sending side, and closes the connection in a moment.
+    pub(crate) fn push(&self, server: &dyn Hooks<T>, mut request: T::Request) {
+        server.shutdown_request(&mut request);
+        let Some(socket) = request.socket() else {
+            server.close_request(request);
+            return;
+        };
+        // The client may be gone already (ENOTCONN).
+        let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
+        let mut queue = self.lock();
+        queue.push_back((Instant::now() + Self::TIME, request));
+        let early = (queue.len() > Self::MOST).then(|| queue.pop_front()).flatten();
+        self.length.store(queue.len(), Ordering::Relaxed);
+        drop(queue);
+        if let Some((_, request)) = early {
+            close(server, request);
+        }
+    }
+
+    /// Closes those whose time is over; returns when the next one's will be.
+    pub(crate) fn close_due(&self, server: &dyn Hooks<T>) -> Option<Instant> {
+        if self.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        loop {
+            let mut queue = self.lock();
+            let (due, _) = queue.front()?;
+            if *due > now {
+                return Some(*due);
+            }
+            let (_, request) = queue.pop_front()?;
+            self.length.store(queue.len(), Ordering::Relaxed);
+            drop(queue);
+            close(server, request);
+        }
+    }
+
+    /// Closes all: their descriptors are needed, or the server ends.
+    pub(crate) fn close_all(&self, server: &dyn Hooks<T>) {
+        for (_, request) in self.take() {
+            close(server, request);
+        }
+    }
+
+    /// Waits until the clients have closed, as long as the last one's time, and closes all.
+    pub(crate) fn finish(&self, server: &dyn Hooks<T>) {
+        let mut left = Vec::from(self.take());
+        while let Some(&(due, _)) = left.last() {
+            let patience = due.saturating_duration_since(Instant::now());
+            let wait = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
+            let mut fds: Vec<_> = left.iter().filter_map(|(_, request)| watched(request)).collect();
+            let over = patience.is_zero() || poll(&mut fds, wait).is_err();
+            for (due, request) in std::mem::take(&mut left) {
+                let closed = request.socket().is_none_or(discard);
+                if closed || over {
+                    server.close_request(request);
+                } else {
+                    left.push((due, request));
+                }
+            }
+        }
+    }
+
+    fn take(&self) -> VecDeque<(Instant, T::Request)> {
+        self.length.store(0, Ordering::Relaxed);
+        std::mem::take(&mut self.lock())
+    }
+
+    /// In a forked child, which must not keep them open: drops them.
+    pub(crate) fn abandon(&self) {
+        // The thread that forked holds no lock; another thread's would be held for ever.
+        if let Ok(mut queue) = self.queue.try_lock() {
+            queue.clear();
+        }
+    }
+}
+
+fn watched<R: Request>(request: &R) -> Option<PollFd<'_>> {
+    request.socket().map(|socket| PollFd::new(socket, PollFlags::POLLIN))
+}
+
+fn close<T: Transport>(server: &dyn Hooks<T>, request: T::Request) {
+    request.socket().map(discard);
+    server.close_request(request);
+}
+
+/// Reads what has arrived, so that closing is no reset. True if the client has closed.
+fn discard(socket: BorrowedFd<'_>) -> bool {
+    let mut buffer = [0; 16 * 1024];
+    // A client that sends without end gets its reset.
+    for _ in 0..16 {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(1..) => {}
+            Ok(0) => return true,
+            Err(errno) => return errno != nix::errno::Errno::EAGAIN,
+        }
+    }
+    false
+}

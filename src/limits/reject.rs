@@ -1,0 +1,64 @@
+//! What the limits make of a request that has been accepted and verified.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{MsgFlags, send};
+
+use crate::job::Job;
+use crate::lifecycle::Admission;
+use crate::observer::Event;
+use crate::transport::Transport;
+
+/// What became of it.
+pub(crate) enum Admitted<T: Transport> {
+    Job(Job<T>),
+    Waits,
+    Rejected,
+}
+
+impl<T: Transport> Job<T> {
+    /// Asks the limits.
+    pub(crate) fn admit(mut self) -> Admitted<T> {
+        match self.ask_limits() {
+            Admission::Runs => Admitted::Job(self.started()),
+            Admission::Waits(limit, turn) => {
+                let (server, active, ticket) = self.into_parts();
+                let (number, client_address) = (ticket.number(), active.client_address());
+                ticket.shared().observe(|| Event::Waiting {
+                    number,
+                    client_address,
+                    limit,
+                });
+                server.core().waiting_room().push(active, ticket, turn);
+                Admitted::Waits
+            }
+            Admission::Rejected(limit) => {
+                let (server, mut active, ticket) = self.into_parts();
+                let (number, client_address) = (ticket.number(), active.client_address());
+                log::debug!("rejecting {client_address}: {limit} is reached");
+                ticket.shared().observe(|| Event::Rejected {
+                    number,
+                    client_address,
+                    limit,
+                });
+                server.reject_request(&mut active.request, limit);
+                server.core().linger().push(&*server, active.request);
+                Admitted::Rejected
+            }
+        }
+    }
+}
+
+/// Sends what fits into the socket's buffer, which is empty: of a new connection, kilobytes. Never waits.
+pub(crate) fn send_farewell(socket: BorrowedFd<'_>, farewell: &[u8]) {
+    if farewell.is_empty() {
+        return;
+    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match send(socket.as_raw_fd(), farewell, flags) {
+        Ok(sent) if sent == farewell.len() => {}
+        Ok(sent) => log::debug!("only {sent} of {} bytes of the farewell were sent", farewell.len()),
+        Err(errno) => log::debug!("the farewell was not sent: {}", io::Error::from(errno)),
+    }
+}

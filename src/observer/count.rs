@@ -1,0 +1,104 @@
+//! An observer that counts.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::{Event, Observer, Outcome};
+
+/// Counts events, of one server or of several that it is attached to.
+///
+/// What one server does, [`stats`](crate::BaseServer::stats) tells without it; this tells more kinds of
+/// failures apart and sums over servers.
+///
+/// ```
+/// use std::sync::Arc;
+/// use socketserver::prelude::*;
+/// use socketserver::CountingObserver;
+///
+/// let observer = Arc::new(CountingObserver::default());
+/// let public = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).observer(observer.clone());
+/// let admin = UnixStreamServer::new("/run/admin.sock", |_: &mut UnixStreamRequest| {}).observer(observer.clone());
+/// assert_eq!(observer.counts().accepted, 0);
+/// ```
+#[derive(Debug, Default)]
+pub struct CountingObserver {
+    counts: Mutex<EventCounts>,
+}
+
+/// What a [`CountingObserver`] has counted: exact, all of one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventCounts {
+    /// Requests accepted.
+    pub accepted: u64,
+    /// Requests that `verify_request` refused.
+    pub refused: u64,
+    /// Requests that a limit rejected.
+    pub rejected: u64,
+    /// Requests that had to wait for their address's turn.
+    pub waited: u64,
+    /// Requests started.
+    pub started: u64,
+    /// Requests started that are not over.
+    pub running: u64,
+    /// Requests that ended without an error.
+    pub served: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Requests that panicked.
+    pub panicked: u64,
+    /// Requests whose process was killed or left by itself.
+    pub exited: u64,
+    /// Requests dropped before they ran.
+    pub dropped: u64,
+    /// Requests that failed because a clock of [`Timeouts`](crate::Timeouts) ran out.
+    pub timed_out: u64,
+    /// Children that have ended.
+    pub children_exited: u64,
+    /// How often accepting or starting requests had to be backed off.
+    pub back_offs: u64,
+}
+
+impl CountingObserver {
+    /// What it has counted so far.
+    pub fn counts(&self) -> EventCounts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventCounts {
+    fn counter(&mut self, event: &Event<'_>) -> Option<&mut u64> {
+        Some(match event {
+            Event::Accepted { .. } => &mut self.accepted,
+            Event::Refused { .. } => &mut self.refused,
+            Event::Rejected { .. } => &mut self.rejected,
+            Event::Waiting { .. } => &mut self.waited,
+            Event::Started { .. } => {
+                self.running += 1;
+                &mut self.started
+            }
+            Event::TimedOut { .. } => &mut self.timed_out,
+            Event::Finished { outcome, .. } => {
+                self.running -= 1;
+                match outcome {
+                    Outcome::Served => &mut self.served,
+                    Outcome::Failed => &mut self.failed,
+                    Outcome::Panicked => &mut self.panicked,
+                    Outcome::Exited(_) => &mut self.exited,
+                    Outcome::Dropped => &mut self.dropped,
+                }
+            }
+            Event::ChildExited { .. } => &mut self.children_exited,
+            Event::BackOffBegun { .. } => &mut self.back_offs,
+            _ => return None,
+        })
+    }
+}
+
+impl Observer for CountingObserver {
+    fn observe(&self, event: &Event<'_>) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counts.counter(event) {
+            *counter += 1;
+        }
+    }
+}

@@ -1,0 +1,719 @@
+//! Suspending and resuming, and what a server does at signals.
+
+mod support;
+
+use std::env;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use socketserver::prelude::*;
+use socketserver::{Handled, Running, State, WaitError};
+use support::gate::Gate;
+use support::matrix::udp_client;
+use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
+use support::talk::{ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
+use support::{CEILING, EchoLine, connect, exchange_line, logged, process_state, read_to_end, wait_until};
+
+tests![
+    roles: serves_with_signals;
+    a_suspended_server_leaves_clients_in_the_queue_under_every_strategy,
+    requests_in_progress_go_on_while_accepting_is_suspended,
+    the_port_is_the_same_after_resuming,
+    the_state_is_told,
+    a_server_suspended_before_it_serves_starts_suspended,
+    suspended_twice_is_suspended_once,
+    a_suspended_server_keeps_datagrams,
+    a_suspended_server_can_be_stopped,
+    what_came_while_suspended_is_served_at_the_end,
+    a_handler_suspends_its_server,
+    a_forked_child_does_not_suspend_its_parent,
+    handle_request_of_a_suspended_server_times_out,
+    suspended_and_resumed_all_the_time_a_server_loses_nobody,
+    a_suspended_server_at_its_limit_resumes,
+    a_suspended_server_never_wakes_up,
+    a_function_runs_at_a_signal_under_every_strategy,
+    a_function_runs_while_all_workers_are_busy,
+    a_busy_bare_server_runs_a_function_afterwards,
+    a_function_runs_while_the_server_drains,
+    a_function_that_panics_costs_nothing,
+    a_function_that_waits_for_the_server_is_told_that_it_would_for_ever,
+    a_signal_that_comes_often_runs_its_function_at_least_once,
+    the_stats_are_dumped_at_a_signal_under_every_strategy,
+    a_second_sigint_stops_at_once_under_every_strategy,
+    a_stop_signal_stops_at_once_under_every_strategy,
+    the_action_set_last_holds,
+    the_master_of_a_prefork_server_counts_the_requests_of_its_workers,
+    the_workers_of_a_prefork_server_are_suspended_by_their_master,
+    a_prefork_server_that_is_suspended_from_the_start_resumes,
+    sighup_of_a_prefork_server_reloads_and_runs_its_function,
+    signals_do_the_default_in_a_child,
+    signals_are_listened_to_from_binding_on,
+    after_the_end_a_signal_runs_nothing,
+    a_signal_that_cannot_be_caught_is_refused,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+fn bare() -> TcpServer<Handler> {
+    TcpServer::new(ANY_PORT, ECHO_LINES)
+}
+
+/// A client that has sent a line to a suspended server, which has not accepted it.
+#[track_caller]
+fn queued(running: &Running) -> TcpStream {
+    let client = connect(running.server_address());
+    (&client).write_all(b"hello\n").unwrap();
+    assert_waits(&client);
+    client
+}
+
+#[track_caller]
+fn suspend(running: &Running) {
+    let handle = running.handle();
+    handle.suspend();
+    wait_until("it is suspended", || handle.state() == State::Suspended);
+}
+
+// ----- Suspending --------------------------------------------------------------------------------
+
+#[track_caller]
+fn assert_suspends(server: impl BaseServer) {
+    let running = server.spawn().unwrap();
+    let first = connect(running.server_address());
+    assert_echoes(&first);
+    finish(&first);
+    suspend(&running);
+    let waiting = [(); 3].map(|()| connect(running.server_address()));
+    // One may have been accepted while the loop was about to wait.
+    for mut client in &waiting {
+        client
+            .write_all(
+                b"hello
+",
+            )
+            .unwrap();
+    }
+    assert_waits(&waiting[2]);
+    let accepted = running.handle().stats().accepted;
+    assert!(accepted <= 2, "{accepted}");
+    running.handle().resume();
+    for client in &waiting {
+        assert_eq!(exchange_line(client, ""), "hello\n");
+        finish(client);
+    }
+    assert_eq!(running.stop().unwrap().served, 4);
+}
+
+fn a_suspended_server_leaves_clients_in_the_queue_under_every_strategy() {
+    assert_suspends(bare());
+    assert_suspends(bare().threading());
+    assert_suspends(bare().forking());
+    assert_suspends(bare().thread_pool().workers(3));
+    assert_suspends(bare().thread_pool().workers(3).queue_size(3));
+}
+
+fn requests_in_progress_go_on_while_accepting_is_suspended() {
+    let running = bare().threading().spawn().unwrap();
+    let client = connect(running.server_address());
+    assert_echoes(&client);
+    suspend(&running);
+    assert_echoes(&client);
+    finish(&client);
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+fn the_port_is_the_same_after_resuming() {
+    let running = bare().threading().spawn().unwrap();
+    suspend(&running);
+    // Nobody else can have it meanwhile.
+    let address = running.server_address().as_inet().unwrap();
+    let taken = std::net::TcpListener::bind(address).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    running.handle().resume();
+    let client = TcpStream::connect(address).unwrap();
+    assert_echoes(&client);
+    drop(client);
+    running.stop().unwrap();
+}
+
+fn the_state_is_told() {
+    let running = bare().threading().spawn().unwrap();
+    let (handle, stopper) = (running.handle(), running.shutdown_handle());
+    wait_until("it serves", || handle.state() == State::Serving);
+    handle.suspend();
+    assert_eq!((handle.state(), stopper.state()), (State::Suspended, State::Suspended));
+    assert_eq!(handle.stats().state.to_string(), "suspended");
+    handle.resume();
+    assert_eq!(handle.state(), State::Serving);
+    handle.suspend();
+    running.stop().unwrap();
+    assert_eq!(handle.state(), State::Closed);
+    handle.resume();
+    assert_eq!(handle.state(), State::Closed);
+}
+
+fn a_server_suspended_before_it_serves_starts_suspended() {
+    let server = bare().threading().bind().unwrap();
+    let handle = server.handle();
+    handle.suspend();
+    assert_eq!(handle.state(), State::Bound);
+    let running = server.spawn().unwrap();
+    wait_until("it serves", || handle.state() == State::Suspended);
+    let client = queued(&running);
+    assert_eq!(handle.stats().accepted, 0);
+    handle.resume();
+    assert_eq!(exchange_line(&client, ""), "hello\n");
+    finish(&client);
+    running.stop().unwrap();
+}
+
+fn suspended_twice_is_suspended_once() {
+    let running = bare().threading().spawn().unwrap();
+    suspend(&running);
+    suspend(&running);
+    running.handle().resume();
+    let client = connect(running.server_address());
+    assert_echoes(&client);
+    drop(client);
+    running.stop().unwrap();
+}
+
+fn a_suspended_server_keeps_datagrams() {
+    let server = UdpServer::new(ANY_PORT, EchoLine).bind().unwrap();
+    let handle = server.handle();
+    handle.suspend();
+    let running = server.spawn().unwrap();
+    let client = udp_client(running.server_address());
+    client.send(b"hello\n").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert_eq!(client.recv(&mut [0; 9]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    handle.resume();
+    assert_eq!(client.recv(&mut [0; 9]).unwrap(), 6);
+    running.stop().unwrap();
+}
+
+fn a_suspended_server_can_be_stopped() {
+    for _ in 0..10 {
+        let running = bare().threading().spawn().unwrap();
+        running.handle().suspend();
+        assert_eq!(running.stop().unwrap().served, 0);
+    }
+}
+
+fn what_came_while_suspended_is_served_at_the_end() {
+    for pool in [false, true] {
+        let server = bare().bind().unwrap();
+        server.handle().suspend();
+        let running = if pool {
+            server.thread_pool().workers(2).spawn()
+        } else {
+            server.threading().spawn()
+        };
+        let running = running.unwrap();
+        let clients = [(); 5].map(|()| connect(running.server_address()));
+        for mut client in &clients {
+            client.write_all(b"hello\n").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        assert_waits(&clients[0]);
+        assert_eq!(running.stop().unwrap().served, 5);
+        for client in &clients {
+            assert_eq!(
+                read_to_end(client),
+                b"hello
+"
+            );
+        }
+    }
+}
+
+fn a_handler_suspends_its_server() {
+    let server = ThreadingTcpServer::new(ANY_PORT, |request: &mut TcpRequest| {
+        request.server().handle().unwrap().suspend();
+    });
+    let running = server.spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    assert_eq!(running.handle().state(), State::Suspended);
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+fn a_forked_child_does_not_suspend_its_parent() {
+    let server = ForkingTcpServer::new(ANY_PORT, |request: &mut TcpRequest| {
+        request.server().handle().unwrap().suspend();
+    });
+    let running = server.spawn().unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+        assert_eq!(running.handle().state(), State::Serving);
+    }
+    assert_eq!(running.stop().unwrap().served, 2);
+}
+
+fn handle_request_of_a_suspended_server_times_out() {
+    let server = Arc::new(bare().threading().timeout(Duration::from_millis(50)).bind().unwrap());
+    server.handle().suspend();
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    server.handle().resume();
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_echoes(&client);
+    drop(client);
+    server.close().unwrap();
+}
+
+fn suspended_and_resumed_all_the_time_a_server_loses_nobody() {
+    const CLIENTS: usize = 3;
+    const EACH: usize = 50;
+    let start = |strategy: usize| match strategy {
+        0 => TcpServer::new(ANY_PORT, EchoLine).spawn(),
+        1 => ThreadingTcpServer::new(ANY_PORT, EchoLine).spawn(),
+        2 => ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(3).spawn(),
+        _ => ThreadingTcpServer::new(ANY_PORT, EchoLine).max_connections(1).spawn(),
+    };
+    for strategy in 0..4 {
+        let running = start(strategy).unwrap();
+        let (handle, address) = (running.handle(), running.server_address().clone());
+        let left = AtomicUsize::new(CLIENTS);
+        thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    for _ in 0..EACH {
+                        assert_echoes(&connect(&address));
+                    }
+                    left.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+            while left.load(Ordering::SeqCst) > 0 {
+                handle.suspend();
+                thread::yield_now();
+                handle.resume();
+                thread::sleep(Duration::from_micros(100));
+            }
+        });
+        assert_eq!(running.stop().unwrap().served, 150);
+    }
+}
+
+fn a_suspended_server_at_its_limit_resumes() {
+    let running = bare().threading().max_connections(1).spawn().unwrap();
+    let first = connect(running.server_address());
+    assert_echoes(&first);
+    suspend(&running);
+    let second = queued(&running);
+    finish(&first);
+    assert_waits(&second);
+    running.handle().resume();
+    assert_eq!(exchange_line(&second, ""), "hello\n");
+    finish(&second);
+    assert_eq!(running.stop().unwrap().served, 2);
+}
+
+// ----- A process to send signals to --------------------------------------------------------------
+
+const STRATEGY: &str = "SOCKETSERVER_TEST_STRATEGY";
+const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
+
+/// Serves under a strategy, with an action for every kind; its log goes to standard error.
+fn serves_with_signals() {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    let toggle = |server: &ServerHandle| match server.state() {
+        State::Suspended => server.resume(),
+        _ => server.suspend(),
+    };
+    let server = bare()
+        .shutdown_on_signals([signal::SIGINT])
+        .on_signal(signal::SIGQUIT, SignalAction::Stop)
+        .on_signal(signal::SIGUSR1, SignalAction::DumpStats)
+        .on_signal(signal::SIGUSR2, toggle)
+        .on_signal(signal::SIGHUP, |server: &ServerHandle| {
+            println!("hangup in {} of {}", std::process::id(), server.stats().started);
+        });
+    match env::var(STRATEGY).unwrap().as_str() {
+        "sync" => serve_as_role(server),
+        "threading" => serve_as_role(server.threading()),
+        "forking" => serve_as_role(server.forking()),
+        "prefork" => serve_as_role(PreFork::over(server).workers(2)),
+        "prefork suspended" => {
+            server.handle().suspend();
+            serve_as_role(PreFork::over(server).workers(2));
+        }
+        _ => serve_as_role(server.thread_pool().workers(1)),
+    }
+}
+
+#[track_caller]
+fn start(strategy: &str) -> Process {
+    Process::start(role("serves_with_signals").env(STRATEGY, strategy))
+}
+
+#[track_caller]
+fn connect_to(server: &Process) -> TcpStream {
+    let client = TcpStream::connect(server.address()).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+/// A client whose request is in progress.
+#[track_caller]
+fn in_progress(server: &Process) -> TcpStream {
+    let client = connect_to(server);
+    assert_echoes(&client);
+    client
+}
+
+#[track_caller]
+fn stop(server: Process) -> Ended {
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    ended
+}
+
+fn a_suspended_server_never_wakes_up() {
+    let servers = STRATEGIES.map(start);
+    let named: Vec<_> = STRATEGIES.into_iter().zip(&servers).collect();
+    for server in &servers {
+        server.signal(Signal::SIGUSR2);
+    }
+    assert_never_wake_up(&named);
+    let waiting: Vec<_> = servers.iter().map(connect_to).collect();
+    for mut client in &waiting {
+        client.write_all(b"hello\n").unwrap();
+    }
+    // Clients that wait change nothing.
+    assert_never_wake_up(&named);
+    for server in &servers {
+        server.signal(Signal::SIGUSR2);
+    }
+    for client in waiting {
+        assert_eq!(exchange_line(&client, ""), "hello\n");
+        finish(&client);
+    }
+    for server in servers {
+        stop(server);
+    }
+}
+
+fn a_function_runs_at_a_signal_under_every_strategy() {
+    for strategy in STRATEGIES {
+        let server = start(strategy);
+        finish(&in_progress(&server));
+        let line = format!("hangup in {} of 1\n", server.id());
+        server.signal(Signal::SIGHUP);
+        let ended = stop(server);
+        assert!(ended.output.starts_with(&line), "{strategy}: {ended:?}");
+    }
+}
+
+fn a_function_runs_while_all_workers_are_busy() {
+    let mut server = start("pool");
+    let client = in_progress(&server);
+    server.signal(Signal::SIGUSR2);
+    server.signal(Signal::SIGHUP);
+    assert!(server.line().starts_with("hangup in "));
+    assert_echoes(&client);
+    finish(&client);
+    // Suspended by then: it waits.
+    let waiting = connect_to(&server);
+    (&waiting).write_all(b"hello\n").unwrap();
+    assert_waits(&waiting);
+    server.signal(Signal::SIGUSR2);
+    assert_eq!(exchange_line(&waiting, ""), "hello\n");
+    finish(&waiting);
+    stop(server);
+}
+
+/// The signal's handler has run.
+#[track_caller]
+fn wait_until_taken(server: &Process, signal: Signal) {
+    let status = format!("/proc/{}/status", server.id());
+    wait_until("the signal is taken", || {
+        let status = std::fs::read_to_string(&status).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (signal as u64 - 1)) == 0
+    });
+}
+
+fn a_busy_bare_server_runs_a_function_afterwards() {
+    let mut server = start("sync");
+    let client = in_progress(&server);
+    server.signal(Signal::SIGHUP);
+    wait_until_taken(&server, Signal::SIGHUP);
+    assert_echoes(&client);
+    finish(&client);
+    assert!(server.line().starts_with("hangup in "));
+    stop(server);
+}
+
+fn a_function_runs_while_the_server_drains() {
+    for strategy in ["threading", "forking", "pool"] {
+        let mut server = start(strategy);
+        // It has not said anything yet, so it is waited for.
+        let client = connect_to(&server);
+        server.signal(Signal::SIGTERM);
+        wait_until_taken(&server, Signal::SIGTERM);
+        server.signal(Signal::SIGHUP);
+        assert!(server.line().starts_with("hangup in "), "{strategy}");
+        finish(&client);
+        assert_eq!(server.end().status.code(), Some(0), "{strategy}");
+    }
+}
+
+// ----- Functions ---------------------------------------------------------------------------------
+
+/// A server of this process that runs a function at SIGUSR1; the signal does nothing else to the process.
+fn with_function(run: impl Fn(&ServerHandle) + Send + Sync + 'static) -> Running {
+    bare().threading().on_signal(signal::SIGUSR1, run).spawn().unwrap()
+}
+
+fn send_usr1() {
+    kill(Pid::this(), Signal::SIGUSR1).unwrap();
+}
+
+fn a_function_that_panics_costs_nothing() {
+    let running = with_function(|_| std::panic::resume_unwind(Box::new("as told")));
+    send_usr1();
+    let line = "ERROR a signal's action panicked: as told".to_owned();
+    wait_until("it has panicked", || logged().contains(&line));
+    let client = connect(running.server_address());
+    assert_echoes(&client);
+    drop(client);
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
+fn a_function_that_waits_for_the_server_is_told_that_it_would_for_ever() {
+    let told = Arc::new(AtomicBool::new(false));
+    let tells = Arc::clone(&told);
+    let running = with_function(move |server| {
+        let waited = server.shutdown_handle().wait();
+        tells.store(waited == Err(WaitError::Deadlock), Ordering::SeqCst);
+    });
+    send_usr1();
+    wait_until("it is told", || told.load(Ordering::SeqCst));
+    running.stop().unwrap();
+}
+
+fn a_signal_that_comes_often_runs_its_function_at_least_once() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&runs);
+    let running = with_function(move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    for _ in 0..100 {
+        let before = runs.load(Ordering::SeqCst);
+        send_usr1();
+        wait_until("it runs", || runs.load(Ordering::SeqCst) > before);
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 100);
+    running.stop().unwrap();
+}
+
+// ----- The other actions -------------------------------------------------------------------------
+
+fn the_stats_are_dumped_at_a_signal_under_every_strategy() {
+    for strategy in STRATEGIES {
+        let server = start(strategy);
+        let client = in_progress(&server);
+        if strategy == "sync" {
+            // Its loop is busy.
+            finish(&client);
+        }
+        server.signal(Signal::SIGUSR1);
+        wait_until_taken(&server, Signal::SIGUSR1);
+        let own = client.local_addr().unwrap();
+        drop(client);
+        let ended = stop(server);
+        assert!(ended.errors.contains(" accepted=1 "), "{strategy}: {ended:?}");
+        let line = format!("connection=1 client={own} age=");
+        assert_eq!(
+            ended.errors.contains(&line),
+            strategy != "sync",
+            "{strategy}: {ended:?}"
+        );
+        let bytes = " received=6 sent=";
+        let in_this_process = ["threading", "pool"].contains(&strategy);
+        assert_eq!(ended.errors.contains(bytes), in_this_process, "{strategy}: {ended:?}");
+    }
+}
+
+#[track_caller]
+fn assert_forced(strategy: &str, ended: &Ended) {
+    assert_eq!(ended.status.code(), Some(0), "{strategy}: {ended:?}");
+    assert!(ended.output.ends_with(" forced=1 leaked=0\n"), "{strategy}: {ended:?}");
+}
+
+fn a_second_sigint_stops_at_once_under_every_strategy() {
+    for strategy in STRATEGIES {
+        let server = start(strategy);
+        // It has not said anything yet, so it is waited for.
+        let client = connect_to(&server);
+        server.signal(Signal::SIGINT);
+        wait_until_taken(&server, Signal::SIGINT);
+        assert_waits(&client);
+        server.signal(Signal::SIGINT);
+        assert_eq!((&client).read(&mut [0]).unwrap(), 0);
+        assert_forced(strategy, &server.end());
+    }
+}
+
+fn a_stop_signal_stops_at_once_under_every_strategy() {
+    for strategy in STRATEGIES {
+        let server = start(strategy);
+        let client = connect_to(&server);
+        assert_waits(&client);
+        server.signal(Signal::SIGQUIT);
+        assert_eq!((&client).read(&mut [0]).unwrap(), 0);
+        assert_forced(strategy, &server.end());
+    }
+}
+
+// ----- PreFork -----------------------------------------------------------------------------------
+
+fn the_master_of_a_prefork_server_counts_the_requests_of_its_workers() {
+    let mut server = start("prefork");
+    for _ in 0..3 {
+        finish(&in_progress(&server));
+    }
+    let client = in_progress(&server);
+    server.signal(Signal::SIGUSR1);
+    server.signal(Signal::SIGHUP);
+    assert!(server.line().ends_with(" of 4\n"));
+    finish(&client);
+    let ended = stop(server);
+    let counts = "state=serving accepted=4 refused=0 rejected=0 waiting=0 started=4 running=";
+    assert!(ended.errors.contains(counts), "{ended:?}");
+    assert!(ended.output.starts_with("stopped: served=4 failed=0 "), "{ended:?}");
+}
+
+/// Nobody is served until it is resumed.
+#[track_caller]
+fn assert_is_suspended(server: Process) {
+    let clients = [(); 3].map(|()| connect_to(&server));
+    for mut client in &clients {
+        client.write_all(b"hello\n").unwrap();
+    }
+    clients.iter().for_each(assert_waits);
+    server.signal(Signal::SIGUSR2);
+    for client in &clients {
+        assert_eq!(exchange_line(client, ""), "hello\n");
+        finish(client);
+    }
+    stop(server);
+}
+
+fn the_workers_of_a_prefork_server_are_suspended_by_their_master() {
+    let mut server = start("prefork");
+    finish(&in_progress(&server));
+    server.signal(Signal::SIGUSR2);
+    // By then the master has seen to both, and the workers hear of it in a moment.
+    server.signal(Signal::SIGHUP);
+    assert!(server.line().starts_with("hangup in "));
+    wait_until("the workers accept nobody", || {
+        let client = connect_to(&server);
+        client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        (&client).write_all(b"hello\n").unwrap();
+        (&client).read(&mut [0]).is_err()
+    });
+    assert_is_suspended(server);
+}
+
+fn a_prefork_server_that_is_suspended_from_the_start_resumes() {
+    assert_is_suspended(start("prefork suspended"));
+}
+
+fn sighup_of_a_prefork_server_reloads_and_runs_its_function() {
+    let mut server = start("prefork");
+    let client = in_progress(&server);
+    server.signal(Signal::SIGHUP);
+    assert!(server.line().starts_with("hangup in "));
+    finish(&client);
+    finish(&in_progress(&server));
+    let ended = stop(server);
+    assert!(ended.errors.contains("replacing 2 workers, one by one"), "{ended:?}");
+}
+
+fn the_action_set_last_holds() {
+    let first = Gate::default();
+    let opens = first.clone();
+    let running = bare()
+        .threading()
+        .on_signal(signal::SIGUSR1, |server: &ServerHandle| {
+            server.shutdown_handle().shutdown();
+        })
+        .on_signal(signal::SIGUSR1, move |_: &ServerHandle| opens.open())
+        .spawn()
+        .unwrap();
+    send_usr1();
+    first.wait();
+    assert_eq!(running.handle().state(), State::Serving);
+    running.stop().unwrap();
+}
+
+fn signals_do_the_default_in_a_child() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&runs);
+    let run = move |_: &ServerHandle| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS)
+        .on_signal(signal::SIGUSR1, run.clone())
+        .on_signal(signal::SIGHUP, run)
+        .on_signal(signal::SIGQUIT, SignalAction::Stop)
+        .spawn()
+        .unwrap();
+    for signal in [Signal::SIGUSR1, Signal::SIGHUP, Signal::SIGQUIT] {
+        let client = connect(running.server_address());
+        let child = told_process(&client);
+        kill(pid(child), signal).unwrap();
+        assert_eq!(read_to_end(&client), b"");
+        wait_until("it is reaped", || process_state(child).is_none());
+        let ended = std::process::ExitStatus::from_raw(signal as i32).to_string();
+        wait_until("it is told", || logged().iter().any(|line| line.contains(&ended)));
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    assert_eq!(running.handle().state(), State::Serving);
+    assert_eq!(running.stop().unwrap().failed, 3);
+}
+
+fn signals_are_listened_to_from_binding_on() {
+    let gate = Gate::default();
+    let opens = gate.clone();
+    let server = bare().on_signal(signal::SIGUSR1, move |_: &ServerHandle| opens.open());
+    let server = server.bind().unwrap();
+    send_usr1();
+    let running = server.spawn().unwrap();
+    gate.wait();
+    running.stop().unwrap();
+}
+
+fn after_the_end_a_signal_runs_nothing() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&runs);
+    let running = with_function(move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    let handle = running.handle();
+    running.stop().unwrap();
+    send_usr1();
+    // Another server of this process hears of it, which shows that the signal has come.
+    let other = with_function(|_| {});
+    send_usr1();
+    other.stop().unwrap();
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    assert_eq!(handle.state(), State::Closed);
+}
+
+fn a_signal_that_cannot_be_caught_is_refused() {
+    let server = bare().on_signal(signal::SIGKILL, |_: &ServerHandle| {});
+    let error = server.bind().err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("signal 9 cannot be caught"), "{error}");
+}

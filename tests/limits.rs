@@ -1,0 +1,841 @@
+//! Limits: how many at once, how many of one address, how fast; and what becomes of those beyond.
+
+mod support;
+
+use std::env;
+use std::fs::File;
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, socket};
+use socketserver::prelude::*;
+use socketserver::{Capacity, Handled, LimitKind, Running, State};
+use support::accepting::Accepting;
+use support::gate::Gate;
+use support::matrix::{connect_unix, udp_client};
+use support::process::{Process, pid, role, serve_as_role};
+use support::talk::{
+    ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
+};
+use support::{CEILING, EchoLine, Holdings, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
+
+tests![
+    roles: serves_at_a_limit;
+    a_limit_of_one_that_waits_is_never_exceeded_under_any_strategy,
+    a_limit_of_one_that_rejects_is_never_exceeded_under_any_strategy,
+    a_limit_of_three_is_never_exceeded_either,
+    a_limit_of_one_per_address_is_never_exceeded_under_any_strategy,
+    over_max_connections_clients_wait_in_the_kernels_queue,
+    over_max_connections_clients_are_rejected_if_that_is_the_policy,
+    the_smaller_of_two_limits_decides,
+    a_rejected_client_that_has_sent_a_lot_reads_the_farewell,
+    a_rejected_client_that_goes_on_sending_reads_the_farewell,
+    without_a_farewell_a_rejected_client_reads_the_end,
+    a_mix_in_tells_rejected_clients_something_else,
+    a_reject_request_hook_that_panics_costs_one_request,
+    clients_rejected_just_before_the_end_read_the_farewell,
+    many_rejected_clients_do_not_cost_a_descriptor_each,
+    per_address_one_client_is_rejected_and_others_are_served,
+    per_address_one_client_waits_and_others_are_served,
+    those_that_wait_run_in_their_order,
+    more_than_may_wait_are_rejected,
+    clients_of_unix_sockets_have_no_address_to_be_limited_by,
+    a_refused_client_takes_no_token,
+    faster_than_the_rate_a_client_is_rejected,
+    faster_than_the_rate_a_client_waits_for_its_turn,
+    datagrams_that_come_too_fast_are_dropped,
+    at_max_threads_a_client_waits,
+    at_max_threads_a_client_is_rejected_if_that_is_the_policy,
+    at_max_children_a_client_is_rejected_if_that_is_the_policy,
+    over_queue_size_a_client_is_rejected_if_that_is_the_policy,
+    a_place_comes_back_after_a_panic,
+    a_place_comes_back_after_an_error,
+    a_place_comes_back_after_a_panic_in_process_request,
+    a_place_comes_back_after_its_process_was_killed,
+    a_forked_child_holds_no_connection_of_others,
+    those_that_wait_are_served_before_the_end,
+    those_that_wait_at_the_deadline_are_dropped_and_counted,
+    a_server_that_is_dropped_closes_those_that_wait,
+    handle_request_tells_that_it_rejected,
+    handle_request_serves_one_that_waited,
+    a_limit_of_nothing_is_refused_when_bound,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+// ----- A limit, driven hard ----------------------------------------------------------------------
+
+/// Answers `alone` if no more than so many are served at a time, in all processes; else `crowded`.
+#[derive(Clone)]
+struct Places {
+    directory: PathBuf,
+    number: usize,
+    mine: Option<PathBuf>,
+}
+
+impl BaseRequestHandler<TcpRequest> for Places {
+    fn setup(&mut self, _: &mut TcpRequest) -> HandlerResult {
+        let mut places = (0..self.number).map(|place| self.directory.join(place.to_string()));
+        self.mine = places.find(|place| File::create_new(place).is_ok());
+        Ok(())
+    }
+
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        request.read_line(&mut String::new())?;
+        let answer: &[u8] = if self.mine.is_some() { b"alone" } else { b"crowded" };
+        Ok(request.write_all(answer)?)
+    }
+
+    fn finish(&mut self, _: &mut TcpRequest) -> HandlerResult {
+        self.mine
+            .take()
+            .map_or(Ok(()), |place| Ok(std::fs::remove_file(place)?))
+    }
+}
+
+/// What a process of [`serves_at_a_limit`] is told.
+const ORDERS: &str = "SOCKETSERVER_TEST_LIMIT";
+
+/// Serves [`Places`] as told: a strategy, a kind of limit, its policy, its number, a directory.
+fn serves_at_a_limit() {
+    let orders = env::var(ORDERS).unwrap();
+    let [strategy, kind, policy, number, directory] = orders.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let number = number.parse().unwrap();
+    let handler = Places {
+        directory: directory.into(),
+        number,
+        mine: None,
+    };
+    let on_limit = if policy == "wait" {
+        OnLimit::Wait
+    } else {
+        OnLimit::Reject
+    };
+    let server = TcpServer::new(ANY_PORT, handler).farewell("busy").max_waiting(1000);
+    let limit = Limit::new(number, on_limit);
+    let server = match kind {
+        "total" => server.max_connections(limit),
+        _ => server.max_per_address(limit),
+    };
+    match strategy {
+        "sync" => serve_as_role(server),
+        "threading" => serve_as_role(server.threading()),
+        "forking" => serve_as_role(server.forking()),
+        "pool" => serve_as_role(server.thread_pool().workers(4)),
+        _ => serve_as_role(Accepting::over(server, 4)),
+    }
+}
+
+/// Asks once; how a client is answered must be one of these.
+fn ask(address: &str) -> &'static str {
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    // A client that is rejected at once may find the connection closed already.
+    let _ = client.write_all(b"\n");
+    let answer = read_to_end(client);
+    ["alone", "busy", "crowded"]
+        .into_iter()
+        .find(|known| known.as_bytes() == answer)
+        .unwrap_or_else(|| panic!("answered {:?}", String::from_utf8_lossy(&answer)))
+}
+
+/// Clients that come all the time, against a limit; returns how many were served and how many rejected.
+#[track_caller]
+fn drive_hard(strategy: &str, kind: &str, policy: &str, number: usize) -> (usize, usize) {
+    const CLIENTS: usize = 8;
+    const EACH: usize = 30;
+    let directory = tempfile::tempdir().unwrap();
+    let orders = format!("{strategy} {kind} {policy} {number} {}", directory.path().display());
+    let server = Process::start(role("serves_at_a_limit").env(ORDERS, &orders));
+    let address = server.address();
+    let answers: Vec<_> = thread::scope(|scope| {
+        let client = || (0..EACH).map(|_| ask(address)).collect::<Vec<_>>();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    let count = |which: &str| answers.iter().filter(|answer| **answer == which).count();
+    assert_eq!(count("crowded"), 0, "{orders}");
+    let (alone, busy) = (count("alone"), count("busy"));
+    assert_eq!(alone + busy, CLIENTS * EACH, "{orders}");
+    let counts = format!("stopped: served={alone} failed=0 ");
+    assert!(ended.output.starts_with(&counts), "{orders}: {alone} {ended:?}");
+    (alone, busy)
+}
+
+const ALL_STRATEGIES: [&str; 5] = ["sync", "threading", "forking", "pool", "acceptors"];
+
+fn a_limit_of_one_that_waits_is_never_exceeded_under_any_strategy() {
+    for strategy in ALL_STRATEGIES {
+        assert_eq!(drive_hard(strategy, "total", "wait", 1).1, 0, "{strategy}");
+    }
+}
+
+fn a_limit_of_one_that_rejects_is_never_exceeded_under_any_strategy() {
+    for strategy in ALL_STRATEGIES {
+        assert!(drive_hard(strategy, "total", "reject", 1).0 > 0, "{strategy}");
+    }
+}
+
+fn a_limit_of_three_is_never_exceeded_either() {
+    for strategy in ["threading", "acceptors"] {
+        assert_eq!(drive_hard(strategy, "total", "wait", 3).1, 0, "{strategy}");
+        assert!(drive_hard(strategy, "total", "reject", 3).0 > 0, "{strategy}");
+    }
+}
+
+fn a_limit_of_one_per_address_is_never_exceeded_under_any_strategy() {
+    for strategy in ALL_STRATEGIES {
+        assert_eq!(drive_hard(strategy, "address", "wait", 1).1, 0, "{strategy}");
+        assert!(drive_hard(strategy, "address", "reject", 1).0 > 0, "{strategy}");
+    }
+}
+
+// ----- Total -------------------------------------------------------------------------------------
+
+fn threading() -> ThreadingTcpServer<Handler> {
+    ThreadingTcpServer::new(ANY_PORT, ECHO_LINES)
+}
+
+#[track_caller]
+fn assert_rejected(client: TcpStream) {
+    assert_eq!(String::from_utf8_lossy(&read_to_end(client)), "busy\n");
+}
+
+#[track_caller]
+fn stop(running: Running, served: u64, failed: u64) {
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
+}
+
+fn over_max_connections_clients_wait_in_the_kernels_queue() {
+    let running = threading().max_connections(2).spawn().unwrap();
+    let first = in_progress(running.server_address());
+    let second = in_progress(running.server_address());
+    let third = connect(running.server_address());
+    (&third).write_all(b"hello\n").unwrap();
+    assert_waits(&third);
+    assert_eq!(running.handle().stats().accepted, 2);
+    finish(&first);
+    assert_eq!(exchange_line(&third, ""), "hello\n");
+    finish(&second);
+    finish(&third);
+    stop(running, 3, 0);
+}
+
+fn over_max_connections_clients_are_rejected_if_that_is_the_policy() {
+    let server = threading().max_connections(Limit::reject(2)).farewell("busy\n");
+    let running = server.spawn().unwrap();
+    let first = in_progress(running.server_address());
+    let second = in_progress(running.server_address());
+    assert_rejected(connect(running.server_address()));
+    assert_rejected(connect(running.server_address()));
+    let stats = running.handle().stats();
+    assert_eq!((stats.accepted, stats.rejected, stats.running), (4, 2, 2));
+    assert_eq!(stats.rejected_by(LimitKind::Connections), 2);
+    assert_eq!(stats.rejected_by(LimitKind::PerAddress), 0);
+    finish(&first);
+    wait_until("there is a place", || running.handle().stats().running == 1);
+    let third = in_progress(running.server_address());
+    drop((first, second, third));
+    stop(running, 3, 0);
+}
+
+fn the_smaller_of_two_limits_decides() {
+    let server = threading().max_threads(Limit::reject(1)).max_connections(2);
+    assert_eq!(server.capacity().max(), 1);
+    let running = server.farewell("busy\n").spawn().unwrap();
+    let first = in_progress(running.server_address());
+    assert_rejected(connect(running.server_address()));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::Threads), 1);
+    drop(first);
+    stop(running, 1, 0);
+    assert_eq!(threading().max_threads(3).max_connections(2).capacity().max(), 2);
+    assert_eq!(threading().capacity(), Capacity::UNLIMITED);
+}
+
+// ----- What the rejected get ---------------------------------------------------------------------
+
+/// A server whose only place is taken, until the client goes.
+fn full(server: impl BaseServer) -> (Running, TcpStream) {
+    let running = server.max_connections(Limit::reject(1)).spawn().unwrap();
+    let client = in_progress(running.server_address());
+    (running, client)
+}
+
+/// Closing a socket with unread bytes resets the connection (RFC 1122, 4.2.2.13).
+fn a_rejected_client_that_has_sent_a_lot_reads_the_farewell() {
+    let (running, client) = full(threading().farewell("busy\n"));
+    // Suspended, so that it has sent before it is accepted.
+    running.handle().suspend();
+    let rejected: Vec<_> = (0..10).map(|_| connect(running.server_address())).collect();
+    for client in &rejected {
+        (&*client).write_all(&vec![b'x'; 50_000]).unwrap();
+    }
+    running.handle().resume();
+    rejected.into_iter().for_each(assert_rejected);
+    drop(client);
+    stop(running, 1, 0);
+}
+
+fn a_rejected_client_that_goes_on_sending_reads_the_farewell() {
+    let (running, client) = full(threading().farewell("busy\n"));
+    let rejected = connect(running.server_address());
+    let mut answer = [0; 5];
+    (&rejected).read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"busy\n");
+    // It did not notice yet.
+    for _ in 0..5 {
+        (&rejected).write_all(b"more\n").unwrap();
+    }
+    assert_eq!(read_to_end(&rejected), b"");
+    drop(client);
+    stop(running, 1, 0);
+}
+
+fn without_a_farewell_a_rejected_client_reads_the_end() {
+    let (running, client) = full(threading());
+    let rejected = connect(running.server_address());
+    (&rejected).write_all(b"hello\n").unwrap();
+    assert_eq!(read_to_end(&rejected), b"");
+    drop(client);
+    stop(running, 1, 0);
+}
+
+/// Tells what HTTP clients understand, and keeps which limit it was.
+struct Unavailable<S>(S, Arc<Mutex<Vec<LimitKind>>>);
+
+impl<S: BaseServer<Transport = socketserver::Tcp>> BaseServer for Unavailable<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn reject_request(&self, request: &mut TcpRequest, limit: LimitKind) {
+        self.1.lock().unwrap().push(limit);
+        let _ = request.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n");
+    }
+}
+
+fn a_mix_in_tells_rejected_clients_something_else() {
+    for inside in [true, false] {
+        let limits = Arc::new(Mutex::new(Vec::new()));
+        let bare = TcpServer::new(ANY_PORT, ECHO_LINES);
+        let (running, client) = if inside {
+            full(Unavailable(bare, Arc::clone(&limits)).threading())
+        } else {
+            full(Unavailable(bare.threading(), Arc::clone(&limits)))
+        };
+        let answer = read_to_end(connect(running.server_address()));
+        assert!(answer.starts_with(b"HTTP/1.1 503 "), "{answer:?}");
+        assert_eq!(*limits.lock().unwrap(), [LimitKind::Connections]);
+        drop(client);
+        stop(running, 1, 0);
+    }
+}
+
+struct PanicsAtRejecting<S>(S);
+
+impl<S: BaseServer> BaseServer for PanicsAtRejecting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn reject_request(&self, _: &mut RequestOf<Self>, _: LimitKind) {
+        std::panic::resume_unwind(Box::new("as told"));
+    }
+}
+
+fn a_reject_request_hook_that_panics_costs_one_request() {
+    let (running, client) = full(PanicsAtRejecting(threading()));
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    assert_echoes(&client);
+    finish(&client);
+    assert!(logged().contains(&"ERROR reject_request panicked: as told".to_owned()));
+    stop(running, 1, 0);
+}
+
+fn clients_rejected_just_before_the_end_read_the_farewell() {
+    let (running, client) = full(threading().farewell("busy\n"));
+    let rejected: Vec<_> = (0..20).map(|_| connect(running.server_address())).collect();
+    for client in &rejected {
+        (&*client).write_all(b"hello\n").unwrap();
+    }
+    wait_until("all are rejected", || running.handle().stats().rejected == 20);
+    drop(client);
+    let stopping = thread::spawn(move || stop(running, 1, 0));
+    rejected.into_iter().for_each(assert_rejected);
+    stopping.join().unwrap();
+}
+
+fn many_rejected_clients_do_not_cost_a_descriptor_each() {
+    let (running, client) = full(threading().farewell("busy\n"));
+    let before = Holdings::now();
+    for _ in 0..500 {
+        assert_rejected(connect(running.server_address()));
+        let sockets = Holdings::now().sockets();
+        assert!(sockets < before.sockets() + 70, "{sockets}");
+    }
+    wait_until("all are closed, a moment later", || {
+        Holdings::now().sockets() == before.sockets()
+    });
+    drop(client);
+    stop(running, 1, 0);
+}
+
+// ----- Per address -------------------------------------------------------------------------------
+
+/// A client of 127.0.0.`host`.
+#[track_caller]
+fn connect_from(host: u8, server: &Address) -> TcpStream {
+    let address = |address: SocketAddrV4| SockaddrIn::from(address);
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let mine = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 0);
+    bind(socket.as_raw_fd(), &address(mine)).unwrap();
+    let std::net::SocketAddr::V4(server) = inet(server) else {
+        panic!("an IPv6 server")
+    };
+    connect_socket(socket.as_raw_fd(), &address(server)).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+fn per_address_one_client_is_rejected_and_others_are_served() {
+    let server = threading().max_per_address(Limit::reject(2)).farewell("busy\n");
+    let running = server.spawn().unwrap();
+    let address = running.server_address();
+    let clients = [2, 2, 3, 3].map(|host| connect_from(host, address));
+    clients.iter().for_each(assert_echoes);
+    assert_rejected(connect_from(2, address));
+    assert_rejected(connect_from(3, address));
+    assert_echoes(&connect_from(4, address));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::PerAddress), 2);
+    finish(&clients[0]);
+    wait_until("there is a place", || running.handle().stats().running == 3);
+    assert_echoes(&connect_from(2, address));
+    drop(clients);
+    stop(running, 6, 0);
+}
+
+fn per_address_one_client_waits_and_others_are_served() {
+    for strategy in ["threading", "pool", "acceptors"] {
+        let server = TcpServer::new(ANY_PORT, ECHO_LINES);
+        let server = server.max_per_address(1);
+        let running = match strategy {
+            "threading" => server.threading().spawn(),
+            "pool" => server.thread_pool().workers(3).queue_size(0).spawn(),
+            _ => Accepting::over(server, 4).spawn(),
+        };
+        let running = running.unwrap();
+        let (handle, address) = (running.handle(), running.server_address());
+        let first = connect_from(2, address);
+        assert_echoes(&first);
+        let second = connect_from(2, address);
+        (&second).write_all(b"hello\n").unwrap();
+        wait_until("it waits", || handle.stats().waiting == 1);
+        // It takes neither a thread nor a place.
+        let others = [3, 4].map(|host| connect_from(host, address));
+        others.iter().for_each(assert_echoes);
+        assert_waits(&second);
+        let stats = handle.stats();
+        assert_eq!(
+            (stats.running, stats.waiting, stats.connections.len()),
+            (3, 1, 4),
+            "{strategy}"
+        );
+        finish(&first);
+        assert_eq!(exchange_line(&second, ""), "hello\n", "{strategy}");
+        finish(&second);
+        drop(others);
+        stop(running, 4, 0);
+    }
+}
+
+fn those_that_wait_run_in_their_order() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&order);
+    let server = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> io::Result<()> {
+        let mut line = String::new();
+        request.read_line(&mut line)?;
+        noted.lock().unwrap().push(line.trim().to_owned());
+        Ok(())
+    });
+    let running = server.max_per_address(1).spawn().unwrap();
+    let first = connect(running.server_address());
+    wait_until("it runs", || running.handle().stats().running == 1);
+    let waiting: Vec<_> = (1..=5)
+        .map(|number| {
+            let client = connect(running.server_address());
+            writeln!(&client, "{number}").unwrap();
+            wait_until("it waits", || running.handle().stats().waiting == number);
+            client
+        })
+        .collect();
+    (&first).write_all(b"0\n").unwrap();
+    assert_eq!(read_to_end(&first), b"");
+    for client in &waiting {
+        assert_eq!(read_to_end(client), b"");
+    }
+    assert_eq!(*order.lock().unwrap(), ["0", "1", "2", "3", "4", "5"]);
+    stop(running, 6, 0);
+}
+
+fn more_than_may_wait_are_rejected() {
+    let server = threading().max_per_address(1).max_waiting(2).farewell("busy\n");
+    let running = server.spawn().unwrap();
+    let first = in_progress(running.server_address());
+    let waiting = [(); 2].map(|()| connect(running.server_address()));
+    wait_until("they wait", || running.handle().stats().waiting == 2);
+    assert_rejected(connect(running.server_address()));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::PerAddress), 1);
+    drop(first);
+    for client in &waiting {
+        assert_echoes(client);
+        finish(client);
+    }
+    stop(running, 3, 0);
+}
+
+fn clients_of_unix_sockets_have_no_address_to_be_limited_by() {
+    let place = temp_path("server");
+    let server = ThreadingUnixStreamServer::new(place.path.as_path(), EchoLine);
+    let server = server
+        .max_per_address(Limit::reject(1))
+        .max_rate_per_address(RateLimit::reject(1));
+    let running = server.spawn().unwrap();
+    let clients = [(); 5].map(|()| connect_unix(running.server_address()));
+    for client in &clients {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    stop(running, 5, 0);
+}
+
+// ----- Rate --------------------------------------------------------------------------------------
+
+/// Serves no client of 127.0.0.9.
+struct NotNine<S>(S);
+
+impl<S: BaseServer> BaseServer for NotNine<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn verify_request(&self, _: &RequestOf<Self>, client_address: &Address) -> bool {
+        client_address.ip() != Some(Ipv4Addr::new(127, 0, 0, 9).into())
+    }
+}
+
+const AN_HOUR: Duration = Duration::from_hours(1);
+
+fn a_refused_client_takes_no_token() {
+    let server = NotNine(threading()).max_rate_per_address(RateLimit::reject(1).per(AN_HOUR));
+    let running = server.farewell("busy\n").spawn().unwrap();
+    for _ in 0..3 {
+        assert_eq!(read_to_end(connect_from(9, running.server_address())), b"");
+    }
+    let stats = running.handle().stats();
+    assert_eq!((stats.accepted, stats.refused, stats.rejected), (3, 3, 0));
+    stop(running, 0, 0);
+}
+
+fn faster_than_the_rate_a_client_is_rejected() {
+    let rate = RateLimit::reject(10).per(AN_HOUR).burst(3);
+    let running = threading()
+        .max_rate_per_address(rate)
+        .farewell("busy\n")
+        .spawn()
+        .unwrap();
+    let address = running.server_address();
+    for _ in 0..3 {
+        let client = connect_from(2, address);
+        assert_echoes(&client);
+        finish(&client);
+    }
+    assert_rejected(connect_from(2, address));
+    assert_echoes(&connect_from(3, address));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::RatePerAddress), 1);
+    stop(running, 4, 0);
+}
+
+fn faster_than_the_rate_a_client_waits_for_its_turn() {
+    for strategy in ["sync", "threading", "acceptors"] {
+        // One each 50 ms.
+        let server = TcpServer::new(ANY_PORT, EchoLine).max_rate_per_address(RateLimit::wait(20).burst(1));
+        let begun = Instant::now();
+        let running = match strategy {
+            "sync" => server.spawn(),
+            "threading" => server.threading().spawn(),
+            _ => Accepting::over(server, 4).spawn(),
+        };
+        let running = running.unwrap();
+        let clients: Vec<_> = (0..5).map(|_| connect(running.server_address())).collect();
+        for client in &clients {
+            assert_eq!(exchange_line(client, "hello\n"), "hello\n", "{strategy}");
+        }
+        assert!(begun.elapsed() >= Duration::from_millis(200), "{strategy}");
+        stop(running, 5, 0);
+    }
+}
+
+fn datagrams_that_come_too_fast_are_dropped() {
+    let rate = RateLimit::reject(2).per(AN_HOUR);
+    let server = ThreadingUdpServer::new(ANY_PORT, EchoLine).farewell("busy\n");
+    let running = server.max_rate_per_address(rate).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    for line in ["1\n", "2\n", "3\n", "4\n"] {
+        client.send(line.as_bytes()).unwrap();
+    }
+    wait_until("all have come", || running.handle().stats().accepted == 4);
+    let mut answers = [(); 2].map(|()| {
+        let mut answer = [0; 10];
+        let length = client.recv(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    });
+    answers.sort();
+    assert_eq!(answers, ["1\n", "2\n"]);
+    // The farewell is for connections.
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(client.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::RatePerAddress), 2);
+    stop(running, 2, 0);
+}
+
+// ----- The limits of strategies ------------------------------------------------------------------
+
+fn at_max_threads_a_client_waits() {
+    let running = threading().max_threads(1).spawn().unwrap();
+    let first = in_progress(running.server_address());
+    let second = connect(running.server_address());
+    (&second).write_all(b"hello\n").unwrap();
+    assert_waits(&second);
+    finish(&first);
+    assert_eq!(exchange_line(&second, ""), "hello\n");
+    drop(second);
+    stop(running, 2, 0);
+}
+
+fn at_max_threads_a_client_is_rejected_if_that_is_the_policy() {
+    let server = threading().max_threads(Limit::reject(1)).farewell("busy\n");
+    let running = server.spawn().unwrap();
+    let first = in_progress(running.server_address());
+    assert_rejected(connect(running.server_address()));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::Threads), 1);
+    drop(first);
+    stop(running, 1, 0);
+}
+
+fn at_max_children_a_client_is_rejected_if_that_is_the_policy() {
+    let server = ForkingTcpServer::new(ANY_PORT, ECHO_LINES).max_children(Limit::reject(1));
+    let running = server.farewell("busy\n").spawn().unwrap();
+    let first = in_progress(running.server_address());
+    assert_rejected(connect(running.server_address()));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::Children), 1);
+    finish(&first);
+    wait_until("there is a place", || running.handle().stats().running == 0);
+    finish(&in_progress(running.server_address()));
+    stop(running, 2, 0);
+}
+
+fn over_queue_size_a_client_is_rejected_if_that_is_the_policy() {
+    let server = ThreadPoolTcpServer::new(ANY_PORT, ECHO_LINES).workers(1);
+    let running = server.queue_size(Limit::reject(1)).farewell("busy\n").spawn().unwrap();
+    let first = in_progress(running.server_address());
+    let queued = connect(running.server_address());
+    wait_until("it is queued", || running.handle().stats().running == 2);
+    assert_rejected(connect(running.server_address()));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::Queue), 1);
+    finish(&first);
+    assert_echoes(&queued);
+    finish(&queued);
+    stop(running, 2, 0);
+}
+
+// ----- Places come back --------------------------------------------------------------------------
+
+#[track_caller]
+fn assert_places_come_back(handler: Handler, failed: u64) {
+    let server = ThreadingTcpServer::new(ANY_PORT, handler)
+        .max_connections(1)
+        .max_per_address(1);
+    let running = server.spawn().unwrap();
+    for _ in 0..failed {
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+    }
+    stop(running, 0, failed);
+}
+
+fn a_place_comes_back_after_a_panic() {
+    assert_places_come_back(|_| std::panic::resume_unwind(Box::new("as told")), 5);
+}
+
+fn a_place_comes_back_after_an_error() {
+    assert_places_come_back(|_| Err(io::Error::other("as told")), 5);
+}
+
+struct PanicsAtProcessing<S>(S);
+
+impl<S: BaseServer> BaseServer for PanicsAtProcessing<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, _: Job<Self::Transport>) {
+        std::panic::resume_unwind(Box::new("as told"));
+    }
+}
+
+fn a_place_comes_back_after_a_panic_in_process_request() {
+    let server = PanicsAtProcessing(threading()).max_connections(1).max_per_address(1);
+    let running = server.spawn().unwrap();
+    for _ in 0..5 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+    }
+    stop(running, 0, 5);
+}
+
+fn a_place_comes_back_after_its_process_was_killed() {
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS)
+        .max_children(1)
+        .max_per_address(1);
+    let running = server.spawn().unwrap();
+    let killed = connect(running.server_address());
+    let child = told_process(&killed);
+    let waiting = connect(running.server_address());
+    kill(pid(child), Signal::SIGKILL).unwrap();
+    assert_ne!(told_process(&waiting), child);
+    finish(&waiting);
+    stop(running, 1, 1);
+}
+
+fn a_forked_child_holds_no_connection_of_others() {
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).max_per_address(1);
+    let running = server.spawn().unwrap();
+    let address = running.server_address();
+    let first = connect_from(2, address);
+    told_process(&first);
+    let waiting = connect_from(2, address);
+    wait_until("it waits", || running.handle().stats().waiting == 1);
+    // A child that is made while the other waits, and stays.
+    let stays = connect_from(3, address);
+    told_process(&stays);
+    finish(&first);
+    told_process(&waiting);
+    // Its end is seen although the child that stays was forked with it open.
+    finish(&waiting);
+    finish(&stays);
+    stop(running, 3, 0);
+}
+
+// ----- The end -----------------------------------------------------------------------------------
+
+fn those_that_wait_are_served_before_the_end() {
+    let rate = RateLimit::wait(20).burst(1);
+    let server = ThreadingTcpServer::new(ANY_PORT, EchoLine).max_per_address(1);
+    let running = server.max_rate_per_address(rate).spawn().unwrap();
+    let handle = running.handle();
+    let clients = [(); 5].map(|()| connect(running.server_address()));
+    wait_until("all have come", || handle.stats().accepted == 5);
+    let stopping = thread::spawn(move || stop(running, 5, 0));
+    wait_until("it drains", || handle.state() == State::Draining);
+    assert_eq!(handle.stats().waiting, 4);
+    for client in &clients {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    stopping.join().unwrap();
+}
+
+fn those_that_wait_at_the_deadline_are_dropped_and_counted() {
+    let server = threading().max_per_address(1).drain_timeout(Duration::from_millis(100));
+    let running = server.spawn().unwrap();
+    let handle = running.handle();
+    // It has not said anything yet, so it is waited for.
+    let first = connect(running.server_address());
+    wait_until("it runs", || handle.stats().running == 1);
+    let waiting = connect(running.server_address());
+    wait_until("it waits", || handle.stats().waiting == 1);
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 1));
+    assert_eq!((report.forced, report.leaked), (2, 0));
+    assert_eq!(read_to_end(waiting), b"");
+    drop(first);
+    let stats = handle.stats();
+    assert_eq!((stats.started, stats.waiting, stats.running), (2, 0, 0));
+}
+
+fn a_server_that_is_dropped_closes_those_that_wait() {
+    let begun = Gate::default();
+    let handlers_begun = begun.clone();
+    let handler = move |request: &mut TcpRequest| {
+        handlers_begun.open();
+        ECHO_LINES(request)
+    };
+    let server = ThreadingTcpServer::new(ANY_PORT, handler).max_per_address(1);
+    let server = Arc::new(server.timeout(Duration::from_millis(50)).bind().unwrap());
+    let clients = [(); 2].map(|()| connect(&server.server_address()));
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    begun.wait();
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    assert_eq!(server.stats().waiting, 1);
+    drop(server);
+    finish(&clients[0]);
+    assert_eq!(read_to_end(&clients[1]), b"");
+}
+
+fn handle_request_tells_that_it_rejected() {
+    let server = threading().max_connections(Limit::reject(1)).farewell("busy\n");
+    let server = Arc::new(server.bind().unwrap());
+    let clients = [(); 2].map(|()| connect(&server.server_address()));
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(server.handle_request().unwrap(), Handled::Rejected);
+    let [first, second] = clients;
+    assert_rejected(second);
+    drop(first);
+    assert_eq!(server.close().unwrap().served, 1);
+}
+
+fn handle_request_serves_one_that_waited() {
+    let server = Arc::new(threading().max_per_address(1).timeout(CEILING).bind().unwrap());
+    let clients = [(); 2].map(|()| connect(&server.server_address()));
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    let handling = Arc::clone(&server);
+    let handling = thread::spawn(move || handling.handle_request().unwrap());
+    wait_until("it waits", || server.stats().waiting == 1);
+    finish(&clients[0]);
+    assert_eq!(handling.join().unwrap(), Handled::Processed);
+    assert_echoes(&clients[1]);
+    drop(clients);
+    assert_eq!(server.close().unwrap().served, 2);
+}
+
+fn a_limit_of_nothing_is_refused_when_bound() {
+    let refused = |server: ThreadingTcpServer<Handler>, which: &str| {
+        let error = server.bind().err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let text = error.to_string();
+        assert!(text.contains("would never serve anybody: set"), "{text}");
+        assert!(text.contains(which), "{text}");
+    };
+    refused(threading().max_connections(0), "max_connections");
+    refused(threading().max_per_address(Limit::reject(0)), "max_per_address");
+    refused(threading().max_rate_per_address(0), "max_rate_per_address");
+    refused(threading().max_threads(0), "max_threads");
+}
