@@ -19,7 +19,7 @@ use support::gate::Gate;
 use support::matrix::udp_client;
 use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
-use support::{CEILING, EchoLine, connect, exchange_line, logged, process_state, read_to_end, wait_until};
+use support::{CEILING, EchoLine, children_of, connect, exchange_line, logged, process_state, read_to_end, wait_until};
 
 tests![
     roles: serves_with_signals;
@@ -631,10 +631,14 @@ fn a_prefork_server_that_is_suspended_from_the_start_resumes() {
 
 fn sighup_of_a_prefork_server_reloads_and_runs_its_function() {
     let mut server = start("prefork");
-    let client = in_progress(&server);
+    wait_until("both workers are there", || children_of(server.id()).len() == 2);
+    let before = children_of(server.id());
     server.signal(Signal::SIGHUP);
     assert!(server.line().starts_with("hangup in "));
-    finish(&client);
+    wait_until("both are replaced", || {
+        let now = children_of(server.id());
+        now.len() == 2 && before.iter().all(|worker| !now.contains(worker))
+    });
     finish(&in_progress(&server));
     let ended = stop(server);
     assert!(ended.errors.contains("replacing 2 workers, one by one"), "{ended:?}");
