@@ -10,11 +10,15 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use socketserver::{Cause, Phase, Tcp};
 use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, reset, temp_path, wait_until};
+use support::process::{Process, echo};
+use support::{
+    CEILING, EchoLine, connect, connect_to, exchange_line, logged, read_to_end, reset, temp_path, wait_until,
+};
 
 tests![
     ten_thousand_clients_that_reset_at_once_do_not_end_a_sync_server,
@@ -82,8 +86,24 @@ fn a_thousand_clients_that_reset_at_once_do_not_end_a_pool() {
     assert_survives_resets(ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(4), 1_000);
 }
 
+/// In a process of its own: children forked here would have the clients' sockets, and no reset would be sent.
 fn clients_that_reset_at_once_do_not_end_a_forking_server() {
-    assert_survives_resets(ForkingTcpServer::new(ANY_PORT, EchoLine), 200);
+    let server = Process::start(&mut echo("tcp", "forking", ANY_PORT));
+    for number in 0..200 {
+        let mut client = connect_to(server.address());
+        if number % 2 == 1 {
+            client.write_all(b"half a li").unwrap();
+        }
+        reset(client);
+    }
+    let client = connect_to(server.address());
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    drop(client);
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.output.ends_with(" forced=0 leaked=0\n"), "{ended:?}");
+    assert!(!ended.errors.contains("ERROR"), "a reset is no fault: {ended:?}");
 }
 
 fn a_thousand_resets_before_the_server_accepts_cost_nothing() {

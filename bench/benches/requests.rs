@@ -16,7 +16,7 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, meas
 use forward::Forward;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use socketserver::prelude::*;
-use socketserver::{Config, Job, MemoryStream, SocketServer, SocketType, Transport};
+use socketserver::{Capacity, Config, Job, Limit, LimitKind, MemoryStream, SocketServer, SocketType, Transport};
 
 /// Accepts so many connections, each of which has ended already.
 struct Memory {
@@ -139,8 +139,8 @@ impl<S: BaseServer> BaseServer for Limited<S> {
         &self.0
     }
 
-    fn capacity(&self) -> usize {
-        1000
+    fn capacity(&self) -> Capacity {
+        Capacity::UNLIMITED.and(Limit::wait(1000), LimitKind::Connections)
     }
 }
 
