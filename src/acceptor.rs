@@ -629,6 +629,9 @@ impl<T: Transport> Acceptor<T> {
             wakeup.wait_place(patience.min(core.tell_progress()))?;
             return Ok(Turn::Again);
         }
+        // A worker that accepts without having waited does not only start any more: told to leave, it must
+        // not end at once.
+        let _waiting = core.shared().master().map(|master| master.waiting());
         self.accept(wakeup, Some(backlog))
     }
 
