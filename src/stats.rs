@@ -49,7 +49,8 @@ pub struct Stats {
     pub served: u64,
     /// Requests whose handler failed or panicked, whose process was killed, or that were dropped.
     pub failed: u64,
-    /// The requests that run or wait now, in the order in which they came.
+    /// The requests that run or wait now, in the order in which they came. The master of a
+    /// [`PreFork`](crate::PreFork) server counts those of its workers and does not list them.
     pub connections: Vec<Connection>,
     rejected_by: [u64; LimitKind::ALL.len()],
 }

@@ -64,7 +64,7 @@ impl ServerHandle {
         self.shared.set_suspended(false);
     }
 
-    /// Ends one connection, given by its [number](crate::stats::Connection::number): its socket is shut down
+    /// Ends one connection, given by its [number](crate::Connection::number): its socket is shut down
     /// both ways, so that the handler's reads and writes end; its process, if it has one of its own, is told
     /// to end (SIGTERM). False if there is no such connection, or it has no socket of its own (datagrams).
     ///
