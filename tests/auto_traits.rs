@@ -39,7 +39,9 @@ impl<T: Error + Send + 'static> AnError for T {}
 
 types! { SHARED: Shared;
     Address, AddressFamily, Concurrency, Config, Core<Tcp>, Force, Handled, PeerCredentials, Phase, Report, Running,
-    ServerContext, ShutdownHandle, SocketType, State, Timeout<()>, TimeoutKind, Timeouts, WaitError,
+    ServerContext, ServerHandle, ShutdownHandle, SignalAction, SocketType, State, Timeout<()>, TimeoutKind, Timeouts,
+    WaitError, Capacity, Limit, LimitKind, OnLimit, RateLimit, Connection, Stats, CountingObserver, Event<'static>,
+    EventCounts, LoggingObserver, Outcome,
     SocketServer<Tcp, EchoLine>, Threading<TcpServer<EchoLine>>, Forking<UdpServer<EchoLine>>,
     ThreadPool<UnixStreamServer<EchoLine>>, PreFork<UnixDatagramServer<EchoLine>>,
     Tcp, Udp, UnixDatagrams, UnixStreams,
