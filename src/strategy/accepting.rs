@@ -70,7 +70,7 @@ impl Accepting {
     }
 
     /// Whether accepting has ended and no thread is in it any more.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.has_ended() && self.is_idle()
     }
 

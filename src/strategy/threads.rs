@@ -111,9 +111,13 @@ impl<T: Transport> Threads<T> {
                 stopping = !accept_here(&mut acceptor)?;
             }
         }
-        // All threads may be busy: what the kernel has queued is still accepted.
-        while self.accepting.is_idle() && !self.accepting.has_ended() {
-            if !accept_here(&mut acceptor)? {
+        while !self.accepting.is_over() {
+            if !self.accepting.is_idle() {
+                if !acceptor.stand_by_stopping()? {
+                    break;
+                }
+            } else if !accept_here(&mut acceptor)? {
+                // All threads are busy, and the kernel has nothing queued any more.
                 self.accepting.end();
             }
         }
