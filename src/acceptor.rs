@@ -631,7 +631,9 @@ impl<T: Transport> Acceptor<T> {
         }
         // A worker that accepts without having waited does not only start any more: told to leave, it must
         // not end at once.
-        let _waiting = core.shared().master().map(|master| master.waiting());
+        if let Some(master) = core.shared().master() {
+            master.ready();
+        }
         self.accept(wakeup, Some(backlog))
     }
 

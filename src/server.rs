@@ -634,7 +634,8 @@ impl<T: Transport> Core<T> {
     /// The process has no free descriptor, or its master is gone already.
     pub(crate) fn after_fork(&self, wake: &EventFd, duty: Duty) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
-        let master = Arc::new(Master::new(duty, wakeup.renew(wake)?));
+        let parents = wakeup.renew(wake, self.backlog.get().is_some())?;
+        let master = Arc::new(Master::new(duty, parents));
         let transport = self.transport().ok_or_else(not_bound)?;
         self.waiter()?.renew(transport.socket(), wakeup)?;
         wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))?;

@@ -23,13 +23,15 @@ tests![
 ];
 
 /// The strategies, and those with a limit while it is reached.
-const STRATEGIES: [&str; 11] = [
+const STRATEGIES: [&str; 13] = [
     "sync",
     "threading",
     "forking",
     "pool",
     "accepting",
     "prefork",
+    "prefork of threads",
+    "prefork, workers being replaced",
     "forking at its limit",
     "pool at its limit",
     "accepting at its limit",
@@ -80,8 +82,12 @@ fn serve(server: impl BaseServer) {
         "threading" => serve_as_role(server.threading()),
         "forking" => serve_as_role(server.forking()),
         "pool" => serve_as_role(server.thread_pool()),
-        "prefork" => serve_as_role(server.prefork()),
         "accepting" => serve_as_role(Accepting::over(server, 4)),
+        "prefork" => serve_as_role(server.prefork()),
+        "prefork of threads" => serve_as_role(server.threading().prefork().workers(2)),
+        "prefork, workers being replaced" => {
+            serve_as_role(server.prefork().workers(4).max_requests(3).max_requests_jitter(2));
+        }
         "forking at its limit" => serve_as_role(server.forking().max_children(2)),
         "pool at its limit" => serve_as_role(server.thread_pool().workers(1).queue_size(1)),
         "accepting at its limit" => serve_as_role(Accepting::over(server, 4).places(2)),

@@ -128,21 +128,29 @@ impl<T: Transport> Core<T> {
     pub(crate) fn begin_drain(&self, server: &Outermost<T>) -> &Backlog {
         self.backlog.get_or_init(|| {
             self.shared().advance(State::Draining);
-            let left = self.refuse();
-            if let Some(board) = self.shared().registry.board() {
-                board.set_backlog(left);
-            }
+            let left = self.take_over_queue();
             server.drain_requests();
             Backlog::at_most(left)
         })
     }
 
+    /// How many of the requests that the kernel has queued this process is to accept. A worker is told that by
+    /// its master, who has the kernel refuse new ones for all of them.
+    fn take_over_queue(&self) -> u32 {
+        let shared = self.shared();
+        if let Some(backlog) = shared.master().and_then(|master| master.backlog()) {
+            return backlog;
+        }
+        let left = self.refuse();
+        if let Some(board) = shared.registry.board() {
+            board.set_backlog(left);
+        }
+        left
+    }
+
     /// Has the kernel refuse new requests, so that its queue comes to an end. Returns how many of the
     /// queued ones are to be accepted.
     fn refuse(&self) -> u32 {
-        if let Some(backlog) = self.shared().master().and_then(|master| master.backlog()) {
-            return backlog;
-        }
         match self.transport() {
             // Others may accept from it: neither is it ours to deafen, nor are the queued ours to take.
             _ if self.is_ready_made() => 0,
@@ -205,6 +213,11 @@ impl<T: Transport> Core<T> {
             running: self.shared().registry.running(),
             left: self.drain_deadline().map(|_| self.drain_time_left()),
         });
+    }
+
+    /// Whether the patience is not over yet.
+    pub(crate) fn has_time(&self) -> bool {
+        !self.shared().is_forced() && !self.drain_time_left().is_zero()
     }
 
     /// Says once in each second how far the drain is. Returns the time to the next of these.

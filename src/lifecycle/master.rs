@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::{Pid, getppid, write};
 
@@ -29,11 +30,20 @@ pub(crate) struct Master {
     /// The master's own descriptors: see [`Wakeup`].
     stop: OwnedFd,
     wake: OwnedFd,
+    /// The kernel's queue is to be served before the worker ends.
+    serves_queue: AtomicBool,
 }
 
 impl Master {
     pub(crate) fn new(duty: Duty, (stop, wake): (OwnedFd, OwnedFd)) -> Self {
-        Master { duty, stop, wake }
+        // One that is started when the server drains already is started for that.
+        let serves_queue = duty.slot.order() == Order::Drain;
+        Master {
+            duty,
+            stop,
+            wake,
+            serves_queue: serves_queue.into(),
+        }
     }
 
     pub(crate) fn ended(&self, end: End, way: Way) {
@@ -94,10 +104,10 @@ impl Master {
     /// master any more to have the kernel refuse new ones.
     pub(crate) fn backlog(&self) -> Option<u32> {
         if self.goes_on() {
-            Some(0)
-        } else {
-            (!self.is_gone()).then(|| self.duty.board.backlog())
+            return Some(0);
         }
+        self.serves_queue.store(true, Ordering::SeqCst);
+        (!self.is_gone()).then(|| self.duty.board.backlog())
     }
 
     /// A request has been accepted: gives it its number.
@@ -112,16 +122,28 @@ impl Master {
         self.duty.board.next_number()
     }
 
+    /// The worker does not only start any more: it may have accepted something, which it has to end.
+    pub(crate) fn ready(&self) {
+        if self.duty.slot.ready() {
+            self.wake();
+        }
+    }
+
     /// Until the guard is dropped, an acceptor waits for a request.
     pub(crate) fn waiting(&self) -> Waiting<'_> {
-        if self.duty.slot.begin_waiting() || self.duty.board.take_rest() {
+        self.ready();
+        self.duty.slot.begin_waiting();
+        if self.duty.board.take_rest() {
             self.wake();
         }
         Waiting(&self.duty.slot)
     }
 
-    /// The worker accepts no more.
-    pub(crate) fn left(&self) {
+    /// The worker accepts no more; `in_time` if nothing but an empty queue has made it end that.
+    pub(crate) fn left(&self, in_time: bool) {
+        if in_time && self.serves_queue.load(Ordering::SeqCst) {
+            self.duty.board.queue_done();
+        }
         self.duty.slot.enter(Stage::Left);
         self.wake();
     }

@@ -39,7 +39,7 @@ const WORDS: usize = REASON + REASON_WORDS;
 /// How far a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// It has never waited for a request.
+    /// It has never waited for a request, let alone accepted one.
     Starting,
     /// It accepts.
     Ready,
@@ -126,11 +126,15 @@ impl Slot {
         progress.store(progress.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// An acceptor is about to wait for a request. True the first time.
-    pub(crate) fn begin_waiting(&self) -> bool {
+    /// An acceptor is about to wait for a request or to accept one. True the first time.
+    pub(crate) fn ready(&self) -> bool {
+        self.stage() == Stage::Starting && self.enter(Stage::Ready)
+    }
+
+    /// An acceptor waits for a request.
+    pub(crate) fn begin_waiting(&self) {
         self.progress();
         self.add(Word::Waiting);
-        self.stage() == Stage::Starting && self.enter(Stage::Ready)
     }
 
     pub(crate) fn end_waiting(&self) {
@@ -232,8 +236,8 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Board {
     /// The last request's number; whether the master rests; how many requests are to be taken from the
-    /// kernel's queue at the end; whether accepting is suspended.
-    words: SharedWords<4>,
+    /// kernel's queue at the end; whether accepting is suspended; whether the queue is empty.
+    words: SharedWords<5>,
 }
 
 impl Board {
@@ -277,6 +281,15 @@ impl Board {
     pub(crate) fn backlog(&self) -> u32 {
         self.words[2].load(Ordering::SeqCst).try_into().unwrap_or(u32::MAX)
     }
+
+    /// While new requests are refused, a worker has seen the kernel's queue empty.
+    pub(crate) fn queue_done(&self) {
+        self.words[4].store(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_queue_done(&self) -> bool {
+        self.words[4].load(Ordering::SeqCst) != 0
+    }
 }
 
 #[cfg(test)]
@@ -318,10 +331,8 @@ mod tests {
     fn a_worker_becomes_ready_once_and_never_goes_back() {
         let slot = Slot::new().unwrap();
         assert_eq!(slot.stage(), Stage::Starting);
-        assert!(slot.begin_waiting());
-        slot.end_waiting();
-        assert!(!slot.begin_waiting());
-        assert!(slot.is_waiting());
+        assert!(slot.ready());
+        assert!(!slot.ready());
         assert!(slot.enter(Stage::Left));
         assert!(!slot.enter(Stage::Ready));
         assert_eq!(slot.stage(), Stage::Left);

@@ -27,6 +27,11 @@ impl Stamp {
         set.is_ok()
     }
 
+    /// It has not happened.
+    pub(crate) fn clear(&self) {
+        self.at.store(0, Ordering::SeqCst);
+    }
+
     pub(crate) fn get(&self) -> Option<Instant> {
         let nanoseconds = self.at.load(Ordering::SeqCst).checked_sub(1)?;
         Some(self.made + Duration::from_nanos(nanoseconds))

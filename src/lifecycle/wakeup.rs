@@ -92,9 +92,9 @@ impl Wakeup {
     }
 
     /// In a forked process that serves by itself: makes all this anew, with `wake`, which the parent has
-    /// too. Shutdown signals are not for it, and it may be ended as the last resort. Returns the parent's
-    /// `stop` and `wake`.
-    pub(crate) fn renew(&self, wake: &EventFd) -> io::Result<(OwnedFd, OwnedFd)> {
+    /// too; `stopping` from the beginning or not, whatever the parent was told. Shutdown signals are not for
+    /// it, and it may be ended as the last resort. Returns the parent's `stop` and `wake`.
+    pub(crate) fn renew(&self, wake: &EventFd, stopping: bool) -> io::Result<(OwnedFd, OwnedFd)> {
         let parents = (
             self.stop.as_fd().try_clone_to_owned()?,
             self.wake.as_fd().try_clone_to_owned()?,
@@ -112,8 +112,10 @@ impl Wakeup {
             flag.store(true, Ordering::SeqCst);
         }
         self.inline.give_back_in_child();
-        if self.is_told_to_stop() {
-            let _ = self.stop.write(1);
+        self.stopped_at.clear();
+        self.stopping.store(false, Ordering::SeqCst);
+        if stopping {
+            self.shutdown();
         }
         Ok(parents)
     }

@@ -45,11 +45,33 @@ impl<S: BaseServer> PreFork<S> {
                 .wait_quiet(wakeup, left.into_iter().chain(interval).min())?;
             wakeup.awake();
         }
-        // What the kernel has queued needs somebody to serve it.
-        let nobody = self.state().load().workers == 0 && core.has_queued();
         core.begin_drain(acceptor.server());
-        if nobody {
-            self.start(1, acceptor);
+        if self.state().len() > 0 || core.has_queued() {
+            self.have_queue_served(acceptor)?;
+        }
+        Ok(())
+    }
+
+    /// The server was told to stop: waits until a worker has seen the kernel's queue empty, or the time for it
+    /// is over. If the last that could has left or died before, another is started for it.
+    fn have_queue_served(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<()> {
+        let core = self.core();
+        let wakeup = core.shared().wakeup()?;
+        let board = core.shared().registry.make_board()?;
+        while !board.is_queue_done() {
+            wakeup.about_to_wait();
+            acceptor.server().service_actions();
+            self.state().look();
+            if !core.has_time() || self.state().hopeless().is_some() {
+                break;
+            }
+            let left = core.drain_time_left();
+            let pause = self.state().pause_left();
+            if !self.state().any_accepts() && pause.is_none() {
+                self.start(1, acceptor);
+            }
+            wakeup.wait(left.min(core.tell_progress()).min(pause.unwrap_or(left)))?;
+            wakeup.awake();
         }
         Ok(())
     }
@@ -79,14 +101,14 @@ impl<S: BaseServer> PreFork<S> {
             return Err(io::Error::other(why));
         }
         let missing = self.missing(now);
-        let pause = self.state().pause.filter(|pause| missing > 0 && now < *pause);
+        let pause = self.state().pause_left().filter(|_| missing > 0);
         if pause.is_none() {
             self.start(missing, acceptor);
         }
         if std::mem::take(&mut self.state().lost) && self.core().has_queued() {
             self.state().wake_serving();
         }
-        Ok(earlier(pause, self.next_look(now)?))
+        Ok(earlier(pause.map(|left| now + left), self.next_look(now)?))
     }
 
     /// How many workers to start; tells one to leave if there are too many.

@@ -28,7 +28,7 @@ impl<S: BaseServer> PreFork<S> {
     pub(super) fn start_worker(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<()> {
         let shared = self.core().shared();
         let slot = Arc::new(Slot::new()?);
-        if shared.is_told_to_stop() {
+        if self.core().backlog.get().is_some() {
             slot.set_order(Order::Drain);
         }
         let wake = event(EfdFlags::empty())?;
@@ -95,7 +95,7 @@ impl<S: BaseServer> PreFork<S> {
         let outcome = self.inner.serve(acceptor);
         if let Some(master) = self.core().shared().master() {
             match &outcome {
-                Ok(()) => master.left(),
+                Ok(()) => master.left(self.core().has_time()),
                 Err(error) => master.broken(error),
             }
         }

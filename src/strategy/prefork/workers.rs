@@ -17,7 +17,7 @@ pub(super) struct Workers<T: Transport> {
     pub(super) trend: Trend,
     replacing: Backoff,
     /// No worker is started before.
-    pub(super) pause: Option<Instant>,
+    pause: Option<Instant>,
     /// Workers that ended before they were ready, since one last was.
     failures: u32,
     why: String,
@@ -175,6 +175,19 @@ impl<T: Transport> Workers<T> {
             self.pause(&why);
         }
         self.why = why;
+    }
+
+    /// How long no worker is started.
+    pub(super) fn pause_left(&self) -> Option<Duration> {
+        let left = self.pause?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// Whether any worker accepts, or will.
+    pub(super) fn any_accepts(&self) -> bool {
+        self.list
+            .iter()
+            .any(|worker| matches!(worker.stage, Stage::Starting | Stage::Ready))
     }
 
     /// Starts no more workers for a while.
