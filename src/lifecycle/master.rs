@@ -131,8 +131,9 @@ impl Master {
 
     /// Until the guard is dropped, an acceptor waits for a request.
     pub(crate) fn waiting(&self) -> Waiting<'_> {
-        self.ready();
+        // In this order: one that is ready and does not wait is taken to be busy.
         self.duty.slot.begin_waiting();
+        self.ready();
         if self.duty.board.take_rest() {
             self.wake();
         }
