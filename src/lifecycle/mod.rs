@@ -39,7 +39,7 @@ pub(crate) use registry::Registry;
 pub(crate) use scoreboard::{Order, Slot, Stage};
 pub(crate) use signals::run_actions;
 pub(crate) use ticket::{Admission, Pause, Ticket};
-pub(crate) use wakeup::{Wakeup, event};
+pub(crate) use wakeup::{Wakeup, event, poll_timeout};
 
 pub use handle::ServerHandle;
 pub use report::Report;

@@ -473,7 +473,7 @@ pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
-fn poll_timeout(timeout: Duration) -> PollTimeout {
+pub(crate) fn poll_timeout(timeout: Duration) -> PollTimeout {
     let millis = timeout.as_micros().div_ceil(1000);
     i32::try_from(millis)
         .ok()

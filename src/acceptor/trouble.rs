@@ -1,0 +1,213 @@
+//! When accepting fails: what each error calls for, and how long to wait.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use crate::lifecycle::Shared;
+use crate::observer::Event;
+
+/// What to do about an error of accept(2) or recvmsg(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// There was nothing after all.
+    Wait,
+    /// It was one connection's trouble; the next may be fine.
+    Retry,
+    /// Descriptors or memory have run out, or an error unknown to us: try again later.
+    BackOff,
+    /// The socket itself is broken.
+    GiveUp,
+}
+
+/// The table of accept(2)'s errors, and of those of recvmsg(2) on a datagram socket.
+pub(super) fn remedy(error: &io::Error) -> Remedy {
+    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+        return if error.kind() == io::ErrorKind::WouldBlock {
+            Remedy::Wait
+        } else {
+            Remedy::BackOff
+        };
+    };
+    match errno {
+        Errno::EAGAIN => Remedy::Wait,
+
+        // Linux hands a connection's pending network errors to accept as its own ("Error handling" in
+        // accept(2) lists these eight for TCP); they say nothing about the listener.
+        Errno::ENETDOWN
+        | Errno::EPROTO
+        | Errno::ENOPROTOOPT
+        | Errno::EHOSTDOWN
+        | Errno::ENONET
+        | Errno::EHOSTUNREACH
+        | Errno::EOPNOTSUPP
+        | Errno::ENETUNREACH
+        // The connection is gone, has timed out, or is forbidden by a firewall; a signal came.
+        | Errno::ECONNABORTED
+        | Errno::ECONNRESET
+        | Errno::ETIMEDOUT
+        | Errno::EPERM
+        | Errno::EINTR
+        // An ICMP message about a datagram that was sent from the socket (udp(7)).
+        | Errno::ECONNREFUSED => Remedy::Retry,
+
+        Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK => Remedy::GiveUp,
+
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM. "Various Linux kernels can return other errors such as ENOSR,
+        // ESOCKTNOSUPPORT, EPROTONOSUPPORT"; whatever else there may be, the listener is still there.
+        _ => Remedy::BackOff,
+    }
+}
+
+/// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
+/// Shared by all that accept for a server: an episode is one for all of them.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    what: &'static str,
+    /// Whose observers hear of it.
+    server: Option<Arc<Shared>>,
+    /// The last delay in milliseconds; 0 while all is well.
+    delay: AtomicU64,
+    /// When the episode began.
+    since: Mutex<Option<Instant>>,
+    /// Attempts in a row that failed and were repeated at once.
+    retries: AtomicU32,
+}
+
+impl Backoff {
+    const FIRST: u64 = 5;
+    const LONGEST: u64 = 1000;
+    const MOST_RETRIES: u32 = 100;
+
+    pub(crate) fn new(what: &'static str) -> Self {
+        Backoff {
+            what,
+            server: None,
+            delay: AtomicU64::new(0),
+            since: Mutex::default(),
+            retries: AtomicU32::new(0),
+        }
+    }
+
+    /// Tells the observers of this server, too.
+    pub(crate) fn of(mut self, server: &Arc<Shared>) -> Self {
+        self.server = Some(Arc::clone(server));
+        self
+    }
+
+    fn observe<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if let Some(server) = &self.server {
+            server.observe(event);
+        }
+    }
+
+    /// Whether to try again at once. What should pass does not always: a security module that forbids
+    /// accepting says EPERM each time and leaves the connection in the queue.
+    pub(super) fn may_retry(&self) -> bool {
+        let more = |retries: u32| (retries < Self::MOST_RETRIES).then_some(retries + 1);
+        self.retries
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// The next delay; only the first of an episode is logged.
+    pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
+        let what = self.what;
+        let longer = |delay: u64| (delay * 2).clamp(Self::FIRST, Self::LONGEST);
+        let before = self.delay.update(Ordering::Relaxed, Ordering::Relaxed, longer);
+        if before == 0 {
+            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            log::warn!("{what}: {reason}; trying again until it works");
+            self.observe(|| Event::BackOffBegun {
+                what,
+                reason: reason.to_string(),
+            });
+        }
+        Duration::from_millis(longer(before))
+    }
+
+    pub(crate) fn over(&self) {
+        if self.retries.load(Ordering::Relaxed) != 0 {
+            self.retries.store(0, Ordering::Relaxed);
+        }
+        if self.delay.load(Ordering::Relaxed) != 0 && self.delay.swap(0, Ordering::Relaxed) != 0 {
+            let what = self.what;
+            let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let duration = since.map(|since| since.elapsed()).unwrap_or_default();
+            log::info!("{what}: over");
+            self.observe(|| Event::BackOffEnded { what, duration });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_of_accept_has_its_remedy() {
+        let table: [(Remedy, &[Errno]); 4] = [
+            (Remedy::Wait, &[Errno::EAGAIN, Errno::EWOULDBLOCK]),
+            (
+                Remedy::Retry,
+                &[
+                    Errno::ECONNABORTED,
+                    Errno::ECONNREFUSED,
+                    Errno::ECONNRESET,
+                    Errno::EHOSTDOWN,
+                    Errno::EHOSTUNREACH,
+                    Errno::EINTR,
+                    Errno::ENETDOWN,
+                    Errno::ENETUNREACH,
+                    Errno::ENONET,
+                    Errno::ENOPROTOOPT,
+                    Errno::EOPNOTSUPP,
+                    Errno::EPERM,
+                    Errno::EPROTO,
+                    Errno::ETIMEDOUT,
+                ],
+            ),
+            (
+                Remedy::BackOff,
+                &[
+                    Errno::EMFILE,
+                    Errno::ENFILE,
+                    Errno::ENOBUFS,
+                    Errno::ENOMEM,
+                    Errno::ENOSR,
+                    Errno::EPROTONOSUPPORT,
+                    Errno::ESOCKTNOSUPPORT,
+                    Errno::EFAULT,
+                ],
+            ),
+            (Remedy::GiveUp, &[Errno::EBADF, Errno::EINVAL, Errno::ENOTSOCK]),
+        ];
+        for (expected, errors) in table {
+            for errno in errors {
+                assert_eq!(remedy(&(*errno).into()), expected, "{errno}");
+            }
+        }
+        assert_eq!(remedy(&io::Error::other("a transport's own")), Remedy::BackOff);
+    }
+
+    #[test]
+    fn a_back_off_doubles_to_a_second_and_starts_again() {
+        let backoff = Backoff::new("test");
+        let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
+        assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        backoff.over();
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn what_should_pass_and_does_not_is_not_retried_for_ever() {
+        let backoff = Backoff::new("test");
+        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
+        backoff.over();
+        assert!(backoff.may_retry());
+    }
+}
