@@ -78,6 +78,11 @@ impl Accepting {
     /// the time for that is over. What made accepting end, if that was a fault.
     pub(super) fn wait_until_over<T: Transport>(&self, acceptor: &Acceptor<T>) -> io::Result<()> {
         while !self.is_over() && acceptor.stand_by_stopping()? {}
+        self.finish()
+    }
+
+    /// Nobody begins to accept any more. What made accepting end, if that was a fault.
+    pub(super) fn finish(&self) -> io::Result<()> {
         self.end();
         self.failure
             .lock()

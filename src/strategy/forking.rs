@@ -9,11 +9,10 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGTERM};
 
 use super::{exit_status, one_strategy};
-use crate::address::Address;
 use crate::job::{Force, Job, Remote};
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::request::about_to_fork;
-use crate::server::{BaseServer, Concurrency, Construct};
+use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Fork, Reaction, SignalGuard};
 use crate::transport::Transport;
 
@@ -153,24 +152,7 @@ impl<S: BaseServer> Forking<S> {
     }
 }
 
-impl<S: Construct> Forking<S> {
-    /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
-    pub fn new(address: impl Into<Address>, handler: S::Handler) -> Self {
-        Self::construct(address.into(), handler)
-    }
-}
-
-impl<S: Construct> Construct for Forking<S> {
-    type Handler = S::Handler;
-
-    fn construct(address: Address, handler: S::Handler) -> Self {
-        Self::over(S::construct(address, handler))
-    }
-
-    fn request_handler_class(&self) -> &S::Handler {
-        self.inner.request_handler_class()
-    }
-}
+construct!(Forking);
 
 impl<S: BaseServer> BaseServer for Forking<S> {
     type Transport = S::Transport;

@@ -1,5 +1,30 @@
 //! Where and when requests run: Python's mix-ins.
 
+/// How a strategy is made from an address and a handler: `new`, and what [`Construct`](crate::Construct) asks
+/// for. In a macro, because it is the same for each and none can inherit it.
+macro_rules! construct {
+    ($strategy:ident) => {
+        impl<S: crate::Construct> $strategy<S> {
+            /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
+            pub fn new(address: impl Into<crate::Address>, handler: S::Handler) -> Self {
+                crate::Construct::construct(address.into(), handler)
+            }
+        }
+
+        impl<S: crate::Construct> crate::Construct for $strategy<S> {
+            type Handler = S::Handler;
+
+            fn construct(address: crate::Address, handler: S::Handler) -> Self {
+                Self::over(S::construct(address, handler))
+            }
+
+            fn request_handler_class(&self) -> &S::Handler {
+                self.inner.request_handler_class()
+            }
+        }
+    };
+}
+
 mod accepting;
 mod forking;
 mod prefork;

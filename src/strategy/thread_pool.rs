@@ -10,10 +10,9 @@ use crossbeam_channel::{Sender, unbounded};
 use super::accepting::Accepting;
 use super::one_strategy;
 use crate::acceptor::Acceptor;
-use crate::address::Address;
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
-use crate::server::{BaseServer, Concurrency, Construct};
+use crate::server::{BaseServer, Concurrency};
 
 /// Runs requests in a fixed number of threads, the workers.
 ///
@@ -126,24 +125,7 @@ impl<S: BaseServer> ThreadPool<S> {
     }
 }
 
-impl<S: Construct> ThreadPool<S> {
-    /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
-    pub fn new(address: impl Into<Address>, handler: S::Handler) -> Self {
-        Self::construct(address.into(), handler)
-    }
-}
-
-impl<S: Construct> Construct for ThreadPool<S> {
-    type Handler = S::Handler;
-
-    fn construct(address: Address, handler: S::Handler) -> Self {
-        Self::over(S::construct(address, handler))
-    }
-
-    fn request_handler_class(&self) -> &S::Handler {
-        self.inner.request_handler_class()
-    }
-}
+construct!(ThreadPool);
 
 impl<S: BaseServer> BaseServer for ThreadPool<S> {
     type Transport = S::Transport;

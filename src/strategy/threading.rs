@@ -7,10 +7,9 @@ use std::sync::Arc;
 use super::one_strategy;
 use super::threads::Threads;
 use crate::acceptor::Acceptor;
-use crate::address::Address;
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
-use crate::server::{BaseServer, Concurrency, Construct};
+use crate::server::{BaseServer, Concurrency};
 
 /// Runs each request in a thread of its own: Python's `ThreadingMixIn`.
 ///
@@ -60,24 +59,7 @@ impl<S: BaseServer> Threading<S> {
     }
 }
 
-impl<S: Construct> Threading<S> {
-    /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
-    pub fn new(address: impl Into<Address>, handler: S::Handler) -> Self {
-        Self::construct(address.into(), handler)
-    }
-}
-
-impl<S: Construct> Construct for Threading<S> {
-    type Handler = S::Handler;
-
-    fn construct(address: Address, handler: S::Handler) -> Self {
-        Self::over(S::construct(address, handler))
-    }
-
-    fn request_handler_class(&self) -> &S::Handler {
-        self.inner.request_handler_class()
-    }
-}
+construct!(Threading);
 
 impl<S: BaseServer> BaseServer for Threading<S> {
     type Transport = S::Transport;

@@ -121,7 +121,7 @@ impl<T: Transport> Threads<T> {
                 self.accepting.end();
             }
         }
-        self.accepting.wait_until_over(&acceptor)
+        self.accepting.finish()
     }
 
     /// Sees to it that a thread accepts.

@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::SockaddrLike;
 
+use crate::address::Address;
 use crate::config::Config;
+use crate::request::{DatagramRequest, DatagramSocket};
 use crate::sys::{self, Received};
 
 /// How many datagrams at the most a server that serves one at a time receives at once.
@@ -21,6 +23,8 @@ const MEMORY: usize = 2 << 20;
 pub(super) struct Inbox<A> {
     /// How many bytes of a datagram are kept.
     size: usize,
+    /// What a sender's address is here.
+    address: fn(&A) -> Address,
     inner: Mutex<Inner<A>>,
 }
 
@@ -33,18 +37,11 @@ struct Inner<A> {
     next: usize,
 }
 
-/// One datagram.
-pub(super) struct Packet<A> {
-    pub(super) bytes: Vec<u8>,
-    /// The length it was sent with.
-    pub(super) sent_length: usize,
-    pub(super) from: Option<A>,
-}
-
 impl<A: SockaddrLike> Inbox<A> {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, address: fn(&A) -> Address) -> Self {
         Inbox {
             size: config.max_packet_size,
+            address,
             inner: Mutex::new(Inner {
                 buffer: Vec::new(),
                 ahead: VecDeque::new(),
@@ -64,7 +61,11 @@ impl<A: SockaddrLike> Inbox<A> {
     }
 
     /// The next datagram, without waiting. If there is none here, up to `count` are received.
-    pub(super) fn receive(&self, socket: BorrowedFd<'_>, count: usize) -> io::Result<Packet<A>> {
+    pub(super) fn receive<S: DatagramSocket + AsFd>(
+        &self,
+        socket: &Arc<S>,
+        count: usize,
+    ) -> io::Result<DatagramRequest> {
         let part = self.size.max(1);
         let count = count.min(MEMORY / part).max(1);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -74,7 +75,7 @@ impl<A: SockaddrLike> Inbox<A> {
             if buffer.len() < count * part {
                 *buffer = vec![0; count * part];
             }
-            sys::receive(socket, &mut buffer[..count * part], self.size, |received| {
+            sys::receive(socket.as_fd(), &mut buffer[..count * part], self.size, |received| {
                 ahead.push_back(received);
             })?;
         }
@@ -84,10 +85,8 @@ impl<A: SockaddrLike> Inbox<A> {
         let start = *next * part;
         *next += 1;
         let kept = received.length.min(self.size);
-        Ok(Packet {
-            bytes: buffer[start..start + kept].to_vec(),
-            sent_length: received.length,
-            from: received.from,
-        })
+        let packet = buffer[start..start + kept].to_vec();
+        let from = received.from.as_ref().map_or(Address::Unnamed, self.address);
+        Ok(DatagramRequest::new(packet, received.length, from, socket.clone()))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::socket::{SockType, SockaddrStorage};
 
-use super::inbox::{AHEAD, Inbox, Packet};
+use super::inbox::{AHEAD, Inbox};
 use super::inet::bound_socket;
 use super::tcp::close_listener;
 use super::{SocketType, Transport};
@@ -35,7 +35,7 @@ impl Transport for Udp {
         socket.set_nonblocking(false)?;
         Ok(Udp {
             socket: Arc::new(socket),
-            inbox: Inbox::new(config),
+            inbox: Inbox::new(config, inet_address),
         })
     }
 
@@ -48,11 +48,11 @@ impl Transport for Udp {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        Ok(self.request(self.inbox.receive(self.socket.as_fd(), 1)?))
+        self.inbox.receive(&self.socket, 1)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        Ok(self.request(self.inbox.receive(self.socket.as_fd(), AHEAD)?))
+        self.inbox.receive(&self.socket, AHEAD)
     }
 
     fn has_ahead(&self) -> bool {
@@ -68,20 +68,8 @@ impl Transport for Udp {
     }
 }
 
-impl Udp {
-    fn request(&self, packet: Packet<SockaddrStorage>) -> DatagramRequest {
-        let from = inet_address(packet.from.as_ref());
-        DatagramRequest::new(packet.bytes, packet.sent_length, from, self.socket.clone())
-    }
-}
-
-fn inet_address(from: Option<&SockaddrStorage>) -> Address {
-    let v4 = from
-        .and_then(|from| from.as_sockaddr_in())
-        .map(|from| SocketAddr::V4((*from).into()));
-    let v6 = || {
-        from.and_then(|from| from.as_sockaddr_in6())
-            .map(|from| SocketAddr::V6((*from).into()))
-    };
+fn inet_address(from: &SockaddrStorage) -> Address {
+    let v4 = from.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
+    let v6 = || from.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into()));
     v4.or_else(v6).map_or(Address::Unnamed, Address::Inet)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
-use super::inbox::{AHEAD, Inbox, Packet};
+use super::inbox::{AHEAD, Inbox};
 use super::tcp::close_listener;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport};
@@ -44,7 +44,7 @@ impl Transport for UnixDatagrams {
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(UnixDatagrams {
             socket: Arc::new(socket),
-            inbox: Inbox::new(config),
+            inbox: Inbox::new(config, unix_address),
             file,
         })
     }
@@ -61,11 +61,11 @@ impl Transport for UnixDatagrams {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        Ok(self.request(self.inbox.receive(self.socket.as_fd(), 1)?))
+        self.inbox.receive(&self.socket, 1)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        Ok(self.request(self.inbox.receive(self.socket.as_fd(), AHEAD)?))
+        self.inbox.receive(&self.socket, AHEAD)
     }
 
     fn has_ahead(&self) -> bool {
@@ -89,15 +89,7 @@ impl Transport for UnixDatagrams {
     }
 }
 
-impl UnixDatagrams {
-    fn request(&self, packet: Packet<UnixAddr>) -> DatagramRequest {
-        let from = unix_address(packet.from.as_ref());
-        DatagramRequest::new(packet.bytes, packet.sent_length, from, self.socket.clone())
-    }
-}
-
-fn unix_address(from: Option<&UnixAddr>) -> Address {
-    let Some(from) = from else { return Address::Unnamed };
+fn unix_address(from: &UnixAddr) -> Address {
     match (from.path(), from.as_abstract()) {
         (Some(path), _) => path.into(),
         (None, Some(name)) => Address::abstract_name(name),

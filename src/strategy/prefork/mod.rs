@@ -15,9 +15,8 @@ use std::time::Duration;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTTIN, SIGTTOU};
 
 use crate::acceptor::Acceptor;
-use crate::address::Address;
 use crate::job::Force;
-use crate::server::{BaseServer, Concurrency, Construct};
+use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Reaction, SignalGuard};
 
 use numbers::Numbers;
@@ -260,24 +259,7 @@ const fn no_processes<S: BaseServer>() {
     );
 }
 
-impl<S: Construct> PreFork<S> {
-    /// A server for `address`; never fails, see [`SocketServer::new`](crate::SocketServer::new).
-    pub fn new(address: impl Into<Address>, handler: S::Handler) -> Self {
-        Self::construct(address.into(), handler)
-    }
-}
-
-impl<S: Construct> Construct for PreFork<S> {
-    type Handler = S::Handler;
-
-    fn construct(address: Address, handler: S::Handler) -> Self {
-        Self::over(S::construct(address, handler))
-    }
-
-    fn request_handler_class(&self) -> &S::Handler {
-        self.inner.request_handler_class()
-    }
-}
+construct!(PreFork);
 
 impl<S: BaseServer> BaseServer for PreFork<S> {
     type Transport = S::Transport;
