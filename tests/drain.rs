@@ -20,7 +20,7 @@ use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, role, serve_as_role};
-use support::{CEILING, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
+use support::{CEILING, Lines, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
 
 tests![
     roles: serves_a_handler_that_never_returns;
@@ -60,21 +60,6 @@ tests![
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
-
-/// Answers lines until the client has closed.
-#[derive(Clone)]
-struct Lines;
-
-impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Lines {
-    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
-        let mut line = Vec::new();
-        while request.read_until(b'\n', &mut line)? > 0 {
-            request.write_all(&line)?;
-            line.clear();
-        }
-        Ok(())
-    }
-}
 
 #[track_caller]
 fn wait_until_draining(handle: &ShutdownHandle) {

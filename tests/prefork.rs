@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use socketserver::prelude::*;
-use socketserver::{Active, Cause, Construct, Running, State};
-use support::commanded::{Client, Commanded, killed_by, request};
+use socketserver::{Active, Cause, Construct, State};
+use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::failures;
 use support::journal::journal;
 use support::matrix::{EchoOrFail, Kind, cell};
@@ -65,22 +65,6 @@ type Server = PreForkTcpServer<Commanded>;
 
 fn server() -> Server {
     PreForkTcpServer::new(ANY_PORT, Commanded)
-}
-
-/// Serves, and waits until there are `workers`.
-#[track_caller]
-fn serve(server: impl BaseServer, workers: usize) -> (Running, String) {
-    let running = server.spawn().unwrap();
-    let address = running.server_address().to_string();
-    wait_until("the workers are there", || children().len() == workers);
-    (running, address)
-}
-
-#[track_caller]
-fn stop(running: Running, served: u64, failed: u64) {
-    let report = running.stop().unwrap();
-    assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
-    assert_eq!(children(), [], "no worker is left");
 }
 
 // ----- How many ----------------------------------------------------------------------------------

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::Pid;
-use socketserver::Running;
 use socketserver::prelude::*;
-use support::commanded::{Client, Commanded, killed_by, request};
+use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{
     Process, as_ordinary_user, echo, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user,
 };
@@ -67,22 +66,6 @@ fn three_workers_with_threads() {
 
 fn three_workers_that_soon_give_up() {
     serve_as_role(server().workers(3).drain_timeout(Duration::from_millis(100)));
-}
-
-/// Serves in this process, and waits until there are `workers`.
-#[track_caller]
-fn serve(server: impl BaseServer, workers: usize) -> (Running, String) {
-    let running = server.spawn().unwrap();
-    let address = running.server_address().to_string();
-    wait_until("the workers are there", || children().len() == workers);
-    (running, address)
-}
-
-#[track_caller]
-fn stop(running: Running, served: u64, failed: u64) {
-    let report = running.stop().unwrap();
-    assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
-    assert_eq!(children(), [], "no worker is left");
 }
 
 /// Waits until there are `count` workers that all have been there for a moment.

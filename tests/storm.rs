@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::accepting::Accepting;
 use support::process::{Process, role, serve_as_role};
-use support::{CEILING, temp_path, wait_until};
+use support::{CEILING, Lines, temp_path, wait_until};
 
 tests![
     roles: serve_lines;
@@ -51,21 +51,6 @@ const CLIENTS: usize = 8;
 
 const STRATEGY: &str = "STORM_STRATEGY";
 const ADDRESS: &str = "STORM_ADDRESS";
-
-/// Answers lines until the client has closed.
-#[derive(Clone)]
-struct Lines;
-
-impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Lines {
-    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
-        let mut line = Vec::new();
-        while request.read_until(b'\n', &mut line)? > 0 {
-            request.write_all(&line)?;
-            line.clear();
-        }
-        Ok(())
-    }
-}
 
 fn serve_lines() {
     let address = std::env::var(ADDRESS).unwrap();

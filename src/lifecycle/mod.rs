@@ -245,6 +245,11 @@ impl Shared {
         self.registry.stats(self.state())
     }
 
+    /// Whether some child of the program has ended since the last call.
+    pub(crate) fn take_child_exited(&self) -> bool {
+        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.take_child_exited())
+    }
+
     pub(crate) fn congested(&self) {
         self.congested.store(true, Ordering::Relaxed);
     }

@@ -94,12 +94,7 @@ impl<S: BaseServer> Forking<S> {
     /// Reaps the children that have ended: Python's `collect_children`. Never waits, never asks for a
     /// process that is not ours. Nothing is asked at all unless some child of the program has ended.
     fn collect_children(&self) {
-        let child_exited = self
-            .core()
-            .shared()
-            .wakeup()
-            .is_ok_and(|wakeup| wakeup.take_child_exited());
-        if child_exited {
+        if self.core().shared().take_child_exited() {
             self.reap();
         }
     }

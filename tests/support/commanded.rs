@@ -7,9 +7,10 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
+use socketserver::Running;
 use socketserver::prelude::*;
 
-use super::{CEILING, wait_until};
+use super::{CEILING, children, wait_until};
 
 /// Tells its process and the request's number, then does what the client's line says, then says `done`.
 #[derive(Clone)]
@@ -140,4 +141,20 @@ pub fn request(address: &str) -> u32 {
 /// How a process ends that a signal kills, as text.
 pub fn killed_by(signal: Signal) -> String {
     ExitStatus::from_raw(signal as i32).to_string()
+}
+
+/// Serves in this process, and waits until there are `workers`.
+#[track_caller]
+pub fn serve(server: impl BaseServer, workers: usize) -> (Running, String) {
+    let running = server.spawn().unwrap();
+    let address = running.server_address().to_string();
+    wait_until("the workers are there", || children().len() == workers);
+    (running, address)
+}
+
+#[track_caller]
+pub fn stop(running: Running, served: u64, failed: u64) {
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
+    assert_eq!(children(), [], "no worker is left");
 }

@@ -179,6 +179,21 @@ pub fn temp_path(name: &str) -> TempPath {
     }
 }
 
+/// Answers lines until the client has closed.
+#[derive(Clone)]
+pub struct Lines;
+
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Lines {
+    fn handle(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
+        let mut line = Vec::new();
+        while request.read_until(b'\n', &mut line)? > 0 {
+            request.write_all(&line)?;
+            line.clear();
+        }
+        Ok(())
+    }
+}
+
 /// Reads a line and writes it back, over streams and datagrams: CPython's test handler.
 #[derive(Clone)]
 pub struct EchoLine;
@@ -261,19 +276,19 @@ pub fn read_to_end(mut stream: impl Read) -> Vec<u8> {
     bytes
 }
 
-static LOGGER: Lines = Lines {
+static LOGGER: Logged = Logged {
     lines: Mutex::new(Vec::new()),
     keys: Mutex::new(Vec::new()),
 };
 
 /// Keeps what is logged.
-struct Lines {
+struct Logged {
     lines: Mutex<Vec<String>>,
     /// Of the records that have key-values.
     keys: Mutex<Vec<String>>,
 }
 
-impl log::Log for Lines {
+impl log::Log for Logged {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }

@@ -175,12 +175,7 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Reaps the workers that have ended. Nothing is asked unless some child of the program has ended.
     pub(super) fn collect_workers(&self) {
-        let child_exited = self
-            .core()
-            .shared()
-            .wakeup()
-            .is_ok_and(|wakeup| wakeup.take_child_exited());
-        if child_exited {
+        if self.core().shared().take_child_exited() {
             self.reap();
         }
     }
