@@ -1,0 +1,272 @@
+//! What the bottom of a stack keeps for all its layers.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+use super::Concurrency;
+use crate::acceptor::Waiter;
+use crate::address::Address;
+use crate::config::Config;
+use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, run_actions};
+use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom};
+use crate::sys::{self, Reaction, SignalGuard};
+use crate::timeouts::Timeouts;
+use crate::transport::Transport;
+
+/// What the bottom of a stack keeps for all its layers.
+pub struct Core<T: Transport> {
+    shared: Arc<Shared>,
+    address: Address,
+    config: Mutex<Config>,
+    timeouts: OnceLock<Timeouts>,
+    pub(super) transport: OnceLock<T>,
+    /// The transport was made elsewhere: binding and listening are done.
+    pub(super) ready_made: bool,
+    waiter: OnceLock<Waiter>,
+    /// One thread accepts, and serves what it has accepted.
+    pub(super) alone: AtomicBool,
+    /// What is left to accept; set when the server was told to stop.
+    pub(crate) backlog: OnceLock<Backlog>,
+    /// The second of the drain that was last told of.
+    pub(crate) told_second: AtomicU64,
+    pub(super) signals: Mutex<Vec<SignalGuard>>,
+    /// As it is when the server is bound: asked for at each request, without a lock.
+    max_connections: OnceLock<Option<Limit>>,
+    waiting_room: WaitingRoom<T>,
+    linger: Linger<T>,
+    /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
+    /// field: dropped when the socket is closed.
+    _closing: Closing,
+}
+
+impl<T: Transport> Core<T> {
+    pub(super) fn new(address: Address) -> Self {
+        let shared = Arc::new(Shared::new());
+        Core {
+            _closing: shared.closing(),
+            shared,
+            address,
+            config: Mutex::default(),
+            timeouts: OnceLock::new(),
+            transport: OnceLock::new(),
+            ready_made: false,
+            waiter: OnceLock::new(),
+            alone: AtomicBool::new(false),
+            backlog: OnceLock::new(),
+            told_second: AtomicU64::new(0),
+            signals: Mutex::default(),
+            max_connections: OnceLock::new(),
+            waiting_room: WaitingRoom::new(),
+            linger: Linger::new(),
+        }
+    }
+
+    pub(crate) fn waiting_room(&self) -> &WaitingRoom<T> {
+        &self.waiting_room
+    }
+
+    pub(crate) fn linger(&self) -> &Linger<T> {
+        &self.linger
+    }
+
+    pub(super) fn capacity(&self) -> Capacity {
+        let frozen = self.max_connections.get().copied();
+        match frozen.unwrap_or_else(|| self.attribute(|config| config.max_connections)) {
+            Some(limit) => Capacity::UNLIMITED.and(limit, LimitKind::Connections),
+            None => Capacity::UNLIMITED,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.shared.state()
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        self.attribute(Config::clone)
+    }
+
+    /// One attribute, without copying them all.
+    pub(crate) fn attribute<A>(&self, get: impl FnOnce(&Config) -> A) -> A {
+        get(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn configure(&self, set: impl FnOnce(&mut Config)) {
+        set(&mut self.config.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// As they were set when the first request ran: no lock is taken for each.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        *self.timeouts.get_or_init(|| self.attribute(|config| config.timeouts))
+    }
+
+    pub(crate) fn transport(&self) -> Option<&T> {
+        self.transport.get()
+    }
+
+    pub(crate) fn server_address(&self) -> Address {
+        self.shared.address().unwrap_or(&self.address).clone()
+    }
+
+    /// Whether the listening socket was made elsewhere, so that others may have it, too.
+    pub(crate) fn is_ready_made(&self) -> bool {
+        self.ready_made
+    }
+
+    pub(crate) fn waiter(&self) -> io::Result<&Waiter> {
+        self.waiter.get().ok_or_else(not_bound)
+    }
+
+    pub(super) fn listen_to_signals(&self, concurrency: Concurrency) -> io::Result<()> {
+        let wakeup = self.shared.wakeup()?;
+        let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        for (signal, action) in &self.config().signals {
+            guards.push(sys::on_signal(*signal, Arc::clone(wakeup), action.into())?);
+        }
+        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?);
+        // The loop of a forking server is never busy in a handler.
+        if concurrency != Concurrency::Processes
+            && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
+        {
+            log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
+        }
+        Ok(())
+    }
+
+    pub(super) fn server_bind(&self) -> io::Result<()> {
+        self.attribute(|config| config.timeouts.check())?;
+        self.attribute(limits::check)?;
+        if !self.ready_made {
+            let transport = T::bind(&self.address, &self.config())?;
+            // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
+            let _ = self.transport.set(transport);
+        }
+        Ok(())
+    }
+
+    pub(super) fn server_activate(&self) -> io::Result<()> {
+        if self.ready_made {
+            Ok(())
+        } else {
+            self.transport().ok_or_else(not_bound)?.listen(&self.config())
+        }
+    }
+
+    /// After `server_bind`: what the system says about the socket.
+    pub(super) fn bound(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.shared.set_address(transport.local_address()?);
+        Ok(())
+    }
+
+    /// After `server_activate`: ready to wait for requests.
+    pub(super) fn activated(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        let config = self.config();
+        self.shared.configure(&config);
+        let _ = self.max_connections.set(config.max_connections);
+        let _ = self.waiter.set(Waiter::new(transport.socket(), self.shared.wakeup()?)?);
+        self.shared.advance(State::Bound);
+        Ok(())
+    }
+
+    /// Stops accepting, or begins again, if that was asked for.
+    pub(crate) fn keep_suspension(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?
+            .suspend(transport.socket(), || self.shared.is_suspended())
+    }
+
+    /// Does what the signals that came ask for, and that a signal handler may not do.
+    pub(crate) fn run_signal_actions(&self) {
+        if let Ok(wakeup) = self.shared.wakeup()
+            && wakeup.has_signals()
+        {
+            let signals = wakeup.take_signals();
+            run_actions(&self.shared, signals, &self.config().signals);
+        }
+    }
+
+    pub(crate) fn stop_listening(&self, in_child: bool) {
+        if let (Some(transport), Ok(wakeup)) = (self.transport(), self.shared.wakeup()) {
+            transport.stop_listening(wakeup.stop_fd(), in_child);
+        }
+    }
+
+    /// Whoever waits for the end, or keeps the value of a closed server, can have the address. A request
+    /// that was left behind keeps its socket.
+    pub(super) fn close(&self) {
+        if self.shared.registry.running() > 0 {
+            return;
+        }
+        if let (Some(transport), Ok(wakeup)) = (self.transport(), self.shared.wakeup()) {
+            transport.close(wakeup.stop_fd());
+        }
+    }
+
+    /// In a forked child: gives up what is the parent's.
+    pub(crate) fn enter_child(&self) {
+        if let Ok(wakeup) = self.shared.wakeup() {
+            wakeup.enter_child();
+        }
+        // SIGINT comes from the terminal to the whole group: the parent decides what becomes of it.
+        for guard in self.signals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if ![signal_hook::consts::SIGINT, sys::NUDGE].contains(&guard.signal) {
+                sys::default_action(guard.signal);
+            }
+        }
+        // Connections of others, which would not end for their clients before this process does.
+        self.waiting_room.abandon();
+        self.linger.abandon();
+        self.stop_listening(true);
+    }
+
+    /// In a worker of a prefork server, right after the fork: makes anew all that a process that serves by
+    /// itself may not share. `wake` is the worker's wake-up, which its master has, too.
+    ///
+    /// # Errors
+    ///
+    /// The process has no free descriptor, or its master is gone already.
+    pub(crate) fn after_fork(&self, wake: &EventFd, duty: Duty) -> io::Result<()> {
+        let wakeup = self.shared.wakeup()?;
+        let parents = wakeup.renew(wake, self.backlog.get().is_some())?;
+        let master = Arc::new(Master::new(duty, parents));
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?.renew(transport.socket(), wakeup)?;
+        wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))?;
+        sys::on_sigterm_in_worker(Arc::clone(wakeup), Arc::clone(&master))?;
+        // A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+        set_pdeathsig(Signal::SIGTERM)?;
+        if master.is_gone() {
+            return Err(io::Error::other("the master has ended"));
+        }
+        self.shared.set_master(master);
+        Ok(())
+    }
+}
+
+pub(crate) fn not_bound() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "the server is not bound: a server_bind hook must call inner().server_bind()",
+    )
+}
+
+impl<T: Transport> fmt::Debug for Core<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("address", &self.server_address())
+            .field("state", &self.state())
+            .field("running", &self.shared.registry.running())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,176 @@
+//! `SocketServer`, the bottom of every stack.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{OnceLock, PoisonError};
+
+use super::core::{Core, not_bound};
+use super::{BaseServer, Concurrency, Construct};
+use crate::acceptor::Acceptor;
+use crate::address::Address;
+use crate::error::{HandlerResult, RequestError};
+use crate::handler::{self, BaseRequestHandler};
+use crate::job::{Active, Force, Job};
+use crate::limits::{Capacity, LimitKind, send_farewell};
+use crate::request::Request;
+use crate::transport::Transport;
+
+/// A bare server: sockets of the transport `T`, requests handled by `H`, one at a time.
+///
+/// Its aliases are [`TcpServer`](crate::TcpServer), [`UdpServer`](crate::UdpServer),
+/// [`UnixStreamServer`](crate::UnixStreamServer) and [`UnixDatagramServer`](crate::UnixDatagramServer);
+/// with a transport of your own, it serves that.
+pub struct SocketServer<T: Transport, H> {
+    core: Core<T>,
+    handler: H,
+}
+
+impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
+    /// A server for `address`. Never fails: what is wrong with the address, [`bind`](BaseServer::bind)
+    /// and [`serve_forever`](BaseServer::serve_forever) say.
+    pub fn new(address: impl Into<Address>, handler: H) -> Self {
+        SocketServer {
+            core: Core::new(address.into()),
+            handler,
+        }
+    }
+
+    /// A server for a transport that is bound and listening already: a socket that was inherited or
+    /// made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
+    /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here.
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use socketserver::prelude::*;
+    /// use socketserver::Tcp;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let server = TcpServer::with_transport(Tcp::try_from(listener)?, |_: &mut TcpRequest| {});
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn with_transport(transport: T, handler: H) -> Self {
+        let address = transport.local_address().unwrap_or(Address::Unnamed);
+        let mut core = Core::new(address);
+        core.transport = OnceLock::from(transport);
+        core.ready_made = true;
+        SocketServer { core, handler }
+    }
+}
+
+impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServer<T, H> {
+    type Transport = T;
+    type Inner = Self;
+
+    const CONCURRENCY: Concurrency = Concurrency::None;
+
+    fn inner(&self) -> &Self {
+        self
+    }
+
+    fn core(&self) -> &Core<T> {
+        &self.core
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        self.core.server_bind()
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        self.core.server_activate()
+    }
+
+    fn server_close(&self) {
+        self.core.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.core.close();
+    }
+
+    fn get_request(&self) -> io::Result<T::Request> {
+        let transport = self.core.transport().ok_or_else(not_bound)?;
+        if self.core.alone.load(Ordering::Relaxed) {
+            transport.accept_ahead()
+        } else {
+            transport.accept()
+        }
+    }
+
+    fn verify_request(&self, _request: &T::Request, _client_address: &Address) -> bool {
+        true
+    }
+
+    fn reject_request(&self, request: &mut T::Request, _limit: LimitKind) {
+        if let Some(socket) = request.socket() {
+            self.core.attribute(|config| send_farewell(socket, &config.farewell));
+        }
+    }
+
+    fn process_request(&self, job: Job<T>) {
+        job.run_inline();
+    }
+
+    fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
+        active.request.begin(self.core.timeouts())?;
+        handler::run(&self.handler, &mut active.request, &mut active.phase)
+    }
+
+    fn shutdown_request(&self, request: &mut T::Request) {
+        request.shutdown();
+    }
+
+    fn close_request(&self, request: T::Request) {
+        drop(request);
+    }
+
+    fn handle_error(&self, error: &RequestError) {
+        if error.is_disconnect() {
+            log::info!(phase:% = error.phase(), client:% = error.client_address(); "{error}");
+        } else {
+            log::error!(phase:% = error.phase(), client:% = error.client_address(); "{error}");
+        }
+    }
+
+    fn handle_timeout(&self) {}
+
+    fn service_actions(&self) {}
+
+    fn serve(&self, mut acceptor: Acceptor<T>) -> io::Result<()> {
+        while let Some(job) = acceptor.next()? {
+            acceptor.process(job)?;
+        }
+        Ok(())
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.core.capacity()
+    }
+
+    fn drain_requests(&self) {
+        self.core.shared().registry.shutdown_idle();
+    }
+
+    fn terminate_requests(&self, _force: Force) {
+        // Datagrams have no sockets of their own: those whose replies wait look at this.
+        self.core.shared().force();
+        self.core.shared().registry.shutdown_all();
+    }
+}
+
+impl<T: Transport, H> fmt::Debug for SocketServer<T, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocketServer")
+            .field("core", &self.core)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Transport, H: BaseRequestHandler<T::Request>> Construct for SocketServer<T, H> {
+    type Handler = H;
+
+    fn construct(address: Address, handler: H) -> Self {
+        Self::new(address, handler)
+    }
+
+    fn request_handler_class(&self) -> &H {
+        &self.handler
+    }
+}
