@@ -6,8 +6,10 @@ mod context;
 mod credentials;
 mod datagram;
 mod deadline;
+mod halves;
 mod memory;
 mod stream;
+mod watched;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -18,9 +20,10 @@ use crate::timeouts::Timeouts;
 pub use context::ServerContext;
 pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
+pub use halves::{RFile, WFile};
 pub use memory::{MemoryDatagrams, MemoryStream};
 pub(crate) use stream::about_to_fork;
-pub use stream::{RFile, Stream, StreamRequest, WFile};
+pub use stream::{Stream, StreamRequest};
 
 /// What the framework itself needs of a request. Handlers use the methods of the concrete type,
 /// [`StreamRequest`] or [`DatagramRequest`]; only a transport with requests of its own implements this.

@@ -3,16 +3,15 @@
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::shutdown;
-
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
-use super::{Request, ServerContext};
+use super::watched::{Counted, Watched, end_reading};
+use super::{RFile, Request, ServerContext, WFile};
 use crate::address::Address;
 use crate::framing::{Framed, Lender};
 use crate::timeouts::Timeouts;
@@ -325,56 +324,6 @@ impl<S: Stream> StreamRequest<S> {
     }
 }
 
-/// A source whose reads the server knows of: it counts the bytes, and knows when a connection is idle, waiting for the next
-/// message, and once the server drains no read of an idle connection waits any more.
-struct Watched<'a, R> {
-    source: R,
-    context: &'a ServerContext,
-    end: fn(&R),
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.context.begin_read() {
-            (self.end)(&self.source);
-        }
-        let read = self.source.read(out);
-        self.context.end_read();
-        read.inspect(|count| self.context.received(*count))
-    }
-}
-
-/// A sink whose bytes the server counts.
-struct Counted<'a, W> {
-    sink: W,
-    context: &'a ServerContext,
-}
-
-impl<W: Write> Write for Counted<'_, W> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.sink.write(data).inspect(|count| self.context.sent(*count))
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let written = self.sink.write_vectored(slices);
-        written.inspect(|count| self.context.sent(*count))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
-    }
-}
-
-/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)). At
-/// the socket, as the drain does it, if there is one.
-fn end_reading(stream: &impl Stream) {
-    // The peer may be gone already (ENOTCONN).
-    match stream.fileno() {
-        Some(socket) => drop(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Read)),
-        None => drop(stream.shutdown_stream(Shutdown::Read)),
-    }
-}
-
 impl<S: Stream> Read for StreamRequest<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = {
@@ -468,130 +417,5 @@ impl<S> fmt::Debug for StreamRequest<S> {
             .field("context", &self.context)
             .field("read_ahead", &self.rbuf.unread().len())
             .finish_non_exhaustive()
-    }
-}
-
-/// The reading half of a [`StreamRequest`]: Python's `rfile`.
-#[derive(Debug)]
-pub struct RFile<'a, S> {
-    stream: &'a S,
-    context: &'a ServerContext,
-    clock: &'a Clock,
-    reading: &'a mut Reading,
-    buffer: &'a mut ReadBuffer,
-}
-
-impl<'a, S: Stream> RFile<'a, S>
-where
-    &'a S: Read,
-{
-    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
-        let source = TimedReader {
-            stream: &mut self.stream,
-            clock: self.clock,
-            reading: self.reading,
-            set_option: |stream: &&S, timeout| stream.set_stream_read_timeout(timeout),
-        };
-        let source = Watched {
-            source,
-            context: self.context,
-            end: |source: &TimedReader<'_, &S, _>| end_reading(*source.stream),
-        };
-        (self.buffer, source)
-    }
-}
-
-impl<'a, S: Stream> Read for RFile<'a, S>
-where
-    &'a S: Read,
-{
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let count = {
-            let (buffer, mut source) = self.reader();
-            buffer.read(&mut source, out)?
-        };
-        self.context.took(count);
-        Ok(count)
-    }
-}
-
-impl<'a, S: Stream> BufRead for RFile<'a, S>
-where
-    &'a S: Read,
-{
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let (buffer, mut source) = self.reader();
-        buffer.fill(&mut source)
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.buffer.consume(count);
-        self.context.took(count);
-    }
-}
-
-/// The writing half of a [`StreamRequest`]: Python's `wfile`. Its writes are complete.
-#[derive(Debug)]
-pub struct WFile<'a, S> {
-    stream: &'a S,
-    context: &'a ServerContext,
-    clock: &'a Clock,
-    writing: &'a mut Writing,
-    buffer: &'a mut WriteBuffer,
-    lent: &'a AtomicBool,
-}
-
-impl<S: Stream> WFile<'_, S> {
-    /// The descriptor of the socket, if the stream is one.
-    pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.lent.store(true, Ordering::Relaxed);
-        self.stream.fileno()
-    }
-}
-
-impl<'a, S: Stream> WFile<'a, S>
-where
-    &'a S: Write,
-{
-    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
-        let set_option = |stream: &&S, timeout| stream.set_stream_write_timeout(timeout);
-        let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
-        let context = self.context;
-        (self.buffer, Counted { sink, context })
-    }
-
-    fn answered(&self) {
-        if self.context.answered() {
-            // The other half waits in a read already.
-            end_reading(self.stream);
-        }
-    }
-}
-
-impl<'a, S: Stream> Write for WFile<'a, S>
-where
-    &'a S: Write,
-{
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let count = {
-            let (buffer, mut sink) = self.writer();
-            buffer.write(&mut sink, data)?
-        };
-        self.answered();
-        Ok(count)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let count = {
-            let (buffer, mut sink) = self.writer();
-            buffer.write_vectored(&mut sink, slices)?
-        };
-        self.answered();
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let (buffer, mut sink) = self.writer();
-        buffer.flush(&mut sink)
     }
 }

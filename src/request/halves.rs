@@ -1,0 +1,135 @@
+//! The two directions of a connection apart.
+
+use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::buffer::{ReadBuffer, WriteBuffer};
+use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
+use super::watched::{Counted, Watched, end_reading};
+use super::{ServerContext, Stream};
+
+/// The reading half of a [`StreamRequest`]: Python's `rfile`.
+#[derive(Debug)]
+pub struct RFile<'a, S> {
+    pub(super) stream: &'a S,
+    pub(super) context: &'a ServerContext,
+    pub(super) clock: &'a Clock,
+    pub(super) reading: &'a mut Reading,
+    pub(super) buffer: &'a mut ReadBuffer,
+}
+
+impl<'a, S: Stream> RFile<'a, S>
+where
+    &'a S: Read,
+{
+    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
+        let source = TimedReader {
+            stream: &mut self.stream,
+            clock: self.clock,
+            reading: self.reading,
+            set_option: |stream: &&S, timeout| stream.set_stream_read_timeout(timeout),
+        };
+        let source = Watched {
+            source,
+            context: self.context,
+            end: |source: &TimedReader<'_, &S, _>| end_reading(*source.stream),
+        };
+        (self.buffer, source)
+    }
+}
+
+impl<'a, S: Stream> Read for RFile<'a, S>
+where
+    &'a S: Read,
+{
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = {
+            let (buffer, mut source) = self.reader();
+            buffer.read(&mut source, out)?
+        };
+        self.context.took(count);
+        Ok(count)
+    }
+}
+
+impl<'a, S: Stream> BufRead for RFile<'a, S>
+where
+    &'a S: Read,
+{
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let (buffer, mut source) = self.reader();
+        buffer.fill(&mut source)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.buffer.consume(count);
+        self.context.took(count);
+    }
+}
+
+/// The writing half of a [`StreamRequest`]: Python's `wfile`. Its writes are complete.
+#[derive(Debug)]
+pub struct WFile<'a, S> {
+    pub(super) stream: &'a S,
+    pub(super) context: &'a ServerContext,
+    pub(super) clock: &'a Clock,
+    pub(super) writing: &'a mut Writing,
+    pub(super) buffer: &'a mut WriteBuffer,
+    pub(super) lent: &'a AtomicBool,
+}
+
+impl<S: Stream> WFile<'_, S> {
+    /// The descriptor of the socket, if the stream is one.
+    pub fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.lent.store(true, Ordering::Relaxed);
+        self.stream.fileno()
+    }
+}
+
+impl<'a, S: Stream> WFile<'a, S>
+where
+    &'a S: Write,
+{
+    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
+        let set_option = |stream: &&S, timeout| stream.set_stream_write_timeout(timeout);
+        let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
+        let context = self.context;
+        (self.buffer, Counted { sink, context })
+    }
+
+    fn answered(&self) {
+        if self.context.answered() {
+            // The other half waits in a read already.
+            end_reading(self.stream);
+        }
+    }
+}
+
+impl<'a, S: Stream> Write for WFile<'a, S>
+where
+    &'a S: Write,
+{
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write(&mut sink, data)?
+        };
+        self.answered();
+        Ok(count)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write_vectored(&mut sink, slices)?
+        };
+        self.answered();
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let (buffer, mut sink) = self.writer();
+        buffer.flush(&mut sink)
+    }
+}
