@@ -9,7 +9,7 @@ use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
 use super::watched::{Counted, Watched, end_reading};
 use super::{ServerContext, Stream};
 
-/// The reading half of a [`StreamRequest`]: Python's `rfile`.
+/// The reading half of a [`StreamRequest`](super::StreamRequest): Python's `rfile`.
 #[derive(Debug)]
 pub struct RFile<'a, S> {
     pub(super) stream: &'a S,
@@ -68,7 +68,7 @@ where
     }
 }
 
-/// The writing half of a [`StreamRequest`]: Python's `wfile`. Its writes are complete.
+/// The writing half of a [`StreamRequest`](super::StreamRequest): Python's `wfile`. Its writes are complete.
 #[derive(Debug)]
 pub struct WFile<'a, S> {
     pub(super) stream: &'a S,
