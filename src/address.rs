@@ -114,6 +114,12 @@ impl Address {
         }
     }
 
+    /// The Internet address that a datagram can be sent to.
+    pub(crate) fn to_inet(&self) -> io::Result<SocketAddr> {
+        self.as_inet()
+            .ok_or_else(|| invalid(format!("`{self}` is not an Internet address")))
+    }
+
     /// The Unix socket address that this means.
     pub(crate) fn to_unix(&self) -> io::Result<unix::SocketAddr> {
         let made = match self {

@@ -40,6 +40,8 @@ pub struct Config {
     /// ([`DatagramRequest::is_truncated`](crate::DatagramRequest::is_truncated)). Default 65,535, which
     /// no UDP datagram exceeds. Python: 8,192, cut silently.
     pub max_packet_size: usize,
+    /// When a datagram server sends its replies; [at once](Replies::AtOnce) by default.
+    pub replies: Replies,
     /// How long a server that was told to stop waits for the requests in progress before it shuts their
     /// sockets down. Default 30 s; zero: at once; `None`: for ever, as Python's `block_on_close`.
     ///
@@ -77,6 +79,51 @@ pub struct Config {
     pub(crate) before_bind: Option<SocketHook>,
 }
 
+/// When a datagram server sends its replies.
+///
+/// A bare server (one without a strategy) that is busy receives up to 32 datagrams with one system call, and serves
+/// them one after the other. Their replies can leave together, too, which makes a server of small replies to many
+/// requests faster. The price: **a reply waits behind the handlers of up to 31 datagrams that came with its own**, so
+/// it is for handlers that are quick, and an option.
+///
+/// Replies that are held back leave when the datagrams that were received together are served, before the server waits
+/// for others, and when 32 or 65,507 bytes are held; at the end of serving, too: stopping loses none. What a handler
+/// sends with [`send_to`](crate::DatagramRequest::send_to) is held as well. To each address they go in the order of
+/// the calls; what one call takes as a datagram arrives as a datagram.
+///
+/// A reply that is held cannot fail in the handler any more: [`reply`](crate::DatagramRequest::reply) succeeds, the
+/// request is served, and if the system does not take the datagram, a warning in the log says so. The others leave all
+/// the same. Errors that are known before (an address that is none, more than 65,507 bytes) are returned as ever.
+///
+/// Under strategies with threads or processes, and in [`handle_request`](BaseServer::handle_request), replies go at
+/// once whatever is set: datagrams are not received together there.
+///
+/// ```
+/// use socketserver::Replies;
+/// use socketserver::prelude::*;
+///
+/// let server = UdpServer::new("127.0.0.1:0", |request: &mut DatagramRequest| request.reply(request.packet()))
+///     .replies(Replies::Segmented)
+///     .bind()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Replies {
+    /// By a system call each, when the handler calls `reply`.
+    #[default]
+    AtOnce,
+    /// Held back, and sent with one system call (sendmmsg(2)).
+    Batched,
+    /// As [`Batched`](Self::Batched); over UDP, replies to one address that are of one length, the last may be shorter,
+    /// are also given to the kernel as one message, to be cut by it or by the network card (`UDP_SEGMENT`, udp(7);
+    /// Linux 4.18). It pays where clients have several requests under way, or requests have several replies.
+    ///
+    /// Where the kernel, the network or the length does not allow it, they go one by one. A queue on the way that is
+    /// full can drop all segments of a message at once.
+    Segmented,
+}
+
 /// Sets options on a socket that is not bound yet.
 pub(crate) type SocketHook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
 
@@ -97,6 +144,7 @@ impl Default for Config {
             allow_reuse_port: false,
             only_v6: None,
             max_packet_size: 65_535,
+            replies: Replies::AtOnce,
             drain_timeout: Some(Duration::from_secs(30)),
             timeouts: Timeouts::new(),
             socket_mode: None,
@@ -124,6 +172,7 @@ impl fmt::Debug for Config {
             .field("allow_reuse_port", &self.allow_reuse_port)
             .field("only_v6", &self.only_v6)
             .field("max_packet_size", &self.max_packet_size)
+            .field("replies", &self.replies)
             .field("drain_timeout", &self.drain_timeout)
             .field("timeouts", &self.timeouts)
             .field("socket_mode", &self.socket_mode)
@@ -203,6 +252,13 @@ pub trait Configure: BaseServer {
     #[must_use]
     fn max_packet_size(self, bytes: usize) -> Self {
         self.core().configure(|config| config.max_packet_size = bytes);
+        self
+    }
+
+    /// Sets when a datagram server sends its replies ([`Config::replies`]).
+    #[must_use]
+    fn replies(self, replies: Replies) -> Self {
+        self.core().configure(|config| config.replies = replies);
         self
     }
 

@@ -208,7 +208,7 @@ mod transport;
 pub use acceptor::{Acceptor, Handled};
 pub use address::{Address, AddressFamily};
 pub use aliases::*;
-pub use config::{Config, Configure};
+pub use config::{Config, Configure, Replies};
 pub use error::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub use handler::{BaseRequestHandler, IntoHandlerResult, run_handler};
 pub use job::{Active, Force, Job};

@@ -38,7 +38,7 @@ trait AnError: Error + Send + 'static {}
 impl<T: Error + Send + 'static> AnError for T {}
 
 types! { SHARED: Shared;
-    Address, AddressFamily, Concurrency, Config, Core<Tcp>, Force, Handled, PeerCredentials, Phase, Report, Running,
+    Address, AddressFamily, Concurrency, Config, Core<Tcp>, Force, Handled, PeerCredentials, Phase, Replies, Report, Running,
     ServerContext, ServerHandle, ShutdownHandle, SignalAction, SocketType, State, Timeout<()>, TimeoutKind, Timeouts,
     WaitError, Capacity, Limit, LimitKind, OnLimit, RateLimit, Connection, Stats, CountingObserver, Event<'static>,
     EventCounts, LoggingObserver, Outcome,

@@ -76,6 +76,8 @@ const KEPT: &[&str] = &[
 
 const UDP: &[&str] = &[
     "sync",
+    "sync-batched",
+    "sync-segmented",
     "threading",
     "libc-recvfrom",
     "libc-recvmmsg",
@@ -92,6 +94,7 @@ const UDP: &[&str] = &[
 
 const UNIXGRAM: &[&str] = &[
     "sync",
+    "sync-batched",
     "libc-recvfrom",
     "libc-recvmmsg",
     "libc-sendmmsg",

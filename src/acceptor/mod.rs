@@ -138,6 +138,7 @@ impl<T: Transport> Acceptor<T> {
         };
         // It accepts no more, and its place is not to be waited for, however long it is kept.
         (self.ticket, self.pause) = (None, None);
+        self.flush();
         next
     }
 
@@ -251,6 +252,7 @@ impl<T: Transport> Acceptor<T> {
         } else if let Err(error) = core.keep_suspension() {
             self.back_off(&error).map(|()| Turn::Again)
         } else if !self.has_place() {
+            self.flush();
             core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
         } else if let Some(job) = self.waiting_job() {
             Ok(Turn::Job(job))
@@ -268,6 +270,7 @@ impl<T: Transport> Acceptor<T> {
         if transport.has_ahead() && !core.shared().is_suspended() {
             return self.accept(wakeup, None);
         }
+        self.flush();
         let event = {
             let _waiting = core.shared().master().map(|master| master.waiting());
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
@@ -303,6 +306,19 @@ impl<T: Transport> Acceptor<T> {
             master.ready();
         }
         self.accept(wakeup, Some(backlog))
+    }
+
+    /// Before it waits: what the transport has held back is sent. Who does not take it is waited for as long as a
+    /// request would be.
+    fn flush(&self) {
+        let core = self.server.core();
+        let patient = || {
+            let stopping = core.shared().is_stopping();
+            !core.shared().is_forced() && !(stopping && core.drain_time_left().is_zero())
+        };
+        if let Some(transport) = core.transport() {
+            transport.flush(&patient);
+        }
     }
 
     /// This acceptor is done, and so are the others: the queue is empty, or is given up.

@@ -24,13 +24,7 @@ pub trait DatagramSocket: Send + Sync + 'static {
 
 impl DatagramSocket for UdpSocket {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        let to = to.as_inet().ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("`{to}` is not an Internet address"),
-            )
-        })?;
-        self.send_to(packet, to).map(drop)
+        self.send_to(packet, to.to_inet()?).map(drop)
     }
 }
 
@@ -128,7 +122,7 @@ impl DatagramRequest {
         &self.context
     }
 
-    /// Sends one datagram back, at once.
+    /// Sends one datagram back, at once, unless the server [holds replies back](crate::Config::replies).
     ///
     /// # Errors
     ///
@@ -136,6 +130,8 @@ impl DatagramRequest {
     /// without a path cannot be answered. One that does not read (unix(7): a receiver's queue holds
     /// `net.unix.max_dgram_qlen` datagrams) is waited for, until the server is to stop at once: then
     /// [`TimedOut`](io::ErrorKind::TimedOut).
+    ///
+    /// What goes wrong with a reply that is held back is known when this has returned, and logged as a warning.
     pub fn reply(&self, packet: &[u8]) -> io::Result<()> {
         self.send_to(packet, &self.client_address)
     }

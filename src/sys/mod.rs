@@ -9,6 +9,7 @@
 mod filter;
 mod receive;
 mod rename;
+mod send;
 mod shared_memory;
 mod timer;
 mod try_lock;
@@ -30,6 +31,7 @@ use crate::lifecycle::{Master, Wakeup};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use receive::{Received, receive};
 pub(crate) use rename::rename_new;
+pub(crate) use send::{MOST_SENT, Outgoing, send};
 pub(crate) use shared_memory::SharedWords;
 pub(crate) use timer::Timer;
 pub(crate) use try_lock::TryLock;

@@ -5,8 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::socket::SockaddrLike;
-
+use super::datagrams::Peer;
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::{DatagramRequest, DatagramSocket};
@@ -23,8 +22,6 @@ const MEMORY: usize = 2 << 20;
 pub(super) struct Inbox<A> {
     /// How many bytes of a datagram are kept.
     size: usize,
-    /// What a sender's address is here.
-    address: fn(&A) -> Address,
     inner: Mutex<Inner<A>>,
 }
 
@@ -37,11 +34,10 @@ struct Inner<A> {
     next: usize,
 }
 
-impl<A: SockaddrLike> Inbox<A> {
-    pub(super) fn new(config: &Config, address: fn(&A) -> Address) -> Self {
+impl<A: Peer> Inbox<A> {
+    pub(super) fn new(config: &Config) -> Self {
         Inbox {
             size: config.max_packet_size,
-            address,
             inner: Mutex::new(Inner {
                 buffer: Vec::new(),
                 ahead: VecDeque::new(),
@@ -60,10 +56,12 @@ impl<A: SockaddrLike> Inbox<A> {
             .is_empty()
     }
 
-    /// The next datagram, without waiting. If there is none here, up to `count` are received.
-    pub(super) fn receive<S: DatagramSocket + AsFd>(
+    /// The next datagram, without waiting, to be answered through `replies`. If there is none here, up to `count` are
+    /// received.
+    pub(super) fn receive<R: DatagramSocket>(
         &self,
-        socket: &Arc<S>,
+        socket: &impl AsFd,
+        replies: &Arc<R>,
         count: usize,
     ) -> io::Result<DatagramRequest> {
         let part = self.size.max(1);
@@ -86,7 +84,7 @@ impl<A: SockaddrLike> Inbox<A> {
         *next += 1;
         let kept = received.length.min(self.size);
         let packet = buffer[start..start + kept].to_vec();
-        let from = received.from.as_ref().map_or(Address::Unnamed, self.address);
-        Ok(DatagramRequest::new(packet, received.length, from, socket.clone()))
+        let from = received.from.as_ref().map_or(Address::Unnamed, Peer::to_address);
+        Ok(DatagramRequest::new(packet, received.length, from, replies.clone()))
     }
 }

@@ -1,7 +1,9 @@
 //! What a server listens on.
 
+mod datagrams;
 mod inbox;
 mod inet;
+mod outbox;
 mod tcp;
 mod udp;
 mod unix_access;
@@ -99,6 +101,15 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// Whether [`accept_ahead`](Self::accept_ahead) has one to give out, whatever the socket says.
     fn has_ahead(&self) -> bool {
         false
+    }
+
+    /// Sends what requests from [`accept_ahead`](Self::accept_ahead) have left to be sent later, if the transport
+    /// [holds back replies](crate::Config::replies). Called before the server waits, and when it accepts no more.
+    ///
+    /// What finds no room at its receiver's is waited for as long as `patient` says so, which is to be asked every
+    /// now and then; afterwards it may be lost. What cannot be sent is for the transport to report.
+    fn flush(&self, patient: &dyn Fn() -> bool) {
+        let _ = patient;
     }
 
     /// Has the kernel refuse new requests, while those that it has queued can still be accepted. Called

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 use nix::sys::socket::{SockType, SockaddrStorage};
 
-use super::inbox::{AHEAD, Inbox};
+use super::datagrams::{Datagrams, Peer};
 use super::inet::bound_socket;
 use super::tcp::close_listener;
 use super::{SocketType, Transport};
@@ -19,8 +18,7 @@ use crate::sys;
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
 #[derive(Debug)]
 pub struct Udp {
-    socket: Arc<UdpSocket>,
-    inbox: Inbox<SockaddrStorage>,
+    datagrams: Datagrams<UdpSocket, SockaddrStorage>,
 }
 
 impl Transport for Udp {
@@ -34,42 +32,51 @@ impl Transport for Udp {
         // Replies may wait for room in the send buffer; receiving asks not to wait each time.
         socket.set_nonblocking(false)?;
         Ok(Udp {
-            socket: Arc::new(socket),
-            inbox: Inbox::new(config, inet_address),
+            datagrams: Datagrams::new(socket, config),
         })
     }
 
     fn socket(&self) -> &UdpSocket {
-        &self.socket
+        self.datagrams.socket()
     }
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.socket.local_addr()?.into())
+        Ok(self.socket().local_addr()?.into())
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1)
+        self.datagrams.accept()
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, AHEAD)
+        self.datagrams.accept_ahead()
     }
 
     fn has_ahead(&self) -> bool {
-        self.inbox.has_ahead()
+        self.datagrams.has_ahead()
+    }
+
+    fn flush(&self, patient: &dyn Fn() -> bool) {
+        self.datagrams.flush(patient);
     }
 
     fn refuse(&self) -> io::Result<()> {
-        sys::refuse_datagrams(self.socket.as_fd())
+        sys::refuse_datagrams(self.socket().as_fd())
     }
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
-        close_listener(self.socket.as_fd(), placeholder);
+        close_listener(self.socket().as_fd(), placeholder);
     }
 }
 
-fn inet_address(from: &SockaddrStorage) -> Address {
-    let v4 = from.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
-    let v6 = || from.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into()));
-    v4.or_else(v6).map_or(Address::Unnamed, Address::Inet)
+impl Peer for SockaddrStorage {
+    fn to_address(&self) -> Address {
+        let v4 = self.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
+        let v6 = || self.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into()));
+        v4.or_else(v6).map_or(Address::Unnamed, Address::Inet)
+    }
+
+    fn from_address(address: &Address) -> io::Result<Self> {
+        Ok(address.to_inet()?.into())
+    }
 }

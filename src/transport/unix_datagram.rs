@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
-use super::inbox::{AHEAD, Inbox};
+use super::datagrams::{Datagrams, Peer};
 use super::tcp::close_listener;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport};
@@ -25,8 +26,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// bind an address of its own; one that did not is [`Unnamed`](Address::Unnamed).
 #[derive(Debug)]
 pub struct UnixDatagrams {
-    socket: Arc<UnixDatagram>,
-    inbox: Inbox<UnixAddr>,
+    datagrams: Datagrams<UnixDatagram, UnixAddr>,
     file: Option<SocketFile>,
 }
 
@@ -43,38 +43,41 @@ impl Transport for UnixDatagrams {
         socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(UnixDatagrams {
-            socket: Arc::new(socket),
-            inbox: Inbox::new(config, unix_address),
+            datagrams: Datagrams::new(socket, config),
             file,
         })
     }
 
     fn socket(&self) -> &UnixDatagram {
-        &self.socket
+        self.datagrams.socket()
     }
 
     fn local_address(&self) -> io::Result<Address> {
         match &self.file {
             Some(file) => Ok(file.address()),
-            None => Ok(self.socket.local_addr()?.into()),
+            None => Ok(self.socket().local_addr()?.into()),
         }
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1)
+        self.datagrams.accept()
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, AHEAD)
+        self.datagrams.accept_ahead()
     }
 
     fn has_ahead(&self) -> bool {
-        self.inbox.has_ahead()
+        self.datagrams.has_ahead()
+    }
+
+    fn flush(&self, patient: &dyn Fn() -> bool) {
+        self.datagrams.flush(patient);
     }
 
     /// From now on sending fails (`EPIPE`); what is queued stays (unix(7), shutdown(2)).
     fn refuse(&self) -> io::Result<()> {
-        Ok(shutdown(self.socket.as_raw_fd(), Shutdown::Read)?)
+        Ok(shutdown(self.socket().as_raw_fd(), Shutdown::Read)?)
     }
 
     /// Removes the path, so that nobody sends any more; the socket stays for the replies.
@@ -85,14 +88,24 @@ impl Transport for UnixDatagrams {
     }
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
-        close_listener(self.socket.as_fd(), placeholder);
+        close_listener(self.socket().as_fd(), placeholder);
     }
 }
 
-fn unix_address(from: &UnixAddr) -> Address {
-    match (from.path(), from.as_abstract()) {
-        (Some(path), _) => path.into(),
-        (None, Some(name)) => Address::abstract_name(name),
-        (None, None) => Address::Unnamed,
+impl Peer for UnixAddr {
+    fn to_address(&self) -> Address {
+        match (self.path(), self.as_abstract()) {
+            (Some(path), _) => path.into(),
+            (None, Some(name)) => Address::abstract_name(name),
+            (None, None) => Address::Unnamed,
+        }
+    }
+
+    fn from_address(address: &Address) -> io::Result<Self> {
+        let address = address.to_unix()?;
+        Ok(match address.as_abstract_name() {
+            Some(name) => UnixAddr::new_abstract(name)?,
+            None => UnixAddr::new(address.as_pathname().unwrap_or(Path::new("")))?,
+        })
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io::{self, Read, Write};
 
+use socketserver::Replies;
 use socketserver::prelude::*;
 
 use super::forward::Forward;
-use super::{ALL, BUFFER, BULK_BUFFER, Kind, STREAMS, Server, Transport, announce};
+use super::{ALL, BUFFER, BULK_BUFFER, DATAGRAMS, Kind, STREAMS, Server, Transport, announce};
 
 /// Each entry is a name, the transports, what it is, and the stack over the bare server.
 macro_rules! servers {
@@ -31,6 +32,10 @@ macro_rules! servers {
 
 servers! {
     "sync", ALL, "one request at a time", |server| server;
+    "sync-batched", DATAGRAMS, "one request at a time, replies sent together",
+        |server| server.replies(Replies::Batched);
+    "sync-segmented", &[Transport::Udp], "one request at a time, replies to one client sent as segments",
+        |server| server.replies(Replies::Segmented);
     "threading", ALL, "Threading", |server| server.threading();
     "threading-mixins", STREAMS, "Threading under three stacked mix-ins",
         |server| Forward(Forward(Forward(server.threading())));

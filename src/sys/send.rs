@@ -1,0 +1,111 @@
+//! Sending several datagrams with one system call.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::SockaddrLike;
+
+/// A datagram to send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outgoing<'a, A> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) to: &'a A,
+    /// It is a further segment of the message that the one before belongs to (`UDP_SEGMENT`, udp(7)): goes to the same
+    /// address, and is not longer than that message's first, as long as which all but its last must be.
+    pub(crate) joins: bool,
+}
+
+/// At most this many are sent at once.
+pub(crate) const MOST_SENT: usize = 32;
+
+/// The one control message of a message in segments (cmsg(3)).
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    /// As long as each segment is.
+    segment: u16,
+    padding: [u16; 3],
+}
+
+/// sendmmsg(2): sends the first [`MOST_SENT`] of `datagrams` in order, and says how many messages went: datagrams, or
+/// all together that join one. An error is that of the first; one that comes later ends the call, and is the first
+/// one's of the next.
+///
+/// nix has a `sendmmsg`, which sets the same control messages on all, allocates its headers, and cannot be kept
+/// where it is shared.
+pub(crate) fn send<'a, A: SockaddrLike + 'a>(
+    socket: BorrowedFd<'_>,
+    datagrams: impl Iterator<Item = Outgoing<'a, A>>,
+    wait: bool,
+) -> io::Result<usize> {
+    let mut parts: [libc::iovec; MOST_SENT] = std::array::from_fn(|_| libc::iovec {
+        iov_base: ptr::null_mut(),
+        iov_len: 0,
+    });
+    let mut messages: [libc::mmsghdr; MOST_SENT] = std::array::from_fn(|_| no_message());
+    let mut controls = [Control::segments_of(0); MOST_SENT];
+    let mut count = 0;
+    for (part, datagram) in parts.iter_mut().zip(datagrams) {
+        part.iov_base = datagram.bytes.as_ptr().cast_mut().cast();
+        part.iov_len = datagram.bytes.len();
+        if !(datagram.joins && count > 0) {
+            messages[count].msg_hdr.msg_name = datagram.to.as_ptr().cast_mut().cast();
+            messages[count].msg_hdr.msg_namelen = datagram.to.len();
+            count += 1;
+        }
+        messages[count - 1].msg_hdr.msg_iovlen += 1;
+    }
+    let mut first = 0;
+    for (message, control) in messages.iter_mut().zip(&mut controls).take(count) {
+        let header = &mut message.msg_hdr;
+        if header.msg_iovlen > 1 {
+            *control = Control::segments_of(parts[first].iov_len);
+            header.msg_control = ptr::from_mut(control).cast();
+            header.msg_controllen = size_of::<Control>();
+        }
+        header.msg_iov = parts.as_mut_ptr().wrapping_add(first);
+        first += header.msg_iovlen;
+    }
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
+    let count = count as u32;
+    // SAFETY: the first `count` headers each point to an address of the length told, to the parts told, disjoint
+    // runs of `parts`, which are borrowed bytes that are only read, and to nothing or one control message. All of
+    // it outlives the call.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags) };
+    Ok(usize::try_from(Errno::result(sent)?).unwrap_or_default())
+}
+
+fn no_message() -> libc::mmsghdr {
+    libc::mmsghdr {
+        msg_hdr: libc::msghdr {
+            msg_name: ptr::null_mut(),
+            msg_namelen: 0,
+            msg_iov: ptr::null_mut(),
+            msg_iovlen: 0,
+            msg_control: ptr::null_mut(),
+            msg_controllen: 0,
+            msg_flags: 0,
+        },
+        msg_len: 0,
+    }
+}
+
+impl Control {
+    fn segments_of(length: usize) -> Self {
+        Control {
+            header: libc::cmsghdr {
+                cmsg_len: size_of::<libc::cmsghdr>() + size_of::<u16>(),
+                cmsg_level: libc::SOL_UDP,
+                cmsg_type: libc::UDP_SEGMENT,
+            },
+            // No UDP datagram is longer.
+            segment: u16::try_from(length).unwrap_or(u16::MAX),
+            padding: [0; 3],
+        }
+    }
+}

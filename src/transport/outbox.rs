@@ -1,0 +1,246 @@
+//! Replies that are held back, to be sent with one system call.
+
+use std::cmp::min;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::datagrams::Peer;
+use crate::address::Address;
+use crate::request::DatagramSocket;
+use crate::sys::{self, MOST_SENT, Outgoing};
+
+/// How many bytes are held at the most: as many as one message in segments may have over IPv4. A longer datagram is
+/// never held.
+const BYTES: usize = 65_507;
+
+/// The socket of requests whose replies are held back until [`flush`](Self::flush), or until there are so many that
+/// they have to go.
+#[derive(Debug)]
+pub(super) struct Outbox<S, A> {
+    socket: Arc<S>,
+    /// Somebody is going to flush. Without that, nothing is held: whoever has kept a socket replies at once.
+    holds: AtomicBool,
+    held: Mutex<Held<A>>,
+}
+
+#[derive(Debug)]
+struct Held<A> {
+    /// Of all of them, one after the other.
+    bytes: Vec<u8>,
+    replies: Vec<Reply<A>>,
+    /// The numbers of the replies as they are to be sent; its room is kept.
+    order: Vec<usize>,
+    /// Those to one address go as segments of one message, unless they are longer than this; 0: never.
+    longest_segment: usize,
+}
+
+#[derive(Debug)]
+struct Reply<A> {
+    to: A,
+    start: usize,
+    length: usize,
+    /// The number of the first reply of the message that it goes with.
+    message: usize,
+    /// Refused as a segment, so it goes alone. If that succeeds, no longer segments than this are tried again.
+    alone: Option<usize>,
+    sent: bool,
+}
+
+impl<S: DatagramSocket + AsFd, A: Peer> Outbox<S, A> {
+    pub(super) fn new(socket: Arc<S>, segments: bool) -> Self {
+        Outbox {
+            socket,
+            holds: AtomicBool::new(false),
+            held: Mutex::new(Held {
+                bytes: Vec::new(),
+                replies: Vec::with_capacity(MOST_SENT),
+                order: Vec::with_capacity(MOST_SENT),
+                longest_segment: if segments { BYTES } else { 0 },
+            }),
+        }
+    }
+
+    /// From now on replies are held back, until the next [`flush`](Self::flush).
+    pub(super) fn hold(&self) {
+        self.holds.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends what is held; what finds no room within the socket's own patience stays.
+    pub(super) fn try_flush(&self) {
+        // Whatever it is, the next flush sees it again.
+        let _ = self.lock().send(&*self.socket, true);
+    }
+
+    /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so;
+    /// what they cannot take then is lost.
+    pub(super) fn flush(&self, patient: &dyn Fn() -> bool) {
+        let mut held = self.lock();
+        self.holds.store(false, Ordering::Relaxed);
+        loop {
+            match held.send(&*self.socket, patient()) {
+                Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Our own sockets have waited already; see `DatagramRequest::send_to`.
+                Err(_) => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held<A>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: DatagramSocket + AsFd, A: Peer> DatagramSocket for Outbox<S, A> {
+    fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        let address = A::from_address(to)?;
+        let mut held = self.lock();
+        let holds = self.holds.load(Ordering::Relaxed) && packet.len() <= BYTES;
+        if !holds || held.is_full(packet.len()) {
+            held.send(&*self.socket, true)?;
+        }
+        if holds {
+            held.push(packet, address);
+            return Ok(());
+        }
+        drop(held);
+        self.socket.send_datagram(packet, to)
+    }
+}
+
+impl<A: Peer> Held<A> {
+    fn is_full(&self, length: usize) -> bool {
+        self.replies.len() == MOST_SENT || self.bytes.len() + length > BYTES
+    }
+
+    fn push(&mut self, packet: &[u8], to: A) {
+        self.replies.push(Reply {
+            to,
+            start: self.bytes.len(),
+            length: packet.len(),
+            message: self.replies.len(),
+            alone: None,
+            sent: false,
+        });
+        self.bytes.extend_from_slice(packet);
+    }
+
+    /// Sends all there is, and reports what cannot be sent. With `wait`, it gives up when a receiver has no room or a
+    /// signal came: `WouldBlock` or `Interrupted`, to be called again. Without, such a receiver's are reported, too.
+    fn send(&mut self, socket: &impl AsFd, wait: bool) -> io::Result<()> {
+        while !self.replies.is_empty() {
+            self.arrange();
+            let datagrams = self.order.iter().map(|&number| {
+                let reply = &self.replies[number];
+                Outgoing {
+                    bytes: &self.bytes[reply.start..][..reply.length],
+                    to: &reply.to,
+                    joins: reply.message != number,
+                }
+            });
+            match sys::send(socket.as_fd(), datagrams, wait) {
+                Ok(messages) => self.went(messages),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => return Err(error),
+                Err(error) => self.failed(&error),
+            }
+            self.forget_sent();
+        }
+        Ok(())
+    }
+
+    /// Decides which replies go together. Those to one address keep their order.
+    fn arrange(&mut self) {
+        self.order.clear();
+        self.order.extend(0..self.replies.len());
+        if self.longest_segment == 0 {
+            return;
+        }
+        for number in 0..self.replies.len() {
+            self.replies[number].message = self.message_for(number).unwrap_or(number);
+        }
+        let replies = &self.replies;
+        self.order
+            .sort_unstable_by_key(|&number| (replies[number].message, number));
+    }
+
+    /// The message that a reply can be a further segment of: that of the last one before it to the same address. A
+    /// segment that is shorter than the first is the last of its message (udp(7)), and an empty one is none.
+    ///
+    /// So few replies and bytes are held that they are not too many for one message.
+    fn message_for(&self, number: usize) -> Option<usize> {
+        let reply = &self.replies[number];
+        let last = self.replies[..number].iter().rfind(|last| last.to == reply.to)?;
+        let segment = self.replies[last.message].length;
+        let whole = last.length == segment && segment <= self.longest_segment;
+        let fits = (1..=segment).contains(&reply.length);
+        (whole && fits && last.alone.is_none() && reply.alone.is_none()).then_some(last.message)
+    }
+
+    /// So many messages were sent.
+    fn went(&mut self, messages: usize) {
+        let mut left = messages;
+        for &number in &self.order {
+            let reply = &mut self.replies[number];
+            if reply.message == number {
+                if left == 0 {
+                    return;
+                }
+                left -= 1;
+            }
+            reply.sent = true;
+            if let Some(longest) = reply.alone {
+                self.longest_segment = min(self.longest_segment, longest);
+            }
+        }
+    }
+
+    /// The first message could not be sent. If it is in segments, that may be the reason: they go alone then.
+    fn failed(&mut self, error: &io::Error) {
+        let Some(&first) = self.order.first() else {
+            return;
+        };
+        let segment = self.replies[first].length;
+        let in_segments = self.replies.iter().filter(|reply| reply.message == first).count() > 1;
+        if in_segments {
+            let longest = longest_after(error, segment);
+            for reply in self.replies.iter_mut().filter(|reply| reply.message == first) {
+                reply.alone = Some(longest);
+            }
+            return;
+        }
+        let reply = &mut self.replies[first];
+        reply.sent = true;
+        let client = reply.to.to_address();
+        log::warn!(client:% = client; "a reply of {segment} bytes to {client} could not be sent: {error}");
+    }
+
+    fn forget_sent(&mut self) {
+        if self.replies.iter().all(|reply| reply.sent) {
+            self.replies.clear();
+            self.bytes.clear();
+        } else {
+            self.replies.retain(|reply| !reply.sent);
+            for (number, reply) in self.replies.iter_mut().enumerate() {
+                reply.message = number;
+            }
+        }
+    }
+}
+
+/// How long segments may be in future, if the datagrams of a message that failed with `error` can be sent one by one.
+fn longest_after(error: &io::Error, segment: usize) -> usize {
+    match error.raw_os_error().map(Errno::from_raw) {
+        // Longer than the path takes, or the socket has no checksums.
+        Some(Errno::EINVAL | Errno::EMSGSIZE) => segment.saturating_sub(1),
+        // The way there cannot (IPsec).
+        Some(Errno::EIO | Errno::ENOPROTOOPT | Errno::EOPNOTSUPP) => 0,
+        _ => BYTES,
+    }
+}
