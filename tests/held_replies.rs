@@ -21,7 +21,7 @@ use socketserver::{Handled, Replies, Running};
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::matrix::{udp_client, unix_datagram_client};
-use support::{CEILING, inet, logged, temp_path};
+use support::{CEILING, TempPath, inet, logged, temp_path};
 
 tests![
     udp_replies_to_several_clients_arrive_whole_and_in_order,
@@ -442,6 +442,15 @@ fn a_client_that_is_gone_costs_no_other_its_reply() {
     assert_eq!(warnings, expected);
 }
 
+/// A Unix client that has room for 10 datagrams or so (`net.unix.max_dgram_qlen`); one that is connected has more.
+#[track_caller]
+fn unconnected_client() -> (UnixDatagram, TempPath) {
+    let path = temp_path("client");
+    let client = UnixDatagram::bind(&path.path).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    (client, path)
+}
+
 // As those that are sent at once; signals interrupt the wait of a flush, too.
 fn replies_wait_for_a_unix_client_that_reads_later() {
     const REPLIES: u32 = 2_000;
@@ -454,8 +463,8 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
     let place = temp_path("server");
     let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
     let running = server.spawn().unwrap();
-    let (client, _path) = unix_datagram_client(running.server_address());
-    client.send(b"").unwrap();
+    let (client, _path) = unconnected_client();
+    client.send_to(b"", &place.path).unwrap();
     let replying = thread.recv_timeout(CEILING).unwrap();
     let interrupt = || {
         wait_until_asleep(replying);
@@ -485,9 +494,10 @@ fn a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end() {
     };
     let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
     let running = server.drain_timeout(Duration::from_millis(20)).spawn().unwrap();
-    let (client, _path) = unix_datagram_client(running.server_address());
+    let (client, _path) = unconnected_client();
     let (other, other_path) = unix_datagram_client(running.server_address());
-    client.send(other_path.path.to_str().unwrap().as_bytes()).unwrap();
+    let other_name = other_path.path.to_str().unwrap();
+    client.send_to(other_name.as_bytes(), &place.path).unwrap();
     assert_eq!(next(|bytes| client.recv(bytes)), b"not read");
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed, report.leaked), (1, 0, 0));
