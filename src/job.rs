@@ -120,7 +120,7 @@ impl<T: Transport> Job<T> {
     }
 
     /// Apart: it is not to be a job, or not yet.
-    pub(crate) fn into_parts(mut self) -> (Outermost<T>, Active<T>, Ticket) {
+    pub(crate) fn take_parts(&mut self) -> (Outermost<T>, Active<T>, Ticket) {
         let Some((active, ticket)) = self.parts.take() else {
             unreachable!("a job has its request until it is consumed")
         };
@@ -128,12 +128,11 @@ impl<T: Transport> Job<T> {
     }
 
     /// The limits have let it in: tells so.
-    pub(crate) fn started(self) -> Self {
+    pub(crate) fn tell_started(&self) {
         if let Some((active, ticket)) = &self.parts {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Started { number, client_address });
         }
-        self
     }
 
     /// Whose request it is.
@@ -197,17 +196,18 @@ impl<T: Transport> Job<T> {
         error.outcome()
     }
 
-    fn close(&self, active: Active<T>, mut ticket: Ticket, outcome: Outcome) {
-        let mut request = active.request;
-        self.server.shutdown_request(&mut request);
+    fn close(&self, mut active: Active<T>, mut ticket: Ticket, outcome: Outcome) {
+        self.server.shutdown_request(&mut active.request);
         ticket.forget_socket();
-        self.server.close_request(request);
+        self.server.close_request(active.request);
         ticket.ended(outcome);
     }
 
-    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; `None`.
-    pub(crate) fn verify(mut self) -> Option<Self> {
-        let (active, ticket) = self.parts.as_mut()?;
+    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; false.
+    pub(crate) fn verify(&mut self) -> bool {
+        let Some((active, ticket)) = &mut self.parts else {
+            return false;
+        };
         let verdict = catch_unwind(AssertUnwindSafe(|| {
             self.server
                 .verify_request(&active.request, active.request.client_address())
@@ -215,19 +215,20 @@ impl<T: Transport> Job<T> {
         match verdict {
             Ok(true) => {
                 active.phase = Phase::Process;
-                return Some(self);
+                return true;
             }
             Ok(false) => self.refuse(),
             Err(payload) => {
                 // Counted as one that has failed, and so has started.
                 ticket.start(&active.request);
-                self.started().fail(Cause::Panic(payload));
+                self.tell_started();
+                self.fail(Cause::Panic(payload));
             }
         }
-        None
+        false
     }
 
-    fn refuse(mut self) {
+    fn refuse(&mut self) {
         if let Some((active, ticket)) = self.parts.take() {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Refused { number, client_address });
@@ -240,11 +241,11 @@ impl<T: Transport> Job<T> {
     }
 
     /// Ends the request without running it: the error is reported, the connection closed.
-    pub(crate) fn fail_with(self, error: impl Into<HandlerError>) {
+    pub(crate) fn fail_with(mut self, error: impl Into<HandlerError>) {
         self.fail(Cause::Error(error.into()));
     }
 
-    fn fail(mut self, cause: Cause) {
+    fn fail(&mut self, cause: Cause) {
         if let Some((active, ticket)) = self.parts.take() {
             let outcome = self.report(&active, &ticket, cause);
             self.close(active, ticket, outcome);

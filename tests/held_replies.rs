@@ -360,7 +360,8 @@ fn sent_before_the_end(replies: Replies, lengths: &'static [usize]) -> usize {
     client.send(b"").unwrap();
     sent.wait();
     client.set_nonblocking(true).unwrap();
-    let before = std::iter::from_fn(|| client.recv(&mut [0; 65_535]).ok()).count();
+    let mut room = vec![0; 65_535];
+    let before = std::iter::from_fn(|| client.recv(&mut room).ok()).count();
     client.set_nonblocking(false).unwrap();
     go_on.open();
     for length in &lengths[before..] {

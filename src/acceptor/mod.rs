@@ -313,8 +313,8 @@ impl<T: Transport> Acceptor<T> {
     fn flush(&self) {
         let core = self.server.core();
         let patient = || {
-            let stopping = core.shared().is_stopping();
-            !core.shared().is_forced() && !(stopping && core.drain_time_left().is_zero())
+            let in_time = || !core.shared().is_stopping() || !core.drain_time_left().is_zero();
+            !core.shared().is_forced() && in_time()
         };
         if let Some(transport) = core.transport() {
             transport.flush(&patient);
@@ -372,11 +372,12 @@ impl<T: Transport> Acceptor<T> {
         let Some(ticket) = self.ticket.take() else {
             return Ok(Turn::Again);
         };
-        let Some(job) = Job::accepted(&self.server, request, ticket).verify() else {
+        let mut job = Job::accepted(&self.server, request, ticket);
+        if !job.verify() {
             return Ok(Turn::Refused);
-        };
+        }
         Ok(match job.admit() {
-            Admitted::Job(job) => Turn::Job(job),
+            Admitted::Runs => Turn::Job(job),
             Admitted::Waits => Turn::Again,
             Admitted::Rejected => Turn::Rejected,
         })

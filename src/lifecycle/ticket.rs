@@ -24,6 +24,8 @@ pub(crate) struct Ticket {
     stage: Stage,
     /// Of a request that has come.
     activity: Option<Arc<Activity>>,
+    /// The record of the request has its socket.
+    has_socket: bool,
     /// It runs on the thread that accepts.
     inline: bool,
     /// It was made to end while it ran there.
@@ -68,6 +70,7 @@ impl Ticket {
             number: 0,
             stage,
             activity: None,
+            has_socket: false,
             inline: false,
             forced: false,
         })
@@ -97,6 +100,7 @@ impl Ticket {
         let rules = self.shared.registry.rules();
         let activity = self.activity.clone().unwrap_or_default();
         let record = Record::new(self.number, request, activity, rules);
+        self.has_socket = record.socket.is_some();
         let mut inner = self.shared.registry.lock();
         match inner.verdict(rules, &record, capacity) {
             Verdict::Reject(limit) => {
@@ -119,6 +123,7 @@ impl Ticket {
     pub(crate) fn start<R: Request>(&mut self, request: &R) {
         let activity = self.activity.clone().unwrap_or_default();
         let record = Record::new(self.number, request, activity, None);
+        self.has_socket = record.socket.is_some();
         self.stage = self.stage.run(&mut self.shared.registry.lock(), record);
     }
 
@@ -192,7 +197,7 @@ impl Ticket {
     /// The socket is about to be closed, or has become another process's matter.
     pub(crate) fn forget_socket(&mut self) {
         // A forked child has a copy of the records, and perhaps of a lock that another thread held.
-        if !self.shared.in_child() {
+        if self.has_socket && !self.shared.in_child() {
             self.record(|record| record.socket = None);
         }
         if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {

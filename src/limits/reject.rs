@@ -11,19 +11,24 @@ use crate::observer::Event;
 use crate::transport::Transport;
 
 /// What became of it.
-pub(crate) enum Admitted<T: Transport> {
-    Job(Job<T>),
+pub(crate) enum Admitted {
+    Runs,
+    /// It is in the waiting room, and the job empty.
     Waits,
+    /// It is on its way to be closed, and the job empty.
     Rejected,
 }
 
 impl<T: Transport> Job<T> {
     /// Asks the limits.
-    pub(crate) fn admit(mut self) -> Admitted<T> {
+    pub(crate) fn admit(&mut self) -> Admitted {
         match self.ask_limits() {
-            Admission::Runs => Admitted::Job(self.started()),
+            Admission::Runs => {
+                self.tell_started();
+                Admitted::Runs
+            }
             Admission::Waits(limit, turn) => {
-                let (server, active, ticket) = self.into_parts();
+                let (server, active, ticket) = self.take_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
                 ticket.shared().observe(|| Event::Waiting {
                     number,
@@ -34,7 +39,7 @@ impl<T: Transport> Job<T> {
                 Admitted::Waits
             }
             Admission::Rejected(limit) => {
-                let (server, mut active, ticket) = self.into_parts();
+                let (server, mut active, ticket) = self.take_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
                 log::debug!("rejecting {client_address}: {limit} is reached");
                 ticket.shared().observe(|| Event::Rejected {

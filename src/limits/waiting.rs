@@ -68,7 +68,9 @@ impl<T: Transport> WaitingRoom<T> {
                 wakeup.give_turn();
             }
         }
-        Some(Job::new(server, active, ticket).started())
+        let job = Job::new(server, active, ticket);
+        job.tell_started();
+        Some(job)
     }
 
     /// When the next one's turn comes; `None` if none waits for a time.

@@ -29,7 +29,7 @@ use signal_hook::SigId;
 use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
-pub(crate) use receive::{Received, receive};
+pub(crate) use receive::receive;
 pub(crate) use rename::rename_new;
 pub(crate) use send::{MOST_SENT, Outgoing, send};
 pub(crate) use shared_memory::SharedWords;

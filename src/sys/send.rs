@@ -1,6 +1,7 @@
 //! Sending several datagrams with one system call.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -9,13 +10,12 @@ use nix::libc;
 use nix::sys::socket::SockaddrLike;
 
 /// A datagram to send.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Outgoing<'a, A> {
     pub(crate) bytes: &'a [u8],
-    pub(crate) to: &'a A,
-    /// It is a further segment of the message that the one before belongs to (`UDP_SEGMENT`, udp(7)): goes to the same
-    /// address, and is not longer than that message's first, as long as which all but its last must be.
-    pub(crate) joins: bool,
+    /// Without an address it is a further segment of the message that the one before belongs to (`UDP_SEGMENT`,
+    /// udp(7)): not longer than that message's first, as long as which all but its last must be.
+    pub(crate) to: Option<A>,
 }
 
 /// At most this many are sent at once.
@@ -37,7 +37,7 @@ struct Control {
 ///
 /// nix has a `sendmmsg`, which sets the same control messages on all, allocates its headers, and cannot be kept
 /// where it is shared.
-pub(crate) fn send<'a, A: SockaddrLike + 'a>(
+pub(crate) fn send<'a, A: SockaddrLike>(
     socket: BorrowedFd<'_>,
     datagrams: impl Iterator<Item = Outgoing<'a, A>>,
     wait: bool,
@@ -46,18 +46,20 @@ pub(crate) fn send<'a, A: SockaddrLike + 'a>(
         iov_base: ptr::null_mut(),
         iov_len: 0,
     });
+    let mut names = [const { MaybeUninit::<A>::uninit() }; MOST_SENT];
     let mut messages: [libc::mmsghdr; MOST_SENT] = std::array::from_fn(|_| no_message());
     let mut controls = [Control::segments_of(0); MOST_SENT];
     let mut count = 0;
     for (part, datagram) in parts.iter_mut().zip(datagrams) {
         part.iov_base = datagram.bytes.as_ptr().cast_mut().cast();
         part.iov_len = datagram.bytes.len();
-        if !(datagram.joins && count > 0) {
-            messages[count].msg_hdr.msg_name = datagram.to.as_ptr().cast_mut().cast();
-            messages[count].msg_hdr.msg_namelen = datagram.to.len();
+        if let Some(to) = datagram.to {
+            messages[count].msg_hdr.msg_namelen = to.len();
+            messages[count].msg_hdr.msg_name = ptr::from_mut(names[count].write(to)).cast();
             count += 1;
         }
-        messages[count - 1].msg_hdr.msg_iovlen += 1;
+        // The first one has an address.
+        messages[count.saturating_sub(1)].msg_hdr.msg_iovlen += 1;
     }
     let mut first = 0;
     for (message, control) in messages.iter_mut().zip(&mut controls).take(count) {

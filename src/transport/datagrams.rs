@@ -13,25 +13,30 @@ use crate::address::Address;
 use crate::config::{Config, Replies};
 use crate::request::{DatagramRequest, DatagramSocket};
 
-/// An address as the system has it.
-pub(super) trait Peer: SockaddrLike + PartialEq + Sized + Send + Sync + 'static {
-    fn to_address(&self) -> Address;
+/// Whom datagrams of a family come from and go to.
+pub(super) trait Peer: PartialEq + Sized + Send + 'static {
+    /// An address as the system has it.
+    type Raw: SockaddrLike;
+
+    fn address_of(raw: &Self::Raw) -> Address;
 
     /// # Errors
     ///
     /// No socket of this family can send to it.
     fn from_address(address: &Address) -> io::Result<Self>;
+
+    fn to_raw(&self) -> Self::Raw;
 }
 
 /// A socket with what was received ahead, and what is held back.
 #[derive(Debug)]
-pub(super) struct Datagrams<S, A> {
+pub(super) struct Datagrams<S, P> {
     socket: Arc<S>,
-    inbox: Inbox<A>,
-    outbox: Option<Arc<Outbox<S, A>>>,
+    inbox: Inbox,
+    outbox: Option<Arc<Outbox<S, P>>>,
 }
 
-impl<S: DatagramSocket + AsFd, A: Peer> Datagrams<S, A> {
+impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
     pub(super) fn new(socket: S, config: &Config) -> Self {
         let socket = Arc::new(socket);
         let outbox = match config.replies {
@@ -54,17 +59,17 @@ impl<S: DatagramSocket + AsFd, A: Peer> Datagrams<S, A> {
     }
 
     pub(super) fn accept(&self) -> io::Result<DatagramRequest> {
-        self.inbox.receive(&*self.socket, &self.socket, 1)
+        self.inbox.receive::<P, _>(&*self.socket, &self.socket, 1)
     }
 
     pub(super) fn accept_ahead(&self) -> io::Result<DatagramRequest> {
         let Some(outbox) = &self.outbox else {
-            return self.inbox.receive(&*self.socket, &self.socket, AHEAD);
+            return self.inbox.receive::<P, _>(&*self.socket, &self.socket, AHEAD);
         };
         if !self.inbox.has_ahead() {
             outbox.try_flush();
         }
-        let request = self.inbox.receive(&*self.socket, outbox, AHEAD)?;
+        let request = self.inbox.receive::<P, _>(&*self.socket, outbox, AHEAD)?;
         outbox.hold();
         Ok(request)
     }

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::datagrams::Peer;
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::{DatagramRequest, DatagramSocket};
-use crate::sys::{self, Received};
+use crate::sys;
 
 /// How many datagrams at the most a server that serves one at a time receives at once.
 pub(super) const AHEAD: usize = 32;
@@ -19,25 +20,28 @@ const MEMORY: usize = 2 << 20;
 
 /// Where datagrams are received, before each is copied to a request of its exact size.
 #[derive(Debug)]
-pub(super) struct Inbox<A> {
+pub(super) struct Inbox {
     /// How many bytes of a datagram are kept.
     size: usize,
-    inner: Mutex<Inner<A>>,
+    /// There is one in `ahead`: asked for at each turn of the accept loop, without the lock.
+    has_ahead: AtomicBool,
+    inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner<A> {
+struct Inner {
     /// Parts of `size` bytes; pages that no datagram has touched are not in memory.
     buffer: Vec<u8>,
-    /// Received and not given out, from the part with the number on.
-    ahead: VecDeque<Received<A>>,
+    /// Received and not given out, from the part with the number on: the length each was sent with, and whose it is.
+    ahead: VecDeque<(usize, Address)>,
     next: usize,
 }
 
-impl<A: Peer> Inbox<A> {
+impl Inbox {
     pub(super) fn new(config: &Config) -> Self {
         Inbox {
             size: config.max_packet_size,
+            has_ahead: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 buffer: Vec::new(),
                 ahead: VecDeque::new(),
@@ -48,17 +52,12 @@ impl<A: Peer> Inbox<A> {
 
     /// Whether a datagram was received that is not given out yet.
     pub(super) fn has_ahead(&self) -> bool {
-        !self
-            .inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ahead
-            .is_empty()
+        self.has_ahead.load(Ordering::Relaxed)
     }
 
     /// The next datagram, without waiting, to be answered through `replies`. If there is none here, up to `count` are
     /// received.
-    pub(super) fn receive<R: DatagramSocket>(
+    pub(super) fn receive<P: Peer, R: DatagramSocket>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
@@ -74,17 +73,18 @@ impl<A: Peer> Inbox<A> {
                 *buffer = vec![0; count * part];
             }
             sys::receive(socket.as_fd(), &mut buffer[..count * part], self.size, |received| {
-                ahead.push_back(received);
+                let from = received.from.as_ref().map_or(Address::Unnamed, P::address_of);
+                ahead.push_back((received.length, from));
             })?;
         }
-        let Some(received) = ahead.pop_front() else {
+        let Some((length, from)) = ahead.pop_front() else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
+        self.has_ahead.store(!ahead.is_empty(), Ordering::Relaxed);
         let start = *next * part;
         *next += 1;
-        let kept = received.length.min(self.size);
+        let kept = length.min(self.size);
         let packet = buffer[start..start + kept].to_vec();
-        let from = received.from.as_ref().map_or(Address::Unnamed, Peer::to_address);
-        Ok(DatagramRequest::new(packet, received.length, from, replies.clone()))
+        Ok(DatagramRequest::new(packet, length, from, replies.clone()))
     }
 }

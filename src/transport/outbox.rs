@@ -22,18 +22,18 @@ const BYTES: usize = 65_507;
 /// The socket of requests whose replies are held back until [`flush`](Self::flush), or until there are so many that
 /// they have to go.
 #[derive(Debug)]
-pub(super) struct Outbox<S, A> {
+pub(super) struct Outbox<S, P> {
     socket: Arc<S>,
     /// Somebody is going to flush. Without that, nothing is held: whoever has kept a socket replies at once.
     holds: AtomicBool,
-    held: Mutex<Held<A>>,
+    held: Mutex<Held<P>>,
 }
 
 #[derive(Debug)]
-struct Held<A> {
+struct Held<P> {
     /// Of all of them, one after the other.
     bytes: Vec<u8>,
-    replies: Vec<Reply<A>>,
+    replies: Vec<Reply<P>>,
     /// The numbers of the replies as they are to be sent; its room is kept.
     order: Vec<usize>,
     /// Those to one address go as segments of one message, unless they are longer than this; 0: never.
@@ -41,8 +41,8 @@ struct Held<A> {
 }
 
 #[derive(Debug)]
-struct Reply<A> {
-    to: A,
+struct Reply<P> {
+    to: P,
     start: usize,
     length: usize,
     /// The number of the first reply of the message that it goes with.
@@ -52,7 +52,7 @@ struct Reply<A> {
     sent: bool,
 }
 
-impl<S: DatagramSocket + AsFd, A: Peer> Outbox<S, A> {
+impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
     pub(super) fn new(socket: Arc<S>, segments: bool) -> Self {
         Outbox {
             socket,
@@ -92,14 +92,14 @@ impl<S: DatagramSocket + AsFd, A: Peer> Outbox<S, A> {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held<A>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held<P>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S: DatagramSocket + AsFd, A: Peer> DatagramSocket for Outbox<S, A> {
+impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        let address = A::from_address(to)?;
+        let address = P::from_address(to)?;
         let mut held = self.lock();
         let holds = self.holds.load(Ordering::Relaxed) && packet.len() <= BYTES;
         if !holds || held.is_full(packet.len()) {
@@ -114,12 +114,12 @@ impl<S: DatagramSocket + AsFd, A: Peer> DatagramSocket for Outbox<S, A> {
     }
 }
 
-impl<A: Peer> Held<A> {
+impl<P: Peer> Held<P> {
     fn is_full(&self, length: usize) -> bool {
         self.replies.len() == MOST_SENT || self.bytes.len() + length > BYTES
     }
 
-    fn push(&mut self, packet: &[u8], to: A) {
+    fn push(&mut self, packet: &[u8], to: P) {
         self.replies.push(Reply {
             to,
             start: self.bytes.len(),
@@ -140,8 +140,7 @@ impl<A: Peer> Held<A> {
                 let reply = &self.replies[number];
                 Outgoing {
                     bytes: &self.bytes[reply.start..][..reply.length],
-                    to: &reply.to,
-                    joins: reply.message != number,
+                    to: (reply.message == number).then(|| reply.to.to_raw()),
                 }
             });
             match sys::send(socket.as_fd(), datagrams, wait) {
@@ -217,7 +216,7 @@ impl<A: Peer> Held<A> {
         }
         let reply = &mut self.replies[first];
         reply.sent = true;
-        let client = reply.to.to_address();
+        let client = P::address_of(&reply.to.to_raw());
         log::warn!(client:% = client; "a reply of {segment} bytes to {client} could not be sent: {error}");
     }
 

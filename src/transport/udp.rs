@@ -18,7 +18,7 @@ use crate::sys;
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
 #[derive(Debug)]
 pub struct Udp {
-    datagrams: Datagrams<UdpSocket, SockaddrStorage>,
+    datagrams: Datagrams<UdpSocket, SocketAddr>,
 }
 
 impl Transport for Udp {
@@ -69,14 +69,20 @@ impl Transport for Udp {
     }
 }
 
-impl Peer for SockaddrStorage {
-    fn to_address(&self) -> Address {
-        let v4 = self.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
-        let v6 = || self.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into()));
+impl Peer for SocketAddr {
+    type Raw = SockaddrStorage;
+
+    fn address_of(raw: &SockaddrStorage) -> Address {
+        let v4 = raw.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
+        let v6 = || raw.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into()));
         v4.or_else(v6).map_or(Address::Unnamed, Address::Inet)
     }
 
     fn from_address(address: &Address) -> io::Result<Self> {
-        Ok(address.to_inet()?.into())
+        address.to_inet()
+    }
+
+    fn to_raw(&self) -> SockaddrStorage {
+        (*self).into()
     }
 }

@@ -93,8 +93,10 @@ impl Transport for UnixDatagrams {
 }
 
 impl Peer for UnixAddr {
-    fn to_address(&self) -> Address {
-        match (self.path(), self.as_abstract()) {
+    type Raw = UnixAddr;
+
+    fn address_of(raw: &UnixAddr) -> Address {
+        match (raw.path(), raw.as_abstract()) {
             (Some(path), _) => path.into(),
             (None, Some(name)) => Address::abstract_name(name),
             (None, None) => Address::Unnamed,
@@ -107,5 +109,9 @@ impl Peer for UnixAddr {
             Some(name) => UnixAddr::new_abstract(name)?,
             None => UnixAddr::new(address.as_pathname().unwrap_or(Path::new("")))?,
         })
+    }
+
+    fn to_raw(&self) -> UnixAddr {
+        *self
     }
 }
