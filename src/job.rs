@@ -87,8 +87,8 @@ impl<T: Transport> fmt::Debug for Active<T> {
 /// ```
 pub struct Job<T: Transport> {
     server: Outermost<T>,
-    /// Present until the job has run or was left to another process.
-    parts: Option<(Active<T>, Ticket)>,
+    /// Present until the job has run or was left to another process. Boxed, because a job goes from hand to hand.
+    parts: Option<Box<(Active<T>, Ticket)>>,
 }
 
 impl<T: Transport> Job<T> {
@@ -107,13 +107,13 @@ impl<T: Transport> Job<T> {
     pub(crate) fn new(server: &Outermost<T>, active: Active<T>, ticket: Ticket) -> Self {
         Job {
             server: Arc::clone(server),
-            parts: Some((active, ticket)),
+            parts: Some(Box::new((active, ticket))),
         }
     }
 
     /// What the limits say to it.
     pub(crate) fn ask_limits(&mut self) -> Admission {
-        let Some((active, ticket)) = &mut self.parts else {
+        let Some((active, ticket)) = self.parts.as_deref_mut() else {
             unreachable!("a job has its request until it is consumed")
         };
         ticket.admit(&active.request, self.server.capacity())
@@ -121,7 +121,7 @@ impl<T: Transport> Job<T> {
 
     /// Apart: it is not to be a job, or not yet.
     pub(crate) fn take_parts(&mut self) -> (Outermost<T>, Active<T>, Ticket) {
-        let Some((active, ticket)) = self.parts.take() else {
+        let Some((active, ticket)) = self.parts.take().map(|parts| *parts) else {
             unreachable!("a job has its request until it is consumed")
         };
         (Arc::clone(&self.server), active, ticket)
@@ -129,7 +129,7 @@ impl<T: Transport> Job<T> {
 
     /// The limits have let it in: tells so.
     pub(crate) fn tell_started(&self) {
-        if let Some((active, ticket)) = &self.parts {
+        if let Some((active, ticket)) = self.parts.as_deref() {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Started { number, client_address });
         }
@@ -146,7 +146,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn active(&self) -> &Active<T> {
-        let Some((active, _)) = &self.parts else {
+        let Some((active, _)) = self.parts.as_deref() else {
             unreachable!("a job has its request until it is consumed")
         };
         active
@@ -155,12 +155,14 @@ impl<T: Transport> Job<T> {
     /// Runs the request to its end on this thread: `finish_request`, `handle_error` if that fails,
     /// `shutdown_request`, `close_request`, each through the outermost server. True if it succeeded.
     pub fn run(mut self) -> bool {
-        let Some((mut active, ticket)) = self.parts.take() else {
+        let Some(mut parts) = self.parts.take() else {
             return false;
         };
+        let (active, ticket) = &mut *parts;
         let _busy = ticket.shared().enter();
         ticket.begin();
-        let outcome = self.finish(&mut active, &ticket);
+        let outcome = self.finish(active, ticket);
+        let (active, ticket) = *parts;
         self.close(active, ticket, outcome);
         outcome == Outcome::Served
     }
@@ -168,7 +170,7 @@ impl<T: Transport> Job<T> {
     /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the
     /// request can be told and ended from outside.
     pub(crate) fn run_inline(mut self) -> bool {
-        if let Some((active, ticket)) = &mut self.parts {
+        if let Some((active, ticket)) = self.parts.as_deref_mut() {
             ticket.begin_inline(active.request.socket());
         }
         self.run()
@@ -205,7 +207,7 @@ impl<T: Transport> Job<T> {
 
     /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; false.
     pub(crate) fn verify(&mut self) -> bool {
-        let Some((active, ticket)) = &mut self.parts else {
+        let Some((active, ticket)) = self.parts.as_deref_mut() else {
             return false;
         };
         let verdict = catch_unwind(AssertUnwindSafe(|| {
@@ -229,7 +231,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn refuse(&mut self) {
-        if let Some((active, ticket)) = self.parts.take() {
+        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Refused { number, client_address });
             // Before the client knows.
@@ -246,7 +248,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn fail(&mut self, cause: Cause) {
-        if let Some((active, ticket)) = self.parts.take() {
+        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
             let outcome = self.report(&active, &ticket, cause);
             self.close(active, ticket, outcome);
         }
@@ -255,7 +257,7 @@ impl<T: Transport> Job<T> {
     /// This process has nothing more to do with the connection: a child serves it. Closes it here and
     /// keeps what is needed to count it when the child has ended.
     pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
-        let (active, mut ticket) = self.parts.take()?;
+        let (active, mut ticket) = *self.parts.take()?;
         ticket.leave_to_child();
         let client_address = active.client_address().clone();
         self.server.close_request(active.request);
@@ -270,7 +272,7 @@ impl<T: Transport> Job<T> {
 /// Dropped without having run, a job closes its connection and counts as failed.
 impl<T: Transport> Drop for Job<T> {
     fn drop(&mut self) {
-        if let Some((active, ticket)) = self.parts.take() {
+        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
             self.close(active, ticket, Outcome::Dropped);
         }
     }
@@ -279,7 +281,7 @@ impl<T: Transport> Drop for Job<T> {
 impl<T: Transport> fmt::Debug for Job<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
-            .field("active", &self.parts.as_ref().map(|(active, _)| active))
+            .field("active", &self.parts.as_deref().map(|(active, _)| active))
             .finish_non_exhaustive()
     }
 }
