@@ -5,6 +5,7 @@ mod waiter;
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
 use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
-use crate::transport::Transport;
+use crate::transport::{SocketType, Transport};
 
 use trouble::{Remedy, remedy};
 
@@ -116,6 +117,30 @@ impl<T: Transport> Acceptor<T> {
 
     pub(crate) fn server(&self) -> &Outermost<T> {
         &self.server
+    }
+
+    /// From now on at most so many threads accept: if all that concerns them reaches them there, they may wait
+    /// in the very system call that accepts (`lifecycle::sleepers`).
+    pub(crate) fn let_sleep(&self, threads: usize) {
+        let core = self.server.core();
+        let shared = core.shared();
+        let (Some(transport), Ok(wakeup)) = (core.transport(), shared.wakeup()) else {
+            return;
+        };
+        // Processes share the socket, and the wake-ups of workers come from their master.
+        let has_it_alone = !self.forks && shared.master().is_none() && !core.is_ready_made();
+        let waits = T::SOCKET_TYPE == SocketType::Stream || core.is_alone();
+        if !has_it_alone || !waits || self.interval.is_some() {
+            return;
+        }
+        // Nobody sleeps before the socket waits, but others may have something to say to those who will.
+        if let Ok(Some(sleepers)) = wakeup.let_sleep(transport.socket().as_fd(), threads) {
+            if transport.let_wait().is_err() {
+                sleepers.turn_off();
+            } else if !sleepers.is_on() || !may_sleep(shared) {
+                sleepers.wake_up();
+            }
+        }
     }
 
     /// The next request, as long as the server accepts; `None` when it has stopped.
@@ -268,6 +293,15 @@ impl<T: Transport> Acceptor<T> {
         if transport.has_ahead() && !core.shared().is_suspended() {
             return self.accept(wakeup, None);
         }
+        if let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on())
+            && !core.shared().is_suspended()
+        {
+            if timeout.is_none() {
+                return self.accept(wakeup, None);
+            }
+            // Something is to be done at its time.
+            sleepers.turn_off();
+        }
         let event = {
             let _waiting = core.shared().master().map(|master| master.waiting());
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
@@ -345,10 +379,20 @@ impl<T: Transport> Acceptor<T> {
 
     /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
     fn accept(&mut self, wakeup: &Wakeup, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
-        let request = match self.server.get_request() {
+        let shared = self.shared();
+        let entered = wakeup.sleepers().map(|sleepers| sleepers.enter(self.set));
+        if backlog.is_none() && !may_sleep(shared) {
+            return Ok(Turn::Again);
+        }
+        let request = self.server.get_request();
+        drop(entered);
+        let request = match request {
             Ok(request) => request,
             Err(error) => return self.after_error(&error, wakeup, backlog.is_some()),
         };
+        if let Some(sleepers) = wakeup.sleepers() {
+            sleepers.worked();
+        }
         self.backoffs.accepting.over();
         if let Some(backlog) = backlog {
             backlog.took_one();
@@ -371,7 +415,11 @@ impl<T: Transport> Acceptor<T> {
             Remedy::Wait => {
                 // It takes a descriptor to look.
                 self.backoffs.accepting.over();
-                Ok(if refusing { self.stopped() } else { Turn::Again })
+                if refusing {
+                    return Ok(self.stopped());
+                }
+                self.back_with_nothing(wakeup)?;
+                Ok(Turn::Again)
             }
             Remedy::Retry if self.backoffs.accepting.may_retry() => {
                 log::debug!("accept: {error}");
@@ -394,6 +442,24 @@ impl<T: Transport> Acceptor<T> {
         }
     }
 
+    /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
+    /// looks for.
+    fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
+        let server = Arc::clone(&self.server);
+        let core = server.core();
+        let (Some(transport), Some(sleepers)) = (core.transport(), wakeup.sleepers()) else {
+            return Ok(());
+        };
+        if !sleepers.is_on() {
+            return Ok(());
+        }
+        // Takes the wake-up, if there is one.
+        core.waiter()?
+            .wait(self.set, transport.socket(), wakeup, Some(Duration::ZERO))?;
+        sleepers.rearm(|| may_sleep(core.shared()));
+        Ok(())
+    }
+
     /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
     /// for an acceptor that has none.
     fn back_off(&self, error: &io::Error) -> io::Result<()> {
@@ -414,6 +480,11 @@ impl<T: Transport> Acceptor<T> {
         }
         core.waiter()?.wait_quiet(wakeup, Some(delay)).map(drop)
     }
+}
+
+/// Whether there is nothing that all who accept have to know.
+fn may_sleep(shared: &Shared) -> bool {
+    !shared.is_told_to_stop() && !shared.is_suspended()
 }
 
 impl<T: Transport> Turn<T> {

@@ -12,6 +12,7 @@ mod scoreboard;
 mod shutdown;
 mod signals;
 mod slab;
+mod sleepers;
 mod stamp;
 mod ticket;
 mod wakeup;
@@ -228,6 +229,9 @@ impl Shared {
             return;
         }
         self.wake();
+        if suspended && let Ok(wakeup) = self.wakeup() {
+            wakeup.wait_for_sleepers();
+        }
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
     }
 

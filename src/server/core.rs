@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::sys::eventfd::EventFd;
@@ -122,6 +122,11 @@ impl<T: Transport> Core<T> {
         self.ready_made
     }
 
+    /// Whether one thread accepts, and serves what it has accepted.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn waiter(&self) -> io::Result<&Waiter> {
         self.waiter.get().ok_or_else(not_bound)
     }
@@ -198,6 +203,7 @@ impl<T: Transport> Core<T> {
 
     pub(crate) fn stop_listening(&self, in_child: bool) {
         if let (Some(transport), Ok(wakeup)) = (self.transport(), self.shared.wakeup()) {
+            wakeup.close_sleepers();
             transport.stop_listening(wakeup.stop_fd(), in_child);
         }
     }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{OnceLock, PoisonError};
 
 use super::core::{Core, not_bound};
@@ -87,7 +86,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
 
     fn get_request(&self) -> io::Result<T::Request> {
         let transport = self.core.transport().ok_or_else(not_bound)?;
-        if self.core.alone.load(Ordering::Relaxed) {
+        if self.core.is_alone() {
             transport.accept_ahead()
         } else {
             transport.accept()
@@ -134,6 +133,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     fn service_actions(&self) {}
 
     fn serve(&self, mut acceptor: Acceptor<T>) -> io::Result<()> {
+        acceptor.let_sleep(1);
         while let Some(job) = acceptor.next()? {
             acceptor.process(job)?;
         }

@@ -77,6 +77,28 @@ pub(crate) fn default_action(number: i32) {
 /// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
 pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
 
+/// Lets this thread be sent the signal with this number.
+pub(crate) fn unblock(number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        let _ = SigSet::from(signal).thread_unblock();
+    }
+}
+
+/// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent
+/// the signal.
+pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
+    // SAFETY: three numbers; the kernel says no if there is no such thread.
+    unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
+}
+
+/// Sets whether calls on this socket wait, for all who have it (`FIONBIO`, ioctl(2)). Unlike fcntl(2) in one
+/// system call, which leaves the other flags alone.
+pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>, nonblocking: bool) {
+    let value = libc::c_int::from(nonblocking);
+    // SAFETY: the descriptor is open (it is borrowed), and the kernel reads one int.
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONBIO, &raw const value) };
+}
+
 /// A registered signal action; dropped, it is taken back.
 #[derive(Debug)]
 pub(crate) struct SignalGuard {
@@ -129,7 +151,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
         Errno::set_raw(errno);
     };
     // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
-    // shutdown(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
+    // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
     // allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
     Ok(SignalGuard { id, signal })

@@ -60,11 +60,13 @@ impl<A: SockaddrLike> Inbox<A> {
             .is_empty()
     }
 
-    /// The next datagram, without waiting. If there is none here, up to `count` are received.
+    /// The next datagram. If there is none here, up to `count` are received; `waits` for the first of them if the
+    /// socket does.
     pub(super) fn receive<S: DatagramSocket + AsFd>(
         &self,
         socket: &Arc<S>,
         count: usize,
+        waits: bool,
     ) -> io::Result<DatagramRequest> {
         let part = self.size.max(1);
         let count = count.min(MEMORY / part).max(1);
@@ -75,7 +77,8 @@ impl<A: SockaddrLike> Inbox<A> {
             if buffer.len() < count * part {
                 *buffer = vec![0; count * part];
             }
-            sys::receive(socket.as_fd(), &mut buffer[..count * part], self.size, |received| {
+            let buffer = &mut buffer[..count * part];
+            sys::receive(socket.as_fd(), buffer, self.size, waits, |received| {
                 ahead.push_back(received);
             })?;
         }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{SockType, SockaddrStorage};
 
@@ -19,6 +20,8 @@ use crate::sys;
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
 #[derive(Debug)]
 pub struct Udp {
+    /// Whether receiving ahead waits, as the socket does.
+    waits: AtomicBool,
     socket: Arc<UdpSocket>,
     inbox: Inbox<SockaddrStorage>,
 }
@@ -34,6 +37,7 @@ impl Transport for Udp {
         // Replies may wait for room in the send buffer; receiving asks not to wait each time.
         socket.set_nonblocking(false)?;
         Ok(Udp {
+            waits: AtomicBool::new(false),
             socket: Arc::new(socket),
             inbox: Inbox::new(config, inet_address),
         })
@@ -48,11 +52,17 @@ impl Transport for Udp {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1)
+        self.inbox.receive(&self.socket, 1, false)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, AHEAD)
+        self.inbox
+            .receive(&self.socket, AHEAD, self.waits.load(Ordering::Relaxed))
+    }
+
+    fn let_wait(&self) -> io::Result<()> {
+        self.waits.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn has_ahead(&self) -> bool {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
@@ -25,6 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// bind an address of its own; one that did not is [`Unnamed`](Address::Unnamed).
 #[derive(Debug)]
 pub struct UnixDatagrams {
+    /// Whether receiving ahead waits, as the socket does.
+    waits: AtomicBool,
     socket: Arc<UnixDatagram>,
     inbox: Inbox<UnixAddr>,
     file: Option<SocketFile>,
@@ -43,6 +46,7 @@ impl Transport for UnixDatagrams {
         socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(UnixDatagrams {
+            waits: AtomicBool::new(false),
             socket: Arc::new(socket),
             inbox: Inbox::new(config, unix_address),
             file,
@@ -61,11 +65,17 @@ impl Transport for UnixDatagrams {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1)
+        self.inbox.receive(&self.socket, 1, false)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, AHEAD)
+        self.inbox
+            .receive(&self.socket, AHEAD, self.waits.load(Ordering::Relaxed))
+    }
+
+    fn let_wait(&self) -> io::Result<()> {
+        self.waits.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn has_ahead(&self) -> bool {
