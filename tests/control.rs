@@ -24,6 +24,7 @@ use support::{CEILING, EchoLine, children_of, connect, exchange_line, logged, pr
 tests![
     roles: serves_with_signals;
     a_suspended_server_leaves_clients_in_the_queue_under_every_strategy,
+    nobody_is_accepted_once_suspend_has_returned_under_every_strategy,
     requests_in_progress_go_on_while_accepting_is_suspended,
     the_port_is_the_same_after_resuming,
     the_state_is_told,
@@ -91,7 +92,7 @@ fn assert_suspends(server: impl BaseServer) {
     finish(&first);
     suspend(&running);
     let waiting = [(); 3].map(|()| connect(running.server_address()));
-    // One may have been accepted while the loop was about to wait.
+    // A thread that the first had woken, too, may accept one only now.
     for mut client in &waiting {
         client
             .write_all(
@@ -117,6 +118,42 @@ fn a_suspended_server_leaves_clients_in_the_queue_under_every_strategy() {
     assert_suspends(bare().forking());
     assert_suspends(bare().thread_pool().workers(3));
     assert_suspends(bare().thread_pool().workers(3).queue_size(3));
+}
+
+/// Nobody has to wait for the accept loop to have heard of it: who connects afterwards waits.
+#[track_caller]
+fn assert_nobody_is_accepted_once_suspended(server: impl BaseServer) {
+    let running = server.spawn().unwrap();
+    let handle = running.handle();
+    // So that the threads that may accept all do.
+    let crowd = [(); 4].map(|()| connect(running.server_address()));
+    for client in &crowd {
+        assert_echoes(client);
+        finish(client);
+    }
+    for round in 0..100 {
+        let before = handle.stats().accepted;
+        handle.suspend();
+        let clients = [(); 2].map(|()| connect(running.server_address()));
+        thread::sleep(Duration::from_micros(300));
+        assert_eq!(handle.stats().accepted, before, "round {round}");
+        handle.resume();
+        for client in &clients {
+            assert_echoes(client);
+            finish(client);
+        }
+    }
+    assert_eq!(running.stop().unwrap().served, 204);
+}
+
+fn nobody_is_accepted_once_suspend_has_returned_under_every_strategy() {
+    assert_nobody_is_accepted_once_suspended(bare());
+    assert_nobody_is_accepted_once_suspended(bare().threading());
+    assert_nobody_is_accepted_once_suspended(bare().forking());
+    assert_nobody_is_accepted_once_suspended(bare().thread_pool().workers(4));
+    assert_nobody_is_accepted_once_suspended(bare().thread_pool().workers(4).queue_size(4));
+    assert_nobody_is_accepted_once_suspended(bare().prefork().workers(4));
+    assert_nobody_is_accepted_once_suspended(bare().threading().prefork().workers(2));
 }
 
 fn requests_in_progress_go_on_while_accepting_is_suspended() {

@@ -273,6 +273,8 @@ impl<T: Transport> Acceptor<T> {
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
         match event {
+            // It may have come before the listener was out of the sets; the next turn takes it out.
+            Event::Request if core.shared().is_suspended() => Ok(Turn::Again),
             Event::Request => self.accept(wakeup, None),
             event => Ok(Turn::nothing(event)),
         }

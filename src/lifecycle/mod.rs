@@ -227,6 +227,10 @@ impl Shared {
         if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
             return;
         }
+        // Workers keep to it from now on, although the master has to wake them to see to their waiting.
+        if let (None, Some(board)) = (self.master(), self.registry.board()) {
+            board.suspend(suspended);
+        }
         self.wake();
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
     }

@@ -236,8 +236,9 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Board {
     /// The last request's number; whether the master rests; how many requests are to be taken from the
-    /// kernel's queue at the end; whether accepting is suspended; whether the queue is empty.
-    words: SharedWords<5>,
+    /// kernel's queue at the end; whether accepting is suspended; whether the queue is empty; whether the workers
+    /// have not been told yet that the suspension has changed.
+    words: SharedWords<6>,
 }
 
 impl Board {
@@ -269,9 +270,16 @@ impl Board {
         self.words[2].store(requests.into(), Ordering::SeqCst);
     }
 
-    /// Whether the workers shall accept. Returns whether that is new.
-    pub(crate) fn suspend(&self, suspended: bool) -> bool {
-        self.words[3].swap(suspended.into(), Ordering::SeqCst) != u64::from(suspended)
+    /// Whether the workers shall accept.
+    pub(crate) fn suspend(&self, suspended: bool) {
+        if self.words[3].swap(suspended.into(), Ordering::SeqCst) != u64::from(suspended) {
+            self.words[5].store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether that has changed since the last call.
+    pub(crate) fn take_suspension_change(&self) -> bool {
+        self.words[5].swap(0, Ordering::SeqCst) != 0
     }
 
     pub(crate) fn is_suspended(&self) -> bool {

@@ -161,13 +161,15 @@ impl<S: BaseServer> PreFork<S> {
         Ok(earlier(next, Some(now + LOOK_INTERVAL)))
     }
 
-    /// Tells the workers to accept or not, if that has changed.
+    /// Has the workers see to it if they are to accept, or not to, and that has changed.
     pub(super) fn pass_suspension_on(&self) {
         let shared = self.core().shared();
-        if let (None, Some(board)) = (shared.master(), shared.registry.board())
-            && board.suspend(shared.is_suspended())
-        {
-            self.state().wake_serving();
+        if let (None, Some(board)) = (shared.master(), shared.registry.board()) {
+            // Whoever changed it may have done so before there was a board, or two of them in another order.
+            board.suspend(shared.is_suspended());
+            if board.take_suspension_change() {
+                self.state().wake_serving();
+            }
         }
     }
 
