@@ -15,7 +15,7 @@ use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
 use crate::transport::Transport;
 
-use trouble::{Remedy, remedy};
+use trouble::{Attempt, Remedy, remedy};
 
 pub(crate) use trouble::Backoff;
 pub(crate) use waiter::{Event, Waiter};
@@ -148,6 +148,7 @@ impl<T: Transport> Acceptor<T> {
     ///
     /// Waiting itself failed.
     pub fn process(&mut self, job: Job<T>) -> io::Result<()> {
+        let attempt = self.backoffs.processing.attempt();
         process(&self.server, job);
         if self.shared().take_congested() {
             // A request that ends makes room.
@@ -158,7 +159,7 @@ impl<T: Transport> Acceptor<T> {
                 .next(&"the system has no room for another thread or process");
             self.pause_for_place(delay)
         } else {
-            self.backoffs.processing.over();
+            self.backoffs.processing.succeeded(attempt);
             Ok(())
         }
     }
@@ -347,11 +348,12 @@ impl<T: Transport> Acceptor<T> {
 
     /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
     fn accept(&mut self, wakeup: &Wakeup, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
+        let attempt = self.backoffs.accepting.attempt();
         let request = match self.server.get_request() {
             Ok(request) => request,
-            Err(error) => return self.after_error(&error, wakeup, backlog.is_some()),
+            Err(error) => return self.after_error(&error, attempt, wakeup, backlog.is_some()),
         };
-        self.backoffs.accepting.over();
+        self.backoffs.accepting.succeeded(attempt);
         if let Some(backlog) = backlog {
             backlog.took_one();
         }
@@ -368,11 +370,11 @@ impl<T: Transport> Acceptor<T> {
         })
     }
 
-    fn after_error(&self, error: &io::Error, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
+    fn after_error(&self, error: &io::Error, attempt: Attempt, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
         match remedy(error) {
             Remedy::Wait => {
                 // It takes a descriptor to look.
-                self.backoffs.accepting.over();
+                self.backoffs.accepting.succeeded(attempt);
                 Ok(if refusing { self.stopped() } else { Turn::Again })
             }
             Remedy::Retry if self.backoffs.accepting.may_retry() => {
