@@ -189,6 +189,7 @@ impl<T: Transport> Acceptor<T> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         wakeup.wait_stop(None)?;
+        core.look_again()?;
         core.run_signal_actions();
         if let Err(error) = core.keep_suspension() {
             self.back_off(&error)?;
@@ -252,7 +253,7 @@ impl<T: Transport> Acceptor<T> {
         } else if let Err(error) = core.keep_suspension() {
             self.back_off(&error).map(|()| Turn::Again)
         } else if !self.has_place() {
-            core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
+            core.wait_quiet(timeout).map(Turn::nothing)
         } else if let Some(job) = self.waiting_job() {
             Ok(Turn::Job(job))
         } else {
@@ -416,7 +417,7 @@ impl<T: Transport> Acceptor<T> {
         if wakeup.is_stopping() {
             return wakeup.wait_place(delay);
         }
-        core.waiter()?.wait_quiet(wakeup, Some(delay)).map(drop)
+        core.wait_quiet(Some(delay)).map(drop)
     }
 }
 

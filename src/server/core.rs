@@ -4,13 +4,14 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::Concurrency;
-use crate::acceptor::Waiter;
+use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
 use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, run_actions};
@@ -184,6 +185,20 @@ impl<T: Transport> Core<T> {
         let transport = self.transport().ok_or_else(not_bound)?;
         self.waiter()?
             .suspend(transport.socket(), || self.shared.is_suspended())
+    }
+
+    /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
+    pub(crate) fn wait_quiet(&self, timeout: Option<Duration>) -> io::Result<Event> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?
+            .wait_quiet(transport.socket(), self.shared.wakeup()?, timeout)
+    }
+
+    /// A thread that does not accept has taken a wake-up, which may have been for those that do.
+    pub(crate) fn look_again(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?.look_again(transport.socket());
+        Ok(())
     }
 
     /// Does what the signals that came ask for, and that a signal handler may not do.

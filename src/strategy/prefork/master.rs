@@ -41,8 +41,7 @@ impl<S: BaseServer> PreFork<S> {
             let next = self.maintain(acceptor)?;
             let interval = core.attribute(|config| config.poll_interval);
             let left = next.map(|at| at.saturating_duration_since(Instant::now()));
-            core.waiter()?
-                .wait_quiet(wakeup, left.into_iter().chain(interval).min())?;
+            core.wait_quiet(left.into_iter().chain(interval).min())?;
             wakeup.awake();
         }
         core.begin_drain(acceptor.server());
