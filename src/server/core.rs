@@ -36,7 +36,9 @@ pub struct Core<T: Transport> {
     pub(crate) backlog: OnceLock<Backlog>,
     /// The second of the drain that was last told of.
     pub(crate) told_second: AtomicU64,
-    pub(super) signals: Mutex<Vec<SignalGuard>>,
+    /// What the program has asked for, as far as it is listened to.
+    signals: Mutex<Vec<SignalGuard>>,
+    nudge: Mutex<Option<SignalGuard>>,
     /// As it is when the server is bound: asked for at each request, without a lock.
     max_connections: OnceLock<Option<Limit>>,
     waiting_room: WaitingRoom<T>,
@@ -62,6 +64,7 @@ impl<T: Transport> Core<T> {
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
+            nudge: Mutex::default(),
             max_connections: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
@@ -127,13 +130,30 @@ impl<T: Transport> Core<T> {
         self.waiter.get().ok_or_else(not_bound)
     }
 
-    pub(super) fn listen_to_signals(&self, concurrency: Concurrency) -> io::Result<()> {
+    /// Listens to the signals that are set by now, as far as it does not yet.
+    pub(super) fn listen_to_signals(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
         for (signal, action) in &self.config().signals {
-            guards.push(sys::on_signal(*signal, Arc::clone(wakeup), action.into())?);
+            let reaction = Reaction::from(action);
+            let before = guards.iter().position(|guard| guard.signal == *signal);
+            if before.is_some_and(|before| guards[before].reaction.is_same_action(&reaction)) {
+                continue;
+            }
+            // Before the other is dropped, or a signal in between would do nothing.
+            guards.push(sys::on_signal(*signal, Arc::clone(wakeup), reaction)?);
+            if let Some(before) = before {
+                guards.swap_remove(before);
+            }
         }
-        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?);
+        Ok(())
+    }
+
+    /// Sees to it that the drain deadline is kept while the loop is busy in a handler.
+    pub(super) fn keep_deadline(&self, concurrency: Concurrency) -> io::Result<()> {
+        let wakeup = self.shared.wakeup()?;
+        let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
+        *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = Some(nudge);
         // The loop of a forking server is never busy in a handler.
         if concurrency != Concurrency::Processes
             && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
@@ -141,6 +161,11 @@ impl<T: Transport> Core<T> {
             log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
         }
         Ok(())
+    }
+
+    pub(super) fn ignore_signals(&self) {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn server_bind(&self) -> io::Result<()> {

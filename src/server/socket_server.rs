@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::sync::{OnceLock, PoisonError};
 
 use super::core::{Core, not_bound};
 use super::{BaseServer, Concurrency, Construct};
@@ -81,7 +81,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn server_close(&self) {
-        self.core.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.core.ignore_signals();
         self.core.close();
     }
 
