@@ -124,7 +124,9 @@ impl Ticket {
 
     /// Counts the end of the request, here and in the master.
     fn count(&self, inner: &mut Inner, end: End) {
-        let way = inner.way(self.forced, self.shared.is_told_to_stop());
+        // A request may hear that the patience is over before the thread does that drains.
+        let forced = self.forced || self.shared.is_forced();
+        let way = inner.way(forced, self.shared.is_told_to_stop());
         inner.counts.add(end, way, 1);
         if let Some(master) = self.shared.master() {
             master.ended(end, way);

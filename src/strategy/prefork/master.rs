@@ -198,7 +198,8 @@ impl<S: BaseServer> PreFork<S> {
     fn settle(&self, ended: &Ended<S::Transport>) {
         let Ended { worker, status } = ended;
         let shared = self.core().shared();
-        for _ in 0..shared.registry.settle(&worker.slot, shared.is_told_to_stop()) {
+        let (forced, stopping) = (shared.is_forced(), shared.is_told_to_stop());
+        for _ in 0..shared.registry.settle(&worker.slot, forced, stopping) {
             let error = RequestError::new(Phase::Handle, Address::Unnamed, Cause::Exit(*status));
             worker.server.handle_error(&error);
         }
