@@ -171,7 +171,9 @@ impl<T: Transport> Core<T> {
     pub(super) fn server_bind(&self) -> io::Result<()> {
         self.attribute(|config| config.timeouts.check())?;
         self.attribute(limits::check)?;
-        if !self.ready_made {
+        if let (true, Some(transport)) = (self.ready_made, self.transport()) {
+            transport.adopt(&self.config());
+        } else {
             let transport = T::bind(&self.address, &self.config())?;
             // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
             let _ = self.transport.set(transport);

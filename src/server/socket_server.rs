@@ -36,9 +36,11 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
         }
     }
 
-    /// A server for a transport that is bound and listening already: a socket that was inherited or
+    /// A server for a transport that is bound, and listening, already: a socket that was inherited or
     /// made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
     /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here.
+    /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
+    /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.
     ///
     /// ```
     /// use std::net::TcpListener;
