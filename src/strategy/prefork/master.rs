@@ -11,7 +11,7 @@ use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::error::{Cause, Phase, RequestError};
 use crate::observer::Event;
-use crate::server::BaseServer;
+use crate::server::{BaseServer, Concurrency};
 
 /// How often the master looks at the workers while they get on. While none does it rests: the first that
 /// accepts a request, or is done with one, wakes it.
@@ -199,8 +199,13 @@ impl<S: BaseServer> PreFork<S> {
         let Ended { worker, status } = ended;
         let shared = self.core().shared();
         let (forced, stopping) = (shared.is_forced(), shared.is_told_to_stop());
+        // With threads it has noted one of many.
+        let alone = S::CONCURRENCY == Concurrency::None;
+        let mut client = worker.slot.client().filter(|_| alone);
         for _ in 0..shared.registry.settle(&worker.slot, forced, stopping) {
-            let error = RequestError::new(Phase::Handle, Address::Unnamed, Cause::Exit(*status));
+            // The others waited.
+            let client = client.take().map_or(Address::Unnamed, Address::Inet);
+            let error = RequestError::new(Phase::Handle, client, Cause::Exit(*status));
             worker.server.handle_error(&error);
         }
     }
