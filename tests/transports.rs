@@ -394,8 +394,9 @@ fn the_longest_datagram_is_as_set_for_a_socket_made_elsewhere() {
         let (udp, unix) = (udp.spawn().unwrap(), unix.spawn().unwrap());
         let udp_client = matrix::udp_client(udp.server_address());
         let (unix_client, _path) = unix_datagram_client(unix.server_address());
-        udp_client.send(&[0; 20_000]).unwrap();
-        unix_client.send(&[0; 20_000]).unwrap();
+        let packet = vec![0; 20_000];
+        udp_client.send(&packet).unwrap();
+        unix_client.send(&packet).unwrap();
         let mut answer = [0; 99];
         let length = udp_client.recv(&mut answer).unwrap();
         assert_eq!(str::from_utf8(&answer[..length]), Ok(expected));

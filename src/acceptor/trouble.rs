@@ -167,7 +167,7 @@ impl Backoff {
     /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
     /// only now gets on, had what has run out since.
     pub(crate) fn succeeded(&self, attempt: Attempt) {
-        if attempt.0 % 2 == 0 {
+        if attempt.0.is_multiple_of(2) {
             return;
         }
         let mut trouble = self.lock();
