@@ -164,11 +164,11 @@ impl Registry {
     }
 
     /// A worker has ended: counts its requests. What it had in progress has failed; returns how many.
-    pub(crate) fn settle(&self, worker: &Arc<Slot>, forced: bool, stopping: bool) -> u64 {
+    pub(crate) fn settle(&self, worker: &Arc<Slot>, stopping: bool) -> u64 {
         let mut inner = self.lock();
         inner.workers.retain(|slot| !Arc::ptr_eq(slot, worker));
         let lost = worker.add_to(&mut inner.counts);
-        let way = inner.way(forced, stopping);
+        let way = inner.way(false, stopping);
         inner.counts.add(End::Failed, way, lost);
         lost
     }

@@ -26,7 +26,7 @@ pub(crate) struct Ticket {
     activity: Option<Arc<Activity>>,
     /// It runs on the thread that accepts.
     inline: bool,
-    /// It was made to end while it ran there.
+    /// It ended when the patience was over.
     forced: bool,
 }
 
@@ -124,9 +124,7 @@ impl Ticket {
 
     /// Counts the end of the request, here and in the master.
     fn count(&self, inner: &mut Inner, end: End) {
-        // A request may hear that the patience is over before the thread does that drains.
-        let forced = self.forced || self.shared.is_forced();
-        let way = inner.way(forced, self.shared.is_told_to_stop());
+        let way = inner.way(self.forced, self.shared.is_told_to_stop());
         inner.counts.add(end, way, 1);
         if let Some(master) = self.shared.master() {
             master.ended(end, way);
@@ -197,8 +195,10 @@ impl Ticket {
         if !self.shared.in_child() {
             self.record(|record| record.socket = None);
         }
+        // Its handler may have heard that the patience is over before the thread did that drains.
+        self.forced = self.shared.is_forced();
         if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
-            self.forced = wakeup.end_inline(self.number);
+            self.forced |= wakeup.end_inline(self.number);
         }
     }
 

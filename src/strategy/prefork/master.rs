@@ -198,11 +198,10 @@ impl<S: BaseServer> PreFork<S> {
     fn settle(&self, ended: &Ended<S::Transport>) {
         let Ended { worker, status } = ended;
         let shared = self.core().shared();
-        let (forced, stopping) = (shared.is_forced(), shared.is_told_to_stop());
         // With threads it has noted one of many.
         let alone = S::CONCURRENCY == Concurrency::None;
         let mut client = worker.slot.client().filter(|_| alone);
-        for _ in 0..shared.registry.settle(&worker.slot, forced, stopping) {
+        for _ in 0..shared.registry.settle(&worker.slot, shared.is_told_to_stop()) {
             // The others waited.
             let client = client.take().map_or(Address::Unnamed, Address::Inet);
             let error = RequestError::new(Phase::Handle, client, Cause::Exit(*status));
