@@ -16,7 +16,7 @@ use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
 use crate::transport::{SocketType, Transport};
 
-use trouble::{Remedy, remedy};
+use trouble::{Attempt, Remedy, remedy};
 
 pub(crate) use trouble::Backoff;
 pub(crate) use waiter::{Event, Waiter};
@@ -137,7 +137,7 @@ impl<T: Transport> Acceptor<T> {
         if let Ok(Some(sleepers)) = wakeup.let_sleep(transport.socket().as_fd(), threads) {
             if transport.let_wait().is_err() {
                 sleepers.turn_off();
-            } else if !sleepers.is_on() || !may_sleep(shared) {
+            } else if !sleepers.is_on() || !may_accept(shared) {
                 sleepers.wake_up();
             }
         }
@@ -173,6 +173,7 @@ impl<T: Transport> Acceptor<T> {
     ///
     /// Waiting itself failed.
     pub fn process(&mut self, job: Job<T>) -> io::Result<()> {
+        let attempt = self.backoffs.processing.attempt();
         process(&self.server, job);
         if self.shared().take_congested() {
             // A request that ends makes room.
@@ -183,7 +184,7 @@ impl<T: Transport> Acceptor<T> {
                 .next(&"the system has no room for another thread or process");
             self.pause_for_place(delay)
         } else {
-            self.backoffs.processing.over();
+            self.backoffs.processing.succeeded(attempt);
             Ok(())
         }
     }
@@ -213,6 +214,7 @@ impl<T: Transport> Acceptor<T> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         wakeup.wait_stop(None)?;
+        core.look_again()?;
         core.run_signal_actions();
         if let Err(error) = core.keep_suspension() {
             self.back_off(&error)?;
@@ -276,7 +278,7 @@ impl<T: Transport> Acceptor<T> {
         } else if let Err(error) = core.keep_suspension() {
             self.back_off(&error).map(|()| Turn::Again)
         } else if !self.has_place() {
-            core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
+            core.wait_quiet(timeout).map(Turn::nothing)
         } else if let Some(job) = self.waiting_job() {
             Ok(Turn::Job(job))
         } else {
@@ -307,6 +309,8 @@ impl<T: Transport> Acceptor<T> {
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
         match event {
+            // It may have come before the listener was out of the sets; the next turn takes it out.
+            Event::Request if core.shared().is_suspended() => Ok(Turn::Again),
             Event::Request => self.accept(wakeup, None),
             event => Ok(Turn::nothing(event)),
         }
@@ -381,19 +385,20 @@ impl<T: Transport> Acceptor<T> {
     fn accept(&mut self, wakeup: &Wakeup, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
         let shared = self.shared();
         let entered = wakeup.sleepers().map(|sleepers| sleepers.enter(self.set));
-        if backlog.is_none() && !may_sleep(shared) {
+        if backlog.is_none() && !may_accept(shared) {
             return Ok(Turn::Again);
         }
+        let attempt = self.backoffs.accepting.attempt();
         let request = self.server.get_request();
         drop(entered);
         let request = match request {
             Ok(request) => request,
-            Err(error) => return self.after_error(&error, wakeup, backlog.is_some()),
+            Err(error) => return self.after_error(&error, attempt, wakeup, backlog.is_some()),
         };
         if let Some(sleepers) = wakeup.sleepers() {
             sleepers.worked();
         }
-        self.backoffs.accepting.over();
+        self.backoffs.accepting.succeeded(attempt);
         if let Some(backlog) = backlog {
             backlog.took_one();
         }
@@ -410,11 +415,11 @@ impl<T: Transport> Acceptor<T> {
         })
     }
 
-    fn after_error(&self, error: &io::Error, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
+    fn after_error(&self, error: &io::Error, attempt: Attempt, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
         match remedy(error) {
             Remedy::Wait => {
                 // It takes a descriptor to look.
-                self.backoffs.accepting.over();
+                self.backoffs.accepting.succeeded(attempt);
                 if refusing {
                     return Ok(self.stopped());
                 }
@@ -456,7 +461,7 @@ impl<T: Transport> Acceptor<T> {
         // Takes the wake-up, if there is one.
         core.waiter()?
             .wait(self.set, transport.socket(), wakeup, Some(Duration::ZERO))?;
-        sleepers.rearm(|| may_sleep(core.shared()));
+        sleepers.rearm(|| may_accept(core.shared()));
         Ok(())
     }
 
@@ -478,12 +483,12 @@ impl<T: Transport> Acceptor<T> {
         if wakeup.is_stopping() {
             return wakeup.wait_place(delay);
         }
-        core.waiter()?.wait_quiet(wakeup, Some(delay)).map(drop)
+        core.wait_quiet(Some(delay)).map(drop)
     }
 }
 
 /// Whether there is nothing that all who accept have to know.
-fn may_sleep(shared: &Shared) -> bool {
+fn may_accept(shared: &Shared) -> bool {
     !shared.is_told_to_stop() && !shared.is_suspended()
 }
 

@@ -228,6 +228,10 @@ impl Shared {
         if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
             return;
         }
+        // Workers keep to it from now on, although the master has to wake them to see to their waiting.
+        if let (None, Some(board)) = (self.master(), self.registry.board()) {
+            board.suspend(suspended);
+        }
         self.wake();
         if suspended && let Ok(wakeup) = self.wakeup() {
             wakeup.wait_for_sleepers();

@@ -105,6 +105,8 @@ pub(crate) struct SignalGuard {
     id: SigId,
     /// Which signal it listens to.
     pub(crate) signal: i32,
+    /// What it does then.
+    pub(crate) reaction: Reaction,
 }
 
 impl Drop for SignalGuard {
@@ -128,6 +130,17 @@ pub(crate) enum Reaction {
     Count(Arc<AtomicU32>),
 }
 
+impl Reaction {
+    /// Whether both are the same one of those that a program may ask for.
+    pub(crate) fn is_same_action(&self, other: &Reaction) -> bool {
+        match (self, other) {
+            (Reaction::Shutdown(one), Reaction::Shutdown(other)) => one == other,
+            (Reaction::Note, Reaction::Note) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Runs `reaction` at each `signal`, beside whatever else in this program listens to it.
 pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) -> io::Result<SignalGuard> {
     if signal_hook::consts::FORBIDDEN.contains(&signal) {
@@ -136,9 +149,10 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
             format!("signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"),
         ));
     }
+    let in_handler = reaction.clone();
     let handler = move || {
         let errno = Errno::last_raw();
-        match &reaction {
+        match &in_handler {
             Reaction::Shutdown(at_once) => wakeup.shutdown_signal(signal, *at_once),
             Reaction::Note => wakeup.note_signal(signal),
             Reaction::ChildExited => wakeup.child_signal(),
@@ -154,7 +168,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
     // allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
-    Ok(SignalGuard { id, signal })
+    Ok(SignalGuard { id, signal, reaction })
 }
 
 /// What SIGTERM says to this process if it is a worker: set once and never freed.

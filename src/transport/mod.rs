@@ -67,6 +67,15 @@ pub trait Transport: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Takes from the server's attributes what concerns a transport that was made elsewhere
+    /// ([`with_transport`](crate::SocketServer::with_transport)). Called once, in the place of
+    /// [`bind`](Self::bind) and [`listen`](Self::listen); the socket stays as it is.
+    ///
+    /// By default nothing happens.
+    fn adopt(&self, config: &Config) {
+        let _ = config;
+    }
+
     /// The listening socket.
     fn socket(&self) -> &Self::Socket;
 

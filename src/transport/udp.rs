@@ -3,12 +3,11 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::socket::{SockType, SockaddrStorage};
 
-use super::inbox::{AHEAD, Inbox};
+use super::inbox::Inbox;
 use super::inet::bound_socket;
 use super::tcp::close_listener;
 use super::{SocketType, Transport};
@@ -20,10 +19,15 @@ use crate::sys;
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
 #[derive(Debug)]
 pub struct Udp {
-    /// Whether receiving ahead waits, as the socket does.
-    waits: AtomicBool,
     socket: Arc<UdpSocket>,
-    inbox: Inbox<SockaddrStorage>,
+    /// Made when it is known how long a datagram may be.
+    inbox: OnceLock<Inbox<SockaddrStorage>>,
+}
+
+impl Udp {
+    fn inbox(&self) -> &Inbox<SockaddrStorage> {
+        self.inbox.get_or_init(|| Inbox::new(&Config::default(), inet_address))
+    }
 }
 
 impl Transport for Udp {
@@ -33,14 +37,13 @@ impl Transport for Udp {
     const SOCKET_TYPE: SocketType = SocketType::Datagram;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
-        let socket = UdpSocket::from(bound_socket(address, config, SockType::Datagram)?);
-        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
-        socket.set_nonblocking(false)?;
-        Ok(Udp {
-            waits: AtomicBool::new(false),
-            socket: Arc::new(socket),
-            inbox: Inbox::new(config, inet_address),
-        })
+        let udp = Udp::try_from(UdpSocket::from(bound_socket(address, config, SockType::Datagram)?))?;
+        udp.adopt(config);
+        Ok(udp)
+    }
+
+    fn adopt(&self, config: &Config) {
+        let _ = self.inbox.set(Inbox::new(config, inet_address));
     }
 
     fn socket(&self) -> &UdpSocket {
@@ -52,21 +55,20 @@ impl Transport for Udp {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1, false)
+        self.inbox().receive(&self.socket)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox
-            .receive(&self.socket, AHEAD, self.waits.load(Ordering::Relaxed))
+        self.inbox().receive_ahead(&self.socket)
     }
 
     fn let_wait(&self) -> io::Result<()> {
-        self.waits.store(true, Ordering::Relaxed);
+        self.inbox().let_wait();
         Ok(())
     }
 
     fn has_ahead(&self) -> bool {
-        self.inbox.has_ahead()
+        self.inbox().has_ahead()
     }
 
     fn refuse(&self) -> io::Result<()> {
@@ -75,6 +77,24 @@ impl Transport for Udp {
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
         close_listener(self.socket.as_fd(), placeholder);
+    }
+}
+
+/// A bound socket made elsewhere (inherited, or with options of its own) can be served as it is: see
+/// [`SocketServer::with_transport`](crate::SocketServer::with_transport).
+impl TryFrom<UdpSocket> for Udp {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The socket could not be made blocking.
+    fn try_from(socket: UdpSocket) -> io::Result<Self> {
+        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
+        socket.set_nonblocking(false)?;
+        Ok(Udp {
+            socket: Arc::new(socket),
+            inbox: OnceLock::new(),
+        })
     }
 }
 
