@@ -28,7 +28,7 @@ pub(crate) struct Ticket {
     has_socket: bool,
     /// It runs on the thread that accepts.
     inline: bool,
-    /// It was made to end while it ran there.
+    /// It ended when the patience was over.
     forced: bool,
 }
 
@@ -200,8 +200,10 @@ impl Ticket {
         if self.has_socket && !self.shared.in_child() {
             self.record(|record| record.socket = None);
         }
+        // Its handler may have heard that the patience is over before the thread did that drains.
+        self.forced = self.shared.is_forced();
         if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
-            self.forced = wakeup.end_inline(self.number);
+            self.forced |= wakeup.end_inline(self.number);
         }
     }
 

@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::socket::sockopt::UdpGsoSegment;
 use nix::sys::socket::{SockaddrLike, getsockopt};
 
-use super::inbox::{AHEAD, Inbox};
+use super::inbox::Inbox;
 use super::outbox::Outbox;
 use crate::address::Address;
 use crate::config::{Config, Replies};
@@ -32,26 +32,26 @@ pub(super) trait Peer: PartialEq + Sized + Send + 'static {
 #[derive(Debug)]
 pub(super) struct Datagrams<S, P> {
     socket: Arc<S>,
+    /// Made when the server's attributes are known.
+    boxes: OnceLock<Boxes<S, P>>,
+}
+
+#[derive(Debug)]
+struct Boxes<S, P> {
     inbox: Inbox,
     outbox: Option<Arc<Outbox<S, P>>>,
 }
 
 impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
-    pub(super) fn new(socket: S, config: &Config) -> Self {
-        let socket = Arc::new(socket);
-        let outbox = match config.replies {
-            Replies::AtOnce => None,
-            replies => {
-                // A kernel that does not know it would send one long datagram.
-                let segments = replies == Replies::Segmented && getsockopt(&socket, UdpGsoSegment).is_ok();
-                Some(Outbox::new(Arc::clone(&socket), segments).into())
-            }
-        };
+    pub(super) fn new(socket: S) -> Self {
         Datagrams {
-            socket,
-            inbox: Inbox::new(config),
-            outbox,
+            socket: Arc::new(socket),
+            boxes: OnceLock::new(),
         }
+    }
+
+    pub(super) fn adopt(&self, config: &Config) {
+        let _ = self.boxes.set(Boxes::new(&self.socket, config));
     }
 
     pub(super) fn socket(&self) -> &S {
@@ -59,28 +59,58 @@ impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
     }
 
     pub(super) fn accept(&self) -> io::Result<DatagramRequest> {
-        self.inbox.receive::<P, _>(&*self.socket, &self.socket, 1)
+        self.inbox().receive::<P, _>(&*self.socket, &self.socket)
     }
 
     pub(super) fn accept_ahead(&self) -> io::Result<DatagramRequest> {
-        let Some(outbox) = &self.outbox else {
-            return self.inbox.receive::<P, _>(&*self.socket, &self.socket, AHEAD);
+        let Boxes { inbox, outbox } = self.boxes();
+        let Some(outbox) = outbox else {
+            return inbox.receive_ahead::<P, _>(&*self.socket, &self.socket);
         };
-        if !self.inbox.has_ahead() {
+        if !inbox.has_ahead() {
             outbox.try_flush();
         }
-        let request = self.inbox.receive::<P, _>(&*self.socket, outbox, AHEAD)?;
+        let request = inbox.receive_ahead::<P, _>(&*self.socket, outbox)?;
         outbox.hold();
         Ok(request)
     }
 
+    pub(super) fn let_wait(&self) {
+        self.inbox().let_wait();
+    }
+
     pub(super) fn has_ahead(&self) -> bool {
-        self.inbox.has_ahead()
+        self.inbox().has_ahead()
     }
 
     pub(super) fn flush(&self, patient: &dyn Fn() -> bool) {
-        if let Some(outbox) = &self.outbox {
+        if let Some(outbox) = &self.boxes().outbox {
             outbox.flush(patient);
+        }
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.boxes().inbox
+    }
+
+    fn boxes(&self) -> &Boxes<S, P> {
+        self.boxes.get_or_init(|| Boxes::new(&self.socket, &Config::default()))
+    }
+}
+
+impl<S: DatagramSocket + AsFd, P: Peer> Boxes<S, P> {
+    fn new(socket: &Arc<S>, config: &Config) -> Self {
+        let outbox = match config.replies {
+            Replies::AtOnce => None,
+            replies => {
+                // A kernel that does not know it would send one long datagram.
+                let segments = replies == Replies::Segmented && getsockopt(socket, UdpGsoSegment).is_ok();
+                Some(Outbox::new(Arc::clone(socket), segments).into())
+            }
+        };
+        Boxes {
+            inbox: Inbox::new(config),
+            outbox,
         }
     }
 }

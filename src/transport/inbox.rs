@@ -13,7 +13,7 @@ use crate::request::{DatagramRequest, DatagramSocket};
 use crate::sys;
 
 /// How many datagrams at the most a server that serves one at a time receives at once.
-pub(super) const AHEAD: usize = 32;
+const AHEAD: usize = 32;
 
 /// How much memory at the most they take together, in bytes, if more than one is received.
 const MEMORY: usize = 2 << 20;
@@ -25,6 +25,8 @@ pub(super) struct Inbox {
     size: usize,
     /// There is one in `ahead`: asked for at each turn of the accept loop, without the lock.
     has_ahead: AtomicBool,
+    /// Whether receiving ahead waits, as the socket does.
+    waits: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -42,6 +44,7 @@ impl Inbox {
         Inbox {
             size: config.max_packet_size,
             has_ahead: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 buffer: Vec::new(),
                 ahead: VecDeque::new(),
@@ -50,18 +53,40 @@ impl Inbox {
         }
     }
 
+    /// From now on receiving ahead waits.
+    pub(super) fn let_wait(&self) {
+        self.waits.store(true, Ordering::Relaxed);
+    }
+
     /// Whether a datagram was received that is not given out yet.
     pub(super) fn has_ahead(&self) -> bool {
         self.has_ahead.load(Ordering::Relaxed)
     }
 
-    /// The next datagram, without waiting, to be answered through `replies`. If there is none here, up to `count` are
-    /// received.
+    /// The next datagram, without waiting, to be answered through `replies`.
     pub(super) fn receive<P: Peer, R: DatagramSocket>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
+    ) -> io::Result<DatagramRequest> {
+        self.receive_up_to::<P, R>(socket, replies, 1, false)
+    }
+
+    /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`].
+    pub(super) fn receive_ahead<P: Peer, R: DatagramSocket>(
+        &self,
+        socket: &impl AsFd,
+        replies: &Arc<R>,
+    ) -> io::Result<DatagramRequest> {
+        self.receive_up_to::<P, R>(socket, replies, AHEAD, self.waits.load(Ordering::Relaxed))
+    }
+
+    fn receive_up_to<P: Peer, R: DatagramSocket>(
+        &self,
+        socket: &impl AsFd,
+        replies: &Arc<R>,
         count: usize,
+        waits: bool,
     ) -> io::Result<DatagramRequest> {
         let part = self.size.max(1);
         let count = count.min(MEMORY / part).max(1);
@@ -72,7 +97,8 @@ impl Inbox {
             if buffer.len() < count * part {
                 *buffer = vec![0; count * part];
             }
-            sys::receive(socket.as_fd(), &mut buffer[..count * part], self.size, |received| {
+            let buffer = &mut buffer[..count * part];
+            sys::receive(socket.as_fd(), buffer, self.size, waits, |received| {
                 let from = received.from.as_ref().map_or(Address::Unnamed, P::address_of);
                 ahead.push_back((received.length, from));
             })?;

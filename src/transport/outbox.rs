@@ -86,7 +86,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
             match held.send(&*self.socket, patient()) {
                 Ok(()) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Our own sockets have waited already; see `DatagramRequest::send_to`.
+                // A blocking socket has waited already; see `DatagramRequest::send_to`.
                 Err(_) => thread::sleep(Duration::from_millis(1)),
             }
         }

@@ -28,12 +28,13 @@ impl Transport for Udp {
     const SOCKET_TYPE: SocketType = SocketType::Datagram;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
-        let socket = UdpSocket::from(bound_socket(address, config, SockType::Datagram)?);
-        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
-        socket.set_nonblocking(false)?;
-        Ok(Udp {
-            datagrams: Datagrams::new(socket, config),
-        })
+        let udp = Udp::try_from(UdpSocket::from(bound_socket(address, config, SockType::Datagram)?))?;
+        udp.adopt(config);
+        Ok(udp)
+    }
+
+    fn adopt(&self, config: &Config) {
+        self.datagrams.adopt(config);
     }
 
     fn socket(&self) -> &UdpSocket {
@@ -52,6 +53,11 @@ impl Transport for Udp {
         self.datagrams.accept_ahead()
     }
 
+    fn let_wait(&self) -> io::Result<()> {
+        self.datagrams.let_wait();
+        Ok(())
+    }
+
     fn has_ahead(&self) -> bool {
         self.datagrams.has_ahead()
     }
@@ -66,6 +72,23 @@ impl Transport for Udp {
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
         close_listener(self.socket().as_fd(), placeholder);
+    }
+}
+
+/// A bound socket made elsewhere (inherited, or with options of its own) can be served as it is: see
+/// [`SocketServer::with_transport`](crate::SocketServer::with_transport).
+impl TryFrom<UdpSocket> for Udp {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The socket could not be made blocking.
+    fn try_from(socket: UdpSocket) -> io::Result<Self> {
+        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
+        socket.set_nonblocking(false)?;
+        Ok(Udp {
+            datagrams: Datagrams::new(socket),
+        })
     }
 }
 

@@ -38,14 +38,14 @@ impl Transport for UnixDatagrams {
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         let (socket, file) = bound_socket(address, config, SockType::Datagram)?;
-        let socket = UnixDatagram::from(socket);
-        // As for UDP: replies may wait, receiving does not. In between they look whether to go on waiting.
-        socket.set_nonblocking(false)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(UnixDatagrams {
-            datagrams: Datagrams::new(socket, config),
-            file,
-        })
+        let mut datagrams = UnixDatagrams::try_from(UnixDatagram::from(socket))?;
+        datagrams.file = file;
+        datagrams.adopt(config);
+        Ok(datagrams)
+    }
+
+    fn adopt(&self, config: &Config) {
+        self.datagrams.adopt(config);
     }
 
     fn socket(&self) -> &UnixDatagram {
@@ -65,6 +65,11 @@ impl Transport for UnixDatagrams {
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
         self.datagrams.accept_ahead()
+    }
+
+    fn let_wait(&self) -> io::Result<()> {
+        self.datagrams.let_wait();
+        Ok(())
     }
 
     fn has_ahead(&self) -> bool {
@@ -89,6 +94,24 @@ impl Transport for UnixDatagrams {
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
         close_listener(self.socket().as_fd(), placeholder);
+    }
+}
+
+/// A bound socket made elsewhere can be served as it is; its path is not removed at the end.
+impl TryFrom<UnixDatagram> for UnixDatagrams {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The socket could not be made blocking, or to wait for a short time only.
+    fn try_from(socket: UnixDatagram) -> io::Result<Self> {
+        // As for UDP: replies may wait, receiving does not. In between they look whether to go on waiting.
+        socket.set_nonblocking(false)?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(UnixDatagrams {
+            datagrams: Datagrams::new(socket),
+            file: None,
+        })
     }
 }
 
