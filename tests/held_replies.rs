@@ -37,6 +37,7 @@ tests![
     held_replies_have_a_limit_in_bytes,
     what_goes_to_somebody_else_is_in_order_with_replies,
     a_client_that_is_gone_costs_no_other_its_reply,
+    a_handler_that_sends_on_learns_that_its_client_is_gone,
     replies_wait_for_a_unix_client_that_reads_later,
     a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_busy_server_from_its_end,
@@ -441,6 +442,25 @@ fn a_client_that_is_gone_costs_no_other_its_reply() {
     let (refused, path) = (io::Error::from(Errno::ECONNREFUSED), gone_path.path.display());
     let expected = [4, 3].map(|bytes| format!("WARN a reply of {bytes} bytes to {path} could not be sent: {refused}"));
     assert_eq!(warnings, expected);
+}
+
+fn a_handler_that_sends_on_learns_that_its_client_is_gone() {
+    let (place, stall) = (temp_path("server"), Stall::default());
+    let (sender, ended) = mpsc::channel();
+    let handler = stall.then(move |request: &mut DatagramRequest| {
+        let error = (0..).find_map(|_: u32| request.reply(b"more").err()).unwrap();
+        sender.send(error.kind()).unwrap();
+        Ok(())
+    });
+    let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
+    let running = server.spawn().unwrap();
+    let (client, _path) = unix_datagram_client(running.server_address());
+    stall.begin(|packet| client.send(packet));
+    client.send(b"").unwrap();
+    drop(client);
+    stall.end();
+    assert_eq!(ended.recv_timeout(CEILING), Ok(ErrorKind::ConnectionRefused));
+    running.stop().unwrap();
 }
 
 /// A Unix client that has room for 10 datagrams or so (`net.unix.max_dgram_qlen`); one that is connected has more.

@@ -136,9 +136,9 @@ impl Sleepers {
     }
 
     /// The last resort, at which the kernel's queue is lost: ends the calls of threads that have blocked the
-    /// signal since. Async-signal-safe.
+    /// signal since. Not both ways: replies to datagrams may still leave. Async-signal-safe.
     pub(crate) fn force(&self) {
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
     }
 
     /// The listening socket is closed.

@@ -74,7 +74,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
     /// Sends what is held; what finds no room within the socket's own patience stays.
     pub(super) fn try_flush(&self) {
         // Whatever it is, the next flush sees it again.
-        let _ = self.lock().send(&*self.socket, true);
+        let _ = self.lock().send(&*self.socket, true, None);
     }
 
     /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so;
@@ -83,7 +83,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
         let mut held = self.lock();
         self.holds.store(false, Ordering::Relaxed);
         loop {
-            match held.send(&*self.socket, patient()) {
+            match held.send(&*self.socket, patient(), None) {
                 Ok(()) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A blocking socket has waited already; see `DatagramRequest::send_to`.
@@ -103,7 +103,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
         let mut held = self.lock();
         let holds = self.holds.load(Ordering::Relaxed) && packet.len() <= BYTES;
         if !holds || held.is_full(packet.len()) {
-            held.send(&*self.socket, true)?;
+            held.send(&*self.socket, true, Some(&address))?;
         }
         if holds {
             held.push(packet, address);
@@ -133,7 +133,10 @@ impl<P: Peer> Held<P> {
 
     /// Sends all there is, and reports what cannot be sent. With `wait`, it gives up when a receiver has no room or a
     /// signal came: `WouldBlock` or `Interrupted`, to be called again. Without, such a receiver's are reported, too.
-    fn send(&mut self, socket: &impl AsFd, wait: bool) -> io::Result<()> {
+    ///
+    /// Whoever sends to an address `again` learns what has become of that before: the error of the last that failed.
+    fn send(&mut self, socket: &impl AsFd, wait: bool, again: Option<&P>) -> io::Result<()> {
+        let mut outcome = Ok(());
         while !self.replies.is_empty() {
             self.arrange();
             let datagrams = self.order.iter().map(|&number| {
@@ -147,11 +150,15 @@ impl<P: Peer> Held<P> {
                 Ok(messages) => self.went(messages),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => return Err(error),
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    if self.failed(&error).is_some_and(|to| Some(to) == again) {
+                        outcome = Err(error);
+                    }
+                }
             }
             self.forget_sent();
         }
-        Ok(())
+        outcome
     }
 
     /// Decides which replies go together. Those to one address keep their order.
@@ -200,11 +207,10 @@ impl<P: Peer> Held<P> {
         }
     }
 
-    /// The first message could not be sent. If it is in segments, that may be the reason: they go alone then.
-    fn failed(&mut self, error: &io::Error) {
-        let Some(&first) = self.order.first() else {
-            return;
-        };
+    /// The first message could not be sent. If it is in segments, that may be the reason: they go alone then. If not,
+    /// says whose it was.
+    fn failed(&mut self, error: &io::Error) -> Option<&P> {
+        let first = *self.order.first()?;
         let segment = self.replies[first].length;
         let in_segments = self.replies.iter().filter(|reply| reply.message == first).count() > 1;
         if in_segments {
@@ -212,12 +218,13 @@ impl<P: Peer> Held<P> {
             for reply in self.replies.iter_mut().filter(|reply| reply.message == first) {
                 reply.alone = Some(longest);
             }
-            return;
+            return None;
         }
         let reply = &mut self.replies[first];
         reply.sent = true;
         let client = P::address_of(&reply.to.to_raw());
         log::warn!(client:% = client; "a reply of {segment} bytes to {client} could not be sent: {error}");
+        Some(&reply.to)
     }
 
     fn forget_sent(&mut self) {
