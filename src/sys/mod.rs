@@ -7,6 +7,7 @@
 )]
 
 mod filter;
+mod policy;
 mod receive;
 mod rename;
 mod shared_memory;
@@ -28,6 +29,7 @@ use signal_hook::SigId;
 use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
+pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use receive::{Received, receive};
 pub(crate) use rename::rename_new;
 pub(crate) use shared_memory::SharedWords;
