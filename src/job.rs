@@ -205,7 +205,10 @@ impl<T: Transport> Job<T> {
     }
 
     #[inline(never)]
-    #[expect(clippy::boxed_local, reason = "it is there, and whoever calls has no room for it on the stack")]
+    #[expect(
+        clippy::boxed_local,
+        reason = "it is there, and whoever calls has no room for it on the stack"
+    )]
     fn close(&self, parts: Parts<T>, outcome: Outcome) {
         let (active, mut ticket) = *parts;
         let mut request = active.request;

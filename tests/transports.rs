@@ -655,7 +655,7 @@ fn deferred_accepting_waits_for_the_client_to_speak() {
         request.read_exact(&mut [0])?;
         write!(request, "{number}")
     })
-    .defer_accept(Duration::from_secs(60))
+    .defer_accept(Duration::from_mins(1))
     .spawn()
     .unwrap();
     let silent = connect(running.server_address());

@@ -78,6 +78,17 @@ impl<S: BaseServer> Threading<S> {
         self.threads = Arc::new(Threads::new(StackSize(Some(bytes))));
         self
     }
+
+    /// Not inlined: the stacks of the threads that there are need no room for it.
+    #[inline(never)]
+    fn run_without_thread(&self, job: Job<S::Transport>, error: &io::Error) {
+        log::debug!(
+            "no thread for {}: {error}; serving it on the accept loop",
+            job.client_address()
+        );
+        self.core().shared().congested();
+        self.inner.process_request(job);
+    }
 }
 
 construct!(Threading);
@@ -113,12 +124,7 @@ impl<S: BaseServer> BaseServer for Threading<S> {
 
     fn process_request(&self, job: Job<S::Transport>) {
         if let Err((job, error)) = self.threads.run(job) {
-            log::debug!(
-                "no thread for {}: {error}; serving it on the accept loop",
-                job.client_address()
-            );
-            self.core().shared().congested();
-            self.inner.process_request(job);
+            self.run_without_thread(job, &error);
         }
     }
 

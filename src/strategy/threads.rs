@@ -156,7 +156,9 @@ impl<T: Transport> Threads<T> {
         }
     }
 
-    /// Gives an order to a thread that rests, or else to a new one.
+    /// Gives an order to a thread that rests, or else to a new one. Not inlined: what it needs for a new thread would
+    /// stay on the stack below each handler.
+    #[inline(never)]
     fn give(self: &Arc<Self>, books: &mut Books<T>, order: Order<T>) -> Result<(), (Option<Order<T>>, io::Error)> {
         if let Some(seat) = books.resting.pop() {
             seat.give(order);
