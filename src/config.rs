@@ -425,8 +425,9 @@ pub trait Configure: BaseServer {
     /// signal::SIGTERM]`.
     ///
     /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
-    /// one stops at once. They are listened to from `bind` on, without a helper thread, beside whatever
-    /// else in the program listens to them, until the server is gone.
+    /// one stops at once. They are listened to from `bind` on, or if they are set later, from when serving
+    /// starts, without a helper thread, beside whatever else in the program listens to them, until the server
+    /// is gone.
     ///
     /// A bare server runs its handler on the loop, so a handler that never returns would keep
     /// `serve_forever` from ever returning. If the signal was SIGTERM, SIGINT, SIGQUIT or SIGHUP, the process

@@ -175,6 +175,9 @@ impl<T: Transport> Job<T> {
     /// request can be told and ended from outside.
     pub(crate) fn run_inline(mut self) -> bool {
         if let Some((active, ticket)) = self.parts.as_deref_mut() {
+            if let Some(master) = ticket.shared().master() {
+                master.serves(active.client_address());
+            }
             ticket.begin_inline(active.request.socket());
         }
         self.run()

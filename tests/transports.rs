@@ -24,8 +24,10 @@ use nix::sys::socket::{
     setsockopt, sockopt,
 };
 use socketserver::prelude::*;
-use socketserver::{AddressFamily, Config, SocketServer, SocketType, State, Tcp, Transport, UnixStreams};
-use support::matrix::{connect_unix, unix_datagram_client};
+use socketserver::{
+    AddressFamily, Config, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
+};
+use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
 use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
 
@@ -41,6 +43,10 @@ tests![
     a_flood_does_not_put_the_end_off_where_a_transport_cannot_refuse,
     a_tcp_listener_made_elsewhere_is_served,
     a_unix_listener_made_elsewhere_is_served_and_its_path_stays,
+    a_udp_socket_made_elsewhere_is_served_under_every_strategy,
+    a_unix_datagram_socket_made_elsewhere_is_served_and_its_path_stays,
+    the_longest_datagram_is_as_set_for_a_socket_made_elsewhere,
+    a_datagram_socket_made_elsewhere_is_not_drained,
     a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
     ipv6_follows_from_the_address,
     ipv6_follows_from_the_address_for_udp,
@@ -336,6 +342,94 @@ fn a_unix_listener_made_elsewhere_is_served_and_its_path_stays() {
     );
     running.stop().unwrap();
     assert!(place.path.exists(), "whoever made it removes it");
+}
+
+fn a_udp_socket_made_elsewhere_is_served_under_every_strategy() {
+    #[track_caller]
+    fn check<S: BaseServer>(strategy: impl FnOnce(UdpServer<EchoLine>) -> S) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // As whoever waits with epoll has it.
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let server = strategy(UdpServer::with_transport(Udp::try_from(socket).unwrap(), EchoLine));
+        let running = server.spawn().unwrap();
+        assert_eq!(running.server_address(), &address.into());
+        let client = matrix::udp_client(running.server_address());
+        let mut answer = [0; 9];
+        for _ in 0..3 {
+            client.send(b"hello\n").unwrap();
+            assert_eq!(client.recv(&mut answer).unwrap(), 6);
+        }
+        assert_eq!(running.stop().unwrap().served, 3);
+        UdpSocket::bind(address).unwrap();
+    }
+    check(|server| server);
+    check(Strategies::threading);
+    check(Strategies::thread_pool);
+    check(Strategies::forking);
+}
+
+fn a_unix_datagram_socket_made_elsewhere_is_served_and_its_path_stays() {
+    let place = temp_path("socket");
+    let socket = UnixDatagram::bind(&place.path).unwrap();
+    let server = UnixDatagramServer::with_transport(UnixDatagrams::try_from(socket).unwrap(), EchoLine);
+    let running = server.threading().spawn().unwrap();
+    assert_eq!(running.server_address().path(), Some(&*place.path));
+    let (client, _path) = unix_datagram_client(running.server_address());
+    client.send(b"hello\n").unwrap();
+    assert_eq!(client.recv(&mut [0; 9]).unwrap(), 6);
+    assert_eq!(running.stop().unwrap().served, 1);
+    assert!(place.path.exists(), "whoever made it removes it");
+}
+
+fn the_longest_datagram_is_as_set_for_a_socket_made_elsewhere() {
+    let tell_length = |request: &mut DatagramRequest| {
+        let text = format!("{} of {}", request.packet().len(), request.sent_length());
+        request.reply(text.as_bytes())
+    };
+    for (longest, expected) in [(None, "20000 of 20000"), (Some(100), "100 of 20000")] {
+        let udp = Udp::try_from(UdpSocket::bind("127.0.0.1:0").unwrap()).unwrap();
+        let place = temp_path("socket");
+        let unix = UnixDatagrams::try_from(UnixDatagram::bind(&place.path).unwrap()).unwrap();
+        let (mut udp, mut unix) = (
+            UdpServer::with_transport(udp, tell_length),
+            UnixDatagramServer::with_transport(unix, tell_length),
+        );
+        if let Some(longest) = longest {
+            udp = udp.max_packet_size(longest);
+            unix = unix.max_packet_size(longest);
+        }
+        let (udp, unix) = (udp.spawn().unwrap(), unix.spawn().unwrap());
+        let udp_client = matrix::udp_client(udp.server_address());
+        let (unix_client, _path) = unix_datagram_client(unix.server_address());
+        let packet = vec![0; 20_000];
+        udp_client.send(&packet).unwrap();
+        unix_client.send(&packet).unwrap();
+        let mut answer = [0; 99];
+        let length = udp_client.recv(&mut answer).unwrap();
+        assert_eq!(str::from_utf8(&answer[..length]), Ok(expected));
+        let length = unix_client.recv(&mut answer).unwrap();
+        assert_eq!(str::from_utf8(&answer[..length]), Ok(expected));
+        udp.stop().unwrap();
+        unix.stop().unwrap();
+    }
+}
+
+fn a_datagram_socket_made_elsewhere_is_not_drained() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let ours = socket.try_clone().unwrap();
+    let server = UdpServer::with_transport(Udp::try_from(ours).unwrap(), EchoLine)
+        .bind()
+        .unwrap();
+    server.handle().suspend();
+    let running = server.spawn().unwrap();
+    let client = matrix::udp_client(running.server_address());
+    client.send(b"for another").unwrap();
+    assert_eq!(running.stop().unwrap().served, 0);
+    client.send(b"for another, too").unwrap();
+    socket.set_read_timeout(Some(CEILING)).unwrap();
+    assert_eq!(socket.recv(&mut [0; 99]).unwrap(), 11);
+    assert_eq!(socket.recv(&mut [0; 99]).unwrap(), 16);
 }
 
 fn a_listener_made_elsewhere_is_neither_bound_nor_activated_again() {

@@ -159,6 +159,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
         let started = if self.queue_size == Limit::wait(0) {
+            acceptor.let_sleep(self.workers);
             self.start_workers(|number| {
                 let (accepting, mut acceptor) = (Arc::clone(&self.accepting), acceptor.for_thread(number));
                 move || {

@@ -110,6 +110,8 @@ impl<T: Transport> Threads<T> {
     /// Lets threads accept until the server has stopped. This thread steps in when there can be no other.
     pub(super) fn serve(self: &Arc<Self>, mut acceptor: Acceptor<T>) -> io::Result<()> {
         self.lock().keeping = true;
+        // Those that accept, and this one.
+        acceptor.let_sleep(ACCEPTING + 1);
         let mut stopping = false;
         while !stopping {
             if self.call(&acceptor).is_ok() {
