@@ -177,6 +177,9 @@ impl<S: BaseServer> BaseServer for Forking<S> {
 
     fn process_request(&self, job: Job<S::Transport>) {
         about_to_fork();
+        // Looked up here once, and not in each child anew: what a child writes to or runs for the first time costs it
+        // a page fault, and page faults are most of what a fork costs.
+        self.core().timeouts();
         match sys::fork() {
             Ok(Fork::Child) => self.run_child(job),
             Ok(Fork::Parent(pid)) => {
