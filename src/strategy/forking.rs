@@ -29,6 +29,9 @@ use crate::transport::Transport;
 ///   reject.
 /// * A child has a copy of the memory: what a handler changes there, the parent does not see.
 ///
+/// Children that are forked ahead, so that no client waits for a fork, are workers that serve one request each:
+/// [`PreFork`](crate::PreFork#a-process-for-each-request).
+///
 /// # Threads
 ///
 /// A child has only the thread that forked, and a lock that another thread held at that moment stays
