@@ -10,6 +10,7 @@ clients=(
     "curl curl"
     "python3 python3"
     "strace strace"
+    "faketime faketime"
 )
 missing=()
 for client in "${clients[@]}"; do

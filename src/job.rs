@@ -88,8 +88,12 @@ impl<T: Transport> fmt::Debug for Active<T> {
 pub struct Job<T: Transport> {
     server: Outermost<T>,
     /// Present until the job has run or was left to another process.
-    parts: Option<(Active<T>, Ticket)>,
+    parts: Option<Parts<T>>,
 }
+
+/// On the heap: a job goes through the hands of many, and what each of them had room for would stay on the stack
+/// below the handler, for as long as that runs.
+type Parts<T> = Box<(Active<T>, Ticket)>;
 
 impl<T: Transport> Job<T> {
     /// A request has come: gives it its number and context.
@@ -107,13 +111,13 @@ impl<T: Transport> Job<T> {
     pub(crate) fn new(server: &Outermost<T>, active: Active<T>, ticket: Ticket) -> Self {
         Job {
             server: Arc::clone(server),
-            parts: Some((active, ticket)),
+            parts: Some(Box::new((active, ticket))),
         }
     }
 
     /// What the limits say to it.
     pub(crate) fn ask_limits(&mut self) -> Admission {
-        let Some((active, ticket)) = &mut self.parts else {
+        let Some((active, ticket)) = self.parts.as_deref_mut() else {
             unreachable!("a job has its request until it is consumed")
         };
         ticket.admit(&active.request, self.server.capacity())
@@ -121,7 +125,7 @@ impl<T: Transport> Job<T> {
 
     /// Apart: it is not to be a job, or not yet.
     pub(crate) fn into_parts(mut self) -> (Outermost<T>, Active<T>, Ticket) {
-        let Some((active, ticket)) = self.parts.take() else {
+        let Some((active, ticket)) = self.parts.take().map(|parts| *parts) else {
             unreachable!("a job has its request until it is consumed")
         };
         (Arc::clone(&self.server), active, ticket)
@@ -129,7 +133,7 @@ impl<T: Transport> Job<T> {
 
     /// The limits have let it in: tells so.
     pub(crate) fn started(self) -> Self {
-        if let Some((active, ticket)) = &self.parts {
+        if let Some((active, ticket)) = self.parts.as_deref() {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Started { number, client_address });
         }
@@ -147,7 +151,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn active(&self) -> &Active<T> {
-        let Some((active, _)) = &self.parts else {
+        let Some((active, _)) = self.parts.as_deref() else {
             unreachable!("a job has its request until it is consumed")
         };
         active
@@ -156,20 +160,24 @@ impl<T: Transport> Job<T> {
     /// Runs the request to its end on this thread: `finish_request`, `handle_error` if that fails,
     /// `shutdown_request`, `close_request`, each through the outermost server. True if it succeeded.
     pub fn run(mut self) -> bool {
-        let Some((mut active, ticket)) = self.parts.take() else {
+        let Some(mut parts) = self.parts.take() else {
             return false;
         };
+        let (active, ticket) = &mut *parts;
         let _busy = ticket.shared().enter();
         ticket.begin();
-        let outcome = self.finish(&mut active, &ticket);
-        self.close(active, ticket, outcome);
+        let outcome = self.finish(active, ticket);
+        self.close(parts, outcome);
         outcome == Outcome::Served
     }
 
     /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the
     /// request can be told and ended from outside.
     pub(crate) fn run_inline(mut self) -> bool {
-        if let Some((active, ticket)) = &mut self.parts {
+        if let Some((active, ticket)) = self.parts.as_deref_mut() {
+            if let Some(master) = ticket.shared().master() {
+                master.serves(active.client_address());
+            }
             ticket.begin_inline(active.request.socket());
         }
         self.run()
@@ -183,6 +191,8 @@ impl<T: Transport> Job<T> {
         }
     }
 
+    /// Not inlined, nor is [`close`](Self::close): else the stack below each handler has room for what they need.
+    #[inline(never)]
     fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
         let error = RequestError::new(active.phase, active.client_address().clone(), cause);
         self.server.handle_error(&error);
@@ -197,7 +207,13 @@ impl<T: Transport> Job<T> {
         error.outcome()
     }
 
-    fn close(&self, active: Active<T>, mut ticket: Ticket, outcome: Outcome) {
+    #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "it is there, and whoever calls has no room for it on the stack"
+    )]
+    fn close(&self, parts: Parts<T>, outcome: Outcome) {
+        let (active, mut ticket) = *parts;
         let mut request = active.request;
         self.server.shutdown_request(&mut request);
         ticket.forget_socket();
@@ -207,7 +223,7 @@ impl<T: Transport> Job<T> {
 
     /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; `None`.
     pub(crate) fn verify(mut self) -> Option<Self> {
-        let (active, ticket) = self.parts.as_mut()?;
+        let (active, ticket) = self.parts.as_deref_mut()?;
         let verdict = catch_unwind(AssertUnwindSafe(|| {
             self.server
                 .verify_request(&active.request, active.request.client_address())
@@ -228,7 +244,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn refuse(mut self) {
-        if let Some((active, ticket)) = self.parts.take() {
+        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Refused { number, client_address });
             // Before the client knows.
@@ -245,16 +261,16 @@ impl<T: Transport> Job<T> {
     }
 
     fn fail(mut self, cause: Cause) {
-        if let Some((active, ticket)) = self.parts.take() {
-            let outcome = self.report(&active, &ticket, cause);
-            self.close(active, ticket, outcome);
+        if let Some(parts) = self.parts.take() {
+            let outcome = self.report(&parts.0, &parts.1, cause);
+            self.close(parts, outcome);
         }
     }
 
     /// This process has nothing more to do with the connection: a child serves it. Closes it here and
     /// keeps what is needed to count it when the child has ended.
     pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
-        let (active, mut ticket) = self.parts.take()?;
+        let (active, mut ticket) = *self.parts.take()?;
         ticket.leave_to_child();
         let client_address = active.client_address().clone();
         self.server.close_request(active.request);
@@ -269,8 +285,8 @@ impl<T: Transport> Job<T> {
 /// Dropped without having run, a job closes its connection and counts as failed.
 impl<T: Transport> Drop for Job<T> {
     fn drop(&mut self) {
-        if let Some((active, ticket)) = self.parts.take() {
-            self.close(active, ticket, Outcome::Dropped);
+        if let Some(parts) = self.parts.take() {
+            self.close(parts, Outcome::Dropped);
         }
     }
 }
@@ -278,7 +294,7 @@ impl<T: Transport> Drop for Job<T> {
 impl<T: Transport> fmt::Debug for Job<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
-            .field("active", &self.parts.as_ref().map(|(active, _)| active))
+            .field("active", &self.parts.as_ref().map(|parts| &parts.0))
             .finish_non_exhaustive()
     }
 }

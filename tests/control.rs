@@ -19,11 +19,14 @@ use support::gate::Gate;
 use support::matrix::udp_client;
 use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
-use support::{CEILING, EchoLine, children_of, connect, exchange_line, logged, process_state, read_to_end, wait_until};
+use support::{
+    CEILING, EchoLine, children_of, connect, exchange_line, logged, process_state, read_to_end, temp_path, wait_until,
+};
 
 tests![
-    roles: serves_with_signals;
+    roles: serves_with_signals, serves_with_signals_set_after_binding;
     a_suspended_server_leaves_clients_in_the_queue_under_every_strategy,
+    nobody_is_accepted_once_suspend_has_returned_under_every_strategy,
     requests_in_progress_go_on_while_accepting_is_suspended,
     the_port_is_the_same_after_resuming,
     the_state_is_told,
@@ -49,6 +52,7 @@ tests![
     a_second_sigint_stops_at_once_under_every_strategy,
     a_stop_signal_stops_at_once_under_every_strategy,
     the_action_set_last_holds,
+    actions_set_after_binding_hold_from_serving_on_under_every_strategy,
     the_master_of_a_prefork_server_counts_the_requests_of_its_workers,
     the_workers_of_a_prefork_server_are_suspended_by_their_master,
     a_prefork_server_that_is_suspended_from_the_start_resumes,
@@ -57,6 +61,7 @@ tests![
     signals_are_listened_to_from_binding_on,
     after_the_end_a_signal_runs_nothing,
     a_signal_that_cannot_be_caught_is_refused,
+    a_signal_that_cannot_be_caught_set_after_binding_is_refused_when_serving_begins,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -91,18 +96,11 @@ fn assert_suspends(server: impl BaseServer) {
     finish(&first);
     suspend(&running);
     let waiting = [(); 3].map(|()| connect(running.server_address()));
-    // One may have been accepted while the loop was about to wait.
     for mut client in &waiting {
-        client
-            .write_all(
-                b"hello
-",
-            )
-            .unwrap();
+        client.write_all(b"hello\n").unwrap();
     }
-    assert_waits(&waiting[2]);
-    let accepted = running.handle().stats().accepted;
-    assert!(accepted <= 2, "{accepted}");
+    waiting.iter().for_each(assert_waits);
+    assert_eq!(running.handle().stats().accepted, 1);
     running.handle().resume();
     for client in &waiting {
         assert_eq!(exchange_line(client, ""), "hello\n");
@@ -117,6 +115,45 @@ fn a_suspended_server_leaves_clients_in_the_queue_under_every_strategy() {
     assert_suspends(bare().forking());
     assert_suspends(bare().thread_pool().workers(3));
     assert_suspends(bare().thread_pool().workers(3).queue_size(3));
+}
+
+/// Nobody has to wait for the accept loop to have heard of it: who connects afterwards waits.
+#[track_caller]
+fn assert_nobody_is_accepted_once_suspended(server: impl BaseServer) {
+    let running = server.spawn().unwrap();
+    let handle = running.handle();
+    // So that the threads that may accept all do.
+    let crowd = [(); 4].map(|()| connect(running.server_address()));
+    for client in &crowd {
+        assert_echoes(client);
+        finish(client);
+    }
+    let mut accepted = 0;
+    for _ in 0..100 {
+        let before = handle.stats().accepted;
+        handle.suspend();
+        let clients = [(); 2].map(|()| connect(running.server_address()));
+        thread::sleep(Duration::from_micros(300));
+        accepted += handle.stats().accepted - before;
+        handle.resume();
+        for client in &clients {
+            assert_echoes(client);
+            finish(client);
+        }
+    }
+    // A thread that was just accepting, in vain, as it was suspended may be put off by the system for as long.
+    assert!(accepted <= 1, "{accepted} of 200");
+    assert_eq!(running.stop().unwrap().served, 204);
+}
+
+fn nobody_is_accepted_once_suspend_has_returned_under_every_strategy() {
+    assert_nobody_is_accepted_once_suspended(bare());
+    assert_nobody_is_accepted_once_suspended(bare().threading());
+    assert_nobody_is_accepted_once_suspended(bare().forking());
+    assert_nobody_is_accepted_once_suspended(bare().thread_pool().workers(4));
+    assert_nobody_is_accepted_once_suspended(bare().thread_pool().workers(4).queue_size(4));
+    assert_nobody_is_accepted_once_suspended(bare().prefork().workers(4));
+    assert_nobody_is_accepted_once_suspended(bare().threading().prefork().workers(2));
 }
 
 fn requests_in_progress_go_on_while_accepting_is_suspended() {
@@ -565,7 +602,7 @@ fn a_second_sigint_stops_at_once_under_every_strategy() {
 }
 
 fn a_stop_signal_stops_at_once_under_every_strategy() {
-    for strategy in STRATEGIES {
+    for strategy in STRATEGIES.into_iter().chain(["prefork"]) {
         let server = start(strategy);
         let client = connect_to(&server);
         assert_waits(&client);
@@ -661,6 +698,44 @@ fn the_action_set_last_holds() {
     running.stop().unwrap();
 }
 
+/// SIGUSR1 drains, until something else is set for it.
+fn serves_with_signals_set_after_binding() {
+    fn serve(server: impl BaseServer) {
+        let server = server.bind().unwrap();
+        println!("listening on {}", server.server_address());
+        let report = server
+            .shutdown_on_signals([signal::SIGTERM])
+            .on_signal(signal::SIGUSR1, |_: &ServerHandle| println!("the function set last"))
+            .serve_forever();
+        println!("stopped: {}", report.unwrap());
+    }
+    let server = bare().on_signal(signal::SIGUSR1, SignalAction::Drain);
+    match env::var(STRATEGY).unwrap().as_str() {
+        "sync" => serve(server),
+        "threading" => serve(server.threading()),
+        "forking" => serve(server.forking()),
+        _ => serve(server.thread_pool().workers(1)),
+    }
+}
+
+fn actions_set_after_binding_hold_from_serving_on_under_every_strategy() {
+    for strategy in STRATEGIES {
+        let mut server = Process::start(role("serves_with_signals_set_after_binding").env(STRATEGY, strategy));
+        let client = connect_to(&server);
+        assert_echoes(&client);
+        finish(&client);
+        server.signal(Signal::SIGUSR1);
+        assert_eq!(server.line(), "the function set last\n", "{strategy}");
+        server.signal(Signal::SIGTERM);
+        let ended = server.end();
+        assert_eq!(ended.status.code(), Some(0), "{strategy}: {ended:?}");
+        assert!(
+            ended.output.starts_with("stopped: served=1 failed=0 "),
+            "{strategy}: {ended:?}"
+        );
+    }
+}
+
 fn signals_do_the_default_in_a_child() {
     let runs = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&runs);
@@ -720,4 +795,16 @@ fn a_signal_that_cannot_be_caught_is_refused() {
     let error = server.bind().err().unwrap();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("signal 9 cannot be caught"), "{error}");
+}
+
+fn a_signal_that_cannot_be_caught_set_after_binding_is_refused_when_serving_begins() {
+    let place = temp_path("server");
+    let server = UnixStreamServer::new(&place.path, EchoLine).bind().unwrap();
+    let error = server
+        .on_signal(signal::SIGKILL, |_: &ServerHandle| {})
+        .spawn()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("signal 9 cannot be caught"), "{error}");
+    assert!(!place.path.exists());
 }

@@ -13,11 +13,11 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{MemoryDatagrams, Running, run_handler};
+use socketserver::{MemoryDatagrams, Running, State, run_handler};
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::{udp_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, TempPath, inet, temp_path};
+use support::{CEILING, EchoLine, TempPath, inet, temp_path, wait_until};
 
 tests![
     a_udp_datagram_over_the_limit_is_cut_and_says_so,
@@ -44,6 +44,7 @@ tests![
     a_unix_client_that_stops_reading_does_not_keep_a_sync_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end,
+    a_request_that_the_deadline_ended_is_forced_whoever_notices_the_deadline_first,
     a_second_signal_ends_a_sync_server_whose_reply_waits,
     a_failing_datagram_costs_no_other,
     a_server_over_ipv6_replies,
@@ -414,6 +415,31 @@ fn a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_en
 
 fn a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end() {
     ends_although_a_client_stops_reading(|address| ThreadPoolUnixDatagramServer::new(address, reply_without_end));
+}
+
+/// The thread that drains gets on only when nothing is in progress any more.
+struct SlowToDrain<S>(S);
+
+impl<S: BaseServer> BaseServer for SlowToDrain<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn service_actions(&self) {
+        if self.shutdown_handle().state() == State::Draining {
+            wait_until("the request has ended", || self.stats().running == 0);
+        }
+        self.inner().service_actions();
+    }
+}
+
+fn a_request_that_the_deadline_ended_is_forced_whoever_notices_the_deadline_first() {
+    ends_although_a_client_stops_reading(|address| {
+        SlowToDrain(ThreadingUnixDatagramServer::new(address, reply_without_end))
+    });
 }
 
 fn a_second_signal_ends_a_sync_server_whose_reply_waits() {

@@ -25,6 +25,7 @@ tests![
     every_third_request_panics_in_a_pool,
     every_third_request_panics_under_forking,
     every_third_request_panics_in_a_sync_server,
+    every_third_request_panics_in_worker_processes,
     a_thousand_silent_clients_keep_nobody_waiting,
     a_client_that_never_reads_costs_its_own_request_only,
     a_client_that_never_reads_is_ended_at_the_deadline,
@@ -85,6 +86,12 @@ fn every_third_request_panics_in_a_sync_server() {
     assert_panics_are_counted(|handler| TcpServer::new(ANY_PORT, handler), 150);
 }
 
+fn every_third_request_panics_in_worker_processes() {
+    assert_panics_are_counted(|handler| PreForkTcpServer::new(ANY_PORT, handler).workers(3), 150);
+    let with_threads = |handler| ThreadingTcpServer::new(ANY_PORT, handler).prefork().workers(2);
+    assert_panics_are_counted(with_threads, 150);
+}
+
 // ----- Silence -----------------------------------------------------------------------------------
 
 /// Raises the number of descriptors that this process may have, if the system allows.
@@ -106,16 +113,14 @@ fn a_thousand_silent_clients_keep_nobody_waiting() {
     };
     let silent: Vec<_> = (0..1_000).map(|_| connect()).collect();
     thread::scope(|scope| {
-        for _ in 0..10 {
+        for _ in 0..100 {
             scope.spawn(|| {
-                for _ in 0..10 {
-                    let client = connect();
-                    for _ in 0..20 {
-                        assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
-                    }
-                    client.shutdown(Shutdown::Write).unwrap();
-                    assert_eq!(read_to_end(client), b"");
+                let client = connect();
+                for _ in 0..20 {
+                    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
                 }
+                client.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(read_to_end(client), b"");
             });
         }
     });

@@ -738,7 +738,9 @@ fn forcing_spares_other_descriptors<S: BaseServer>(make: impl FnOnce(fn(&mut Tcp
         Holdings::now().sockets() == open.sockets() - 10
     });
     let others: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
-    assert_eq!(running.stop().unwrap().forced, 1);
+    // One whose sockets are closed may not have been counted yet.
+    let forced_ones = running.stop().unwrap().forced;
+    assert!((1..=6).contains(&forced_ones), "{forced_ones}");
     for (mut one, other) in others {
         one.write_all(b"still here\n").unwrap();
         assert_eq!(exchange_line(other, "\n"), "still here\n");

@@ -246,13 +246,15 @@ fn a_request_in_a_killed_worker_fails_and_is_reported() {
     let (journal, pen) = journal();
     let (running, address) = serve(Reporting(server().workers(2), pen), 2);
     let other = Client::start(&address, "hold");
-    Client::start(&address, "die").expect_loss();
+    let client = Client::start(&address, "die");
+    let killed = client.address();
+    client.expect_loss();
     let report = journal.wait_for("exit");
     assert_eq!(report.process, std::process::id(), "in the master");
     let status = killed_by(Signal::SIGKILL);
     assert_eq!(
         report.event,
-        format!("exit true: the process serving (unnamed) ended: {status}")
+        format!("exit true: the process serving {killed} ended: {status}")
     );
     other.finish();
     stop(running, 1, 1);

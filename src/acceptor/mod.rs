@@ -5,6 +5,7 @@ mod waiter;
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,9 @@ use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
 use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
-use crate::transport::Transport;
+use crate::transport::{SocketType, Transport};
 
-use trouble::{Remedy, remedy};
+use trouble::{Attempt, Remedy, remedy};
 
 pub(crate) use trouble::Backoff;
 pub(crate) use waiter::{Event, Waiter};
@@ -118,6 +119,30 @@ impl<T: Transport> Acceptor<T> {
         &self.server
     }
 
+    /// From now on at most so many threads accept: if all that concerns them reaches them there, they may wait
+    /// in the very system call that accepts (`lifecycle::sleepers`).
+    pub(crate) fn let_sleep(&self, threads: usize) {
+        let core = self.server.core();
+        let shared = core.shared();
+        let (Some(transport), Ok(wakeup)) = (core.transport(), shared.wakeup()) else {
+            return;
+        };
+        // Processes share the socket, and the wake-ups of workers come from their master.
+        let has_it_alone = !self.forks && shared.master().is_none() && !core.is_ready_made();
+        let waits = T::SOCKET_TYPE == SocketType::Stream || core.is_alone();
+        if !has_it_alone || !waits || self.interval.is_some() {
+            return;
+        }
+        // Nobody sleeps before the socket waits, but others may have something to say to those who will.
+        if let Ok(Some(sleepers)) = wakeup.let_sleep(transport.socket().as_fd(), threads) {
+            if transport.let_wait().is_err() {
+                sleepers.turn_off();
+            } else if !sleepers.is_on() || !may_accept(shared) {
+                sleepers.wake_up();
+            }
+        }
+    }
+
     /// The next request, as long as the server accepts; `None` when it has stopped.
     ///
     /// # Errors
@@ -148,6 +173,7 @@ impl<T: Transport> Acceptor<T> {
     ///
     /// Waiting itself failed.
     pub fn process(&mut self, job: Job<T>) -> io::Result<()> {
+        let attempt = self.backoffs.processing.attempt();
         process(&self.server, job);
         if self.shared().take_congested() {
             // A request that ends makes room.
@@ -158,7 +184,7 @@ impl<T: Transport> Acceptor<T> {
                 .next(&"the system has no room for another thread or process");
             self.pause_for_place(delay)
         } else {
-            self.backoffs.processing.over();
+            self.backoffs.processing.succeeded(attempt);
             Ok(())
         }
     }
@@ -188,6 +214,7 @@ impl<T: Transport> Acceptor<T> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         wakeup.wait_stop(None)?;
+        core.look_again()?;
         core.run_signal_actions();
         if let Err(error) = core.keep_suspension() {
             self.back_off(&error)?;
@@ -251,7 +278,7 @@ impl<T: Transport> Acceptor<T> {
         } else if let Err(error) = core.keep_suspension() {
             self.back_off(&error).map(|()| Turn::Again)
         } else if !self.has_place() {
-            core.waiter()?.wait_quiet(wakeup, timeout).map(Turn::nothing)
+            core.wait_quiet(timeout).map(Turn::nothing)
         } else if let Some(job) = self.waiting_job() {
             Ok(Turn::Job(job))
         } else {
@@ -268,11 +295,22 @@ impl<T: Transport> Acceptor<T> {
         if transport.has_ahead() && !core.shared().is_suspended() {
             return self.accept(wakeup, None);
         }
+        if let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on())
+            && !core.shared().is_suspended()
+        {
+            if timeout.is_none() {
+                return self.accept(wakeup, None);
+            }
+            // Something is to be done at its time.
+            sleepers.turn_off();
+        }
         let event = {
             let _waiting = core.shared().master().map(|master| master.waiting());
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
         match event {
+            // It may have come before the listener was out of the sets; the next turn takes it out.
+            Event::Request if core.shared().is_suspended() => Ok(Turn::Again),
             Event::Request => self.accept(wakeup, None),
             event => Ok(Turn::nothing(event)),
         }
@@ -345,11 +383,22 @@ impl<T: Transport> Acceptor<T> {
 
     /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
     fn accept(&mut self, wakeup: &Wakeup, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
-        let request = match self.server.get_request() {
+        let shared = self.shared();
+        let entered = wakeup.sleepers().map(|sleepers| sleepers.enter(self.set));
+        if backlog.is_none() && !may_accept(shared) {
+            return Ok(Turn::Again);
+        }
+        let attempt = self.backoffs.accepting.attempt();
+        let request = self.server.get_request();
+        drop(entered);
+        let request = match request {
             Ok(request) => request,
-            Err(error) => return self.after_error(&error, wakeup, backlog.is_some()),
+            Err(error) => return self.after_error(&error, attempt, wakeup, backlog.is_some()),
         };
-        self.backoffs.accepting.over();
+        if let Some(sleepers) = wakeup.sleepers() {
+            sleepers.worked();
+        }
+        self.backoffs.accepting.succeeded(attempt);
         if let Some(backlog) = backlog {
             backlog.took_one();
         }
@@ -366,12 +415,16 @@ impl<T: Transport> Acceptor<T> {
         })
     }
 
-    fn after_error(&self, error: &io::Error, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
+    fn after_error(&self, error: &io::Error, attempt: Attempt, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
         match remedy(error) {
             Remedy::Wait => {
                 // It takes a descriptor to look.
-                self.backoffs.accepting.over();
-                Ok(if refusing { self.stopped() } else { Turn::Again })
+                self.backoffs.accepting.succeeded(attempt);
+                if refusing {
+                    return Ok(self.stopped());
+                }
+                self.back_with_nothing(wakeup)?;
+                Ok(Turn::Again)
             }
             Remedy::Retry if self.backoffs.accepting.may_retry() => {
                 log::debug!("accept: {error}");
@@ -394,6 +447,24 @@ impl<T: Transport> Acceptor<T> {
         }
     }
 
+    /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
+    /// looks for.
+    fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
+        let server = Arc::clone(&self.server);
+        let core = server.core();
+        let (Some(transport), Some(sleepers)) = (core.transport(), wakeup.sleepers()) else {
+            return Ok(());
+        };
+        if !sleepers.is_on() {
+            return Ok(());
+        }
+        // Takes the wake-up, if there is one.
+        core.waiter()?
+            .wait(self.set, transport.socket(), wakeup, Some(Duration::ZERO))?;
+        sleepers.rearm(|| may_accept(core.shared()));
+        Ok(())
+    }
+
     /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
     /// for an acceptor that has none.
     fn back_off(&self, error: &io::Error) -> io::Result<()> {
@@ -412,8 +483,13 @@ impl<T: Transport> Acceptor<T> {
         if wakeup.is_stopping() {
             return wakeup.wait_place(delay);
         }
-        core.waiter()?.wait_quiet(wakeup, Some(delay)).map(drop)
+        core.wait_quiet(Some(delay)).map(drop)
     }
+}
+
+/// Whether there is nothing that all who accept have to know.
+fn may_accept(shared: &Shared) -> bool {
+    !shared.is_told_to_stop() && !shared.is_suspended()
 }
 
 impl<T: Transport> Turn<T> {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -70,13 +70,26 @@ pub(crate) struct Backoff {
     what: &'static str,
     /// Whose observers hear of it.
     server: Option<Arc<Shared>>,
-    /// The last delay in milliseconds; 0 while all is well.
-    delay: AtomicU64,
-    /// When the episode began.
-    since: Mutex<Option<Instant>>,
-    /// Attempts in a row that failed and were repeated at once.
-    retries: AtomicU32,
+    /// The number of the trouble that there is, an odd one; even while all is well.
+    number: AtomicU64,
+    /// Locked to change the number.
+    trouble: Mutex<Trouble>,
 }
+
+/// What is ended by an attempt that succeeds.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// The last delay in milliseconds; 0 outside of an episode.
+    delay: u64,
+    /// When the episode began.
+    since: Option<Instant>,
+    /// Attempts in a row that failed and were repeated at once.
+    retries: u32,
+}
+
+/// An attempt that has begun: the number of the trouble there was by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt(u64);
 
 impl Backoff {
     const FIRST: u64 = 5;
@@ -87,9 +100,8 @@ impl Backoff {
         Backoff {
             what,
             server: None,
-            delay: AtomicU64::new(0),
-            since: Mutex::default(),
-            retries: AtomicU32::new(0),
+            number: AtomicU64::new(0),
+            trouble: Mutex::default(),
         }
     }
 
@@ -105,39 +117,68 @@ impl Backoff {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called before what may fail.
+    pub(crate) fn attempt(&self) -> Attempt {
+        Attempt(self.number.load(Ordering::Relaxed))
+    }
+
+    /// There is new trouble: what began before says nothing about its end.
+    fn renumber(&self, _lock: &MutexGuard<'_, Trouble>) {
+        let next_odd = |number: u64| (number + 1) | 1;
+        self.number.update(Ordering::Relaxed, Ordering::Relaxed, next_odd);
+    }
+
     /// Whether to try again at once. What should pass does not always: a security module that forbids
     /// accepting says EPERM each time and leaves the connection in the queue.
     pub(super) fn may_retry(&self) -> bool {
-        let more = |retries: u32| (retries < Self::MOST_RETRIES).then_some(retries + 1);
-        self.retries
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
-            .is_ok()
+        let mut trouble = self.lock();
+        if trouble.retries == 0 && trouble.delay == 0 {
+            self.renumber(&trouble);
+        }
+        let more = trouble.retries < Self::MOST_RETRIES;
+        trouble.retries += u32::from(more);
+        more
     }
 
     /// The next delay; only the first of an episode is logged.
     pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
         let what = self.what;
-        let longer = |delay: u64| (delay * 2).clamp(Self::FIRST, Self::LONGEST);
-        let before = self.delay.update(Ordering::Relaxed, Ordering::Relaxed, longer);
-        if before == 0 {
-            *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let mut trouble = self.lock();
+        let begins = trouble.delay == 0;
+        trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
+        let delay = Duration::from_millis(trouble.delay);
+        if begins {
+            trouble.since = Some(Instant::now());
+            self.renumber(&trouble);
+            drop(trouble);
             log::warn!("{what}: {reason}; trying again until it works");
             self.observe(|| Event::BackOffBegun {
                 what,
                 reason: reason.to_string(),
             });
         }
-        Duration::from_millis(longer(before))
+        delay
     }
 
-    pub(crate) fn over(&self) {
-        if self.retries.load(Ordering::Relaxed) != 0 {
-            self.retries.store(0, Ordering::Relaxed);
+    /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
+    /// only now gets on, had what has run out since.
+    pub(crate) fn succeeded(&self, attempt: Attempt) {
+        if attempt.0.is_multiple_of(2) {
+            return;
         }
-        if self.delay.load(Ordering::Relaxed) != 0 && self.delay.swap(0, Ordering::Relaxed) != 0 {
-            let what = self.what;
-            let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let duration = since.map(|since| since.elapsed()).unwrap_or_default();
+        let mut trouble = self.lock();
+        if self.number.load(Ordering::Relaxed) != attempt.0 {
+            return;
+        }
+        self.number.store(attempt.0 + 1, Ordering::Relaxed);
+        let ended = std::mem::take(&mut *trouble);
+        drop(trouble);
+        if let Some(since) = ended.since {
+            let (what, duration) = (self.what, since.elapsed());
             log::info!("{what}: over");
             self.observe(|| Event::BackOffEnded { what, duration });
         }
@@ -199,15 +240,39 @@ mod tests {
         let backoff = Backoff::new("test");
         let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
         assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
-        backoff.over();
+        backoff.succeeded(backoff.attempt());
         assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn an_attempt_that_began_before_an_episode_does_not_end_it() {
+        let backoff = Backoff::new("test");
+        let before = backoff.attempt();
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.succeeded(before);
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+        let in_the_first = backoff.attempt();
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.succeeded(in_the_first);
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+    }
+
+    #[test]
+    fn an_attempt_that_began_while_others_were_repeated_does_not_end_the_episode_they_led_to() {
+        let backoff = Backoff::new("test");
+        assert!(backoff.may_retry());
+        let before = backoff.attempt();
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.succeeded(before);
+        assert_eq!(backoff.next(&"").as_millis(), 10);
     }
 
     #[test]
     fn what_should_pass_and_does_not_is_not_retried_for_ever() {
         let backoff = Backoff::new("test");
         assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
-        backoff.over();
+        backoff.succeeded(backoff.attempt());
         assert!(backoff.may_retry());
     }
 }

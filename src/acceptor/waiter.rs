@@ -29,8 +29,6 @@ pub(crate) struct Waiter {
     changing: Mutex<()>,
     /// Other processes wait for the listener, too.
     shared: AtomicBool,
-    /// A request may have woken one of them that did not accept it.
-    look_again: AtomicBool,
 }
 
 /// As many threads wait without waking each other up for nothing.
@@ -64,7 +62,6 @@ impl Waiter {
             listening: AtomicBool::new(true),
             changing: Mutex::new(()),
             shared: AtomicBool::new(false),
-            look_again: AtomicBool::new(false),
         })
     }
 
@@ -104,19 +101,28 @@ impl Waiter {
         Ok(())
     }
 
-    /// Looks at the listener as if for the first time.
+    /// A wake-up has come. If other processes wait for the listener, too: has all threads that wait look at it as
+    /// if for the first time.
     ///
-    /// A request wakes one of the processes that wait. If that one ends instead of accepting, no other has been
-    /// told: the master wakes them, and they look again.
-    fn look_again(&self, set: &Epoll, listener: &impl AsFd) -> io::Result<()> {
-        if self.look_again.load(Ordering::Relaxed) && self.look_again.swap(false, Ordering::Relaxed) {
-            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.listening.load(Ordering::SeqCst) {
-                set.delete(listener)?;
-                watch(set, listener)?;
-            }
+    /// A request wakes one of the processes. If that one ends instead of accepting, no other has been told: the
+    /// master wakes them, and they look again. Whichever thread takes the wake-up, it may not be one that accepts.
+    pub(crate) fn look_again(&self, listener: &impl AsFd) {
+        if !self.shared.load(Ordering::Relaxed) {
+            return;
         }
-        Ok(())
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.listening.load(Ordering::SeqCst) {
+            return;
+        }
+        let sets = || self.all.iter().filter_map(OnceLock::get);
+        let anew = |set: &Epoll| set.delete(listener).and_then(|()| watch(set, listener));
+        if let Err(errno) = sets().try_for_each(anew) {
+            log::debug!("no thread waits for requests until the next turn puts the listener back: {errno}");
+            for set in sets() {
+                let _ = set.delete(listener);
+            }
+            self.listening.store(false, Ordering::SeqCst);
+        }
     }
 
     /// Waits in the set with this number for a request, a wake-up, or the end of `timeout`.
@@ -137,20 +143,28 @@ impl Waiter {
             }
         }
         match own.get().or(self.all[0].get()) {
-            Some(set) => {
-                self.look_again(set, listener)?;
-                self.wait_in(set, wakeup, timeout)
-            }
+            Some(set) => self.wait_in(set, listener, wakeup, timeout),
             None => Ok(Event::Other),
         }
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
-    pub(crate) fn wait_quiet(&self, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
-        self.wait_in(&self.quiet, wakeup, timeout)
+    pub(crate) fn wait_quiet(
+        &self,
+        listener: &impl AsFd,
+        wakeup: &Wakeup,
+        timeout: Option<Duration>,
+    ) -> io::Result<Event> {
+        self.wait_in(&self.quiet, listener, wakeup, timeout)
     }
 
-    fn wait_in(&self, set: &Epoll, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Event> {
+    fn wait_in(
+        &self,
+        set: &Epoll,
+        listener: &impl AsFd,
+        wakeup: &Wakeup,
+        timeout: Option<Duration>,
+    ) -> io::Result<Event> {
         match wait_one(set, timeout)? {
             None => return Ok(Event::TimedOut),
             Some(LISTENER) => return Ok(Event::Request),
@@ -159,9 +173,7 @@ impl Waiter {
             Some(TURN) => wakeup.take_turn(),
             Some(_) => {
                 wakeup.clear();
-                if self.shared.load(Ordering::Relaxed) {
-                    self.look_again.store(true, Ordering::Relaxed);
-                }
+                self.look_again(listener);
             }
         }
         Ok(Event::Other)
@@ -197,5 +209,62 @@ fn wait_one(set: &Epoll, timeout: Option<Duration>) -> io::Result<Option<u64>> {
         Ok(0) | Err(Errno::EINTR) => Ok(None),
         Ok(_) => Ok(Some(events[0].data())),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use nix::unistd::gettid;
+
+    use super::*;
+
+    const CEILING: Duration = Duration::from_secs(10);
+
+    /// Waits until a thread of this process sleeps in a system call.
+    fn wait_until_asleep(thread: impl std::fmt::Display) {
+        let path = format!("/proc/self/task/{thread}/stat");
+        while !fs::read_to_string(&path).unwrap().contains(") S ") {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn whoever_takes_a_wake_up_has_those_look_again_that_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let wakeups = [(); 2].map(|()| Wakeup::new().unwrap());
+        // As in two processes that share the listener.
+        let waiters = [0, 1].map(|process: usize| {
+            let waiter = Waiter::new(&listener, &wakeups[process]).unwrap();
+            waiter.renew(&listener, &wakeups[process]).unwrap();
+            waiter
+        });
+        let (threads, waiting) = mpsc::channel();
+        let (requests, woken) = mpsc::channel();
+        thread::scope(|scope| {
+            for process in 0..2 {
+                let (threads, requests) = (threads.clone(), requests.clone());
+                let (waiter, wakeup, listener) = (&waiters[process], &wakeups[process], &listener);
+                scope.spawn(move || {
+                    threads.send(gettid()).unwrap();
+                    let event = waiter.wait(0, listener, wakeup, Some(CEILING)).unwrap();
+                    assert!(event == Event::Request);
+                    requests.send(process).unwrap();
+                });
+            }
+            for _ in 0..2 {
+                wait_until_asleep(waiting.recv().unwrap());
+            }
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let first = woken.recv_timeout(CEILING).unwrap();
+            // It does not accept, and the other has not been told.
+            assert!(woken.recv_timeout(Duration::from_millis(50)).is_err());
+            waiters[1 - first].look_again(&listener);
+            assert_eq!(woken.recv_timeout(CEILING), Ok(1 - first));
+        });
     }
 }

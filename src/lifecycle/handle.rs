@@ -53,8 +53,8 @@ impl ServerHandle {
     /// ([`request_queue_size`](crate::Configure::request_queue_size); datagrams: its receive buffer), and
     /// served after [`resume`](Self::resume), or when the server drains.
     ///
-    /// It takes effect with the next turn of the accept loop, which this wakes up; a request that is being
-    /// accepted meanwhile is served. A server that is not serving yet will start suspended. Again is nothing.
+    /// Who connects after this has returned is not accepted; a request that is being accepted meanwhile is
+    /// served. A server that is not serving yet will start suspended. Again is nothing.
     pub fn suspend(&self) {
         self.shared.set_suspended(true);
     }

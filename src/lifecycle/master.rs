@@ -9,6 +9,7 @@ use nix::unistd::{Pid, getppid, write};
 
 use super::Wakeup;
 use super::scoreboard::{Board, Order, Slot, Stage};
+use crate::address::Address;
 use crate::stats::{End, Way};
 use crate::sys;
 
@@ -120,6 +121,13 @@ impl Master {
             self.wake();
         }
         self.duty.board.next_number()
+    }
+
+    /// The worker, which serves one request at a time, begins to serve this client.
+    pub(crate) fn serves(&self, client: &Address) {
+        if let Some(client) = client.as_inet() {
+            self.duty.slot.set_client(client);
+        }
     }
 
     /// The worker does not only start any more: it may have accepted something, which it has to end.

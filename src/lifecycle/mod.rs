@@ -12,6 +12,7 @@ mod scoreboard;
 mod shutdown;
 mod signals;
 mod slab;
+mod sleepers;
 mod stamp;
 mod ticket;
 mod wakeup;
@@ -227,7 +228,14 @@ impl Shared {
         if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
             return;
         }
+        // Workers keep to it from now on, although the master has to wake them to see to their waiting.
+        if let (None, Some(board)) = (self.master(), self.registry.board()) {
+            board.suspend(suspended);
+        }
         self.wake();
+        if suspended && let Ok(wakeup) = self.wakeup() {
+            wakeup.wait_for_sleepers();
+        }
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
     }
 

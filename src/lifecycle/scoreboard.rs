@@ -1,6 +1,7 @@
 //! What the workers of a prefork server and their master tell each other, in memory that they share.
 
-use std::io;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::LimitKind;
@@ -24,17 +25,22 @@ enum Word {
     Order,
     /// The length of the reason why it ended, in bytes.
     ReasonLength,
+    /// The length of the client's address, in bytes.
+    ClientLength,
 }
 
 /// Then come requests that have ended: a word for served and failed ones, in each [`Way`].
-const ENDS: usize = Word::ReasonLength as usize + 1;
+const ENDS: usize = Word::ClientLength as usize + 1;
 const WAYS: usize = 3;
 /// Then those that limits rejected, a word for each limit.
 const REJECTED: usize = ENDS + 2 * WAYS;
 /// Then comes the reason.
 const REASON: usize = REJECTED + LimitKind::ALL.len();
 const REASON_WORDS: usize = 32;
-const WORDS: usize = REASON + REASON_WORDS;
+/// Then the address of the client that is served, as text: if it has one, and there is one at a time.
+const CLIENT: usize = REASON + REASON_WORDS;
+const CLIENT_WORDS: usize = 8;
+const WORDS: usize = CLIENT + CLIENT_WORDS;
 
 /// How far a worker has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +114,7 @@ impl Slot {
     pub(crate) fn ended(&self, end: End, way: Way) {
         self.progress();
         self.end(end, way).fetch_add(1, Ordering::SeqCst);
+        self.set(Word::ClientLength, 0);
     }
 
     fn end(&self, end: End, way: Way) -> &AtomicU64 {
@@ -159,12 +166,25 @@ impl Slot {
     /// Leaves word why the worker ends, cut to what there is room for.
     pub(crate) fn set_reason(&self, reason: &str) {
         let end = reason.floor_char_boundary(REASON_WORDS * 8);
-        for (word, bytes) in self.words[REASON..].iter().zip(reason.as_bytes()[..end].chunks(8)) {
+        self.set_text(REASON, Word::ReasonLength, &reason.as_bytes()[..end]);
+    }
+
+    /// Notes whose request is served from now on, until one has ended.
+    pub(crate) fn set_client(&self, client: SocketAddr) {
+        // The longest is `[IPv6%scope]:port`, with 64 bytes.
+        let mut text = [0; CLIENT_WORDS * 8];
+        let mut room = &mut text[..];
+        let written = write!(room, "{client}").map_or(0, |()| CLIENT_WORDS * 8 - room.len());
+        self.set_text(CLIENT, Word::ClientLength, &text[..written]);
+    }
+
+    fn set_text(&self, first: usize, length: Word, text: &[u8]) {
+        for (word, bytes) in self.words[first..].iter().zip(text.chunks(8)) {
             let mut padded = [0; 8];
             padded[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_ne_bytes(padded), Ordering::SeqCst);
         }
-        self.set(Word::ReasonLength, end as u64);
+        self.set(length, text.len() as u64);
     }
 
     // ----- For the master ------------------------------------------------------------------------
@@ -223,8 +243,17 @@ impl Slot {
 
     /// Why the worker ended, if it has left word.
     pub(crate) fn reason(&self) -> Option<String> {
-        let length = usize::try_from(self.get(Word::ReasonLength)).ok()?;
-        let bytes = self.words[REASON..]
+        self.text(REASON, Word::ReasonLength)
+    }
+
+    /// Whose request the worker had in progress, if it has noted that.
+    pub(crate) fn client(&self) -> Option<SocketAddr> {
+        self.text(CLIENT, Word::ClientLength)?.parse().ok()
+    }
+
+    fn text(&self, first: usize, length: Word) -> Option<String> {
+        let length = usize::try_from(self.get(length)).ok()?;
+        let bytes = self.words[first..]
             .iter()
             .flat_map(|word| word.load(Ordering::SeqCst).to_ne_bytes());
         let bytes: Vec<_> = bytes.take(length).collect();
@@ -236,8 +265,9 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Board {
     /// The last request's number; whether the master rests; how many requests are to be taken from the
-    /// kernel's queue at the end; whether accepting is suspended; whether the queue is empty.
-    words: SharedWords<5>,
+    /// kernel's queue at the end; whether accepting is suspended; whether the queue is empty; whether the workers
+    /// have not been told yet that the suspension has changed.
+    words: SharedWords<6>,
 }
 
 impl Board {
@@ -269,9 +299,16 @@ impl Board {
         self.words[2].store(requests.into(), Ordering::SeqCst);
     }
 
-    /// Whether the workers shall accept. Returns whether that is new.
-    pub(crate) fn suspend(&self, suspended: bool) -> bool {
-        self.words[3].swap(suspended.into(), Ordering::SeqCst) != u64::from(suspended)
+    /// Whether the workers shall accept.
+    pub(crate) fn suspend(&self, suspended: bool) {
+        if self.words[3].swap(suspended.into(), Ordering::SeqCst) != u64::from(suspended) {
+            self.words[5].store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether that has changed since the last call.
+    pub(crate) fn take_suspension_change(&self) -> bool {
+        self.words[5].swap(0, Ordering::SeqCst) != 0
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
@@ -325,6 +362,20 @@ mod tests {
         let long = format!("x{}", "é".repeat(300));
         slot.set_reason(&long);
         assert_eq!(slot.reason().as_deref(), Some(&long[..255]));
+    }
+
+    #[test]
+    fn a_client_is_known_until_its_request_has_ended() {
+        let slot = Slot::new().unwrap();
+        assert_eq!(slot.client(), None);
+        let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535";
+        for address in ["127.0.0.1:80", longest] {
+            let client = address.parse().unwrap();
+            slot.set_client(client);
+            assert_eq!(slot.client(), Some(client));
+        }
+        slot.ended(End::Served, Way::Usual);
+        assert_eq!(slot.client(), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) struct Ticket {
     activity: Option<Arc<Activity>>,
     /// It runs on the thread that accepts.
     inline: bool,
-    /// It was made to end while it ran there.
+    /// It ended when the patience was over.
     forced: bool,
 }
 
@@ -195,8 +195,10 @@ impl Ticket {
         if !self.shared.in_child() {
             self.record(|record| record.socket = None);
         }
+        // Its handler may have heard that the patience is over before the thread did that drains.
+        self.forced = self.shared.is_forced();
         if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
-            self.forced = wakeup.end_inline(self.number);
+            self.forced |= wakeup.end_inline(self.number);
         }
     }
 

@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::drain::GRACE;
 use super::inline::{Inline, InlineSlot};
+use super::sleepers::Sleepers;
 use super::stamp::Stamp;
 use crate::sys::{self, Timer};
 
@@ -51,6 +52,8 @@ pub(crate) struct Wakeup {
     /// Signals, which the terminal sends to the whole group, are the parent's matter.
     deaf: AtomicBool,
     inline: InlineSlot,
+    /// Threads that wait for requests without looking at any of these.
+    sleepers: OnceLock<Sleepers>,
     deadline: OnceLock<Deadline>,
     /// Nobody else can end a process whose loop never comes back from a handler.
     may_exit: AtomicBool,
@@ -85,6 +88,7 @@ impl Wakeup {
             in_child: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             inline: InlineSlot::default(),
+            sleepers: OnceLock::new(),
             deadline: OnceLock::new(),
             may_exit: AtomicBool::new(false),
             asked_to_exit: AtomicBool::new(false),
@@ -127,6 +131,7 @@ impl Wakeup {
         self.stop_seen();
         // It fails only when it is already readable (EAGAIN).
         let _ = self.stop.write(1);
+        self.wake_sleepers();
         self.attend_inline();
     }
 
@@ -225,6 +230,7 @@ impl Wakeup {
         if let Some(deadline) = self.deadline.get() {
             deadline.timer.unset();
         }
+        self.close_sleepers();
     }
 
     /// From now on the process may be ended as the last resort; see [`nudge`](Self::nudge).
@@ -347,6 +353,7 @@ impl Wakeup {
     /// Makes the loop look again.
     pub(crate) fn wake(&self) {
         let _ = self.wake.write(1);
+        self.wake_sleepers();
     }
 
     /// A place has become free, and an acceptor waits for one.
@@ -362,6 +369,7 @@ impl Wakeup {
     /// A request that waits for its address's turn may run.
     pub(crate) fn give_turn(&self) {
         let _ = self.turn.write(1);
+        self.wake_sleepers();
     }
 
     /// Takes all [`Wakeup::give_turn`]: whoever does looks for such requests, and gives another if it leaves some.
@@ -372,6 +380,40 @@ impl Wakeup {
     /// Makes the thread that drains look again.
     pub(crate) fn request_ended(&self) {
         let _ = self.ended.write(1);
+    }
+
+    /// From now on at most so many threads may wait for requests in the system call that takes them; `None` if
+    /// that was said before.
+    pub(crate) fn let_sleep(&self, socket: BorrowedFd<'_>, threads: usize) -> io::Result<Option<&Sleepers>> {
+        let new = self.sleepers.set(Sleepers::new(socket, threads)?).is_ok();
+        Ok(self.sleepers().filter(|_| new))
+    }
+
+    pub(crate) fn sleepers(&self) -> Option<&Sleepers> {
+        self.sleepers.get()
+    }
+
+    /// After [`wake`](Self::wake): waits until nobody is in such a call who was in it then.
+    pub(crate) fn wait_for_sleepers(&self) {
+        if let Some(sleepers) = self.sleepers() {
+            sleepers.wait_until_out();
+        }
+    }
+
+    /// The listening socket is closed, and nobody has anything to say to it any more.
+    pub(crate) fn close_sleepers(&self) {
+        if let Some(sleepers) = self.sleepers() {
+            sleepers.close(self.stop.as_fd());
+        }
+    }
+
+    fn wake_sleepers(&self) {
+        if let Some(sleepers) = self.sleepers() {
+            sleepers.wake_up();
+            if self.is_forced() && self.is_told_to_stop() {
+                sleepers.force();
+            }
+        }
     }
 
     /// From now on until [`Wakeup::awake`], a child's end makes whoever waits look again.

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::Concurrency;
-use crate::acceptor::Waiter;
+use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
 use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, run_actions};
@@ -35,7 +36,9 @@ pub struct Core<T: Transport> {
     pub(crate) backlog: OnceLock<Backlog>,
     /// The second of the drain that was last told of.
     pub(crate) told_second: AtomicU64,
-    pub(super) signals: Mutex<Vec<SignalGuard>>,
+    /// What the program has asked for, as far as it is listened to.
+    signals: Mutex<Vec<SignalGuard>>,
+    nudge: Mutex<Option<SignalGuard>>,
     /// As it is when the server is bound: asked for at each request, without a lock.
     max_connections: OnceLock<Option<Limit>>,
     waiting_room: WaitingRoom<T>,
@@ -61,6 +64,7 @@ impl<T: Transport> Core<T> {
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
+            nudge: Mutex::default(),
             max_connections: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
@@ -122,17 +126,39 @@ impl<T: Transport> Core<T> {
         self.ready_made
     }
 
+    /// Whether one thread accepts, and serves what it has accepted.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn waiter(&self) -> io::Result<&Waiter> {
         self.waiter.get().ok_or_else(not_bound)
     }
 
-    pub(super) fn listen_to_signals(&self, concurrency: Concurrency) -> io::Result<()> {
+    /// Listens to the signals that are set by now, as far as it does not yet.
+    pub(super) fn listen_to_signals(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
         for (signal, action) in &self.config().signals {
-            guards.push(sys::on_signal(*signal, Arc::clone(wakeup), action.into())?);
+            let reaction = Reaction::from(action);
+            let before = guards.iter().position(|guard| guard.signal == *signal);
+            if before.is_some_and(|before| guards[before].reaction.is_same_action(&reaction)) {
+                continue;
+            }
+            // Before the other is dropped, or a signal in between would do nothing.
+            guards.push(sys::on_signal(*signal, Arc::clone(wakeup), reaction)?);
+            if let Some(before) = before {
+                guards.swap_remove(before);
+            }
         }
-        guards.push(sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?);
+        Ok(())
+    }
+
+    /// Sees to it that the drain deadline is kept while the loop is busy in a handler.
+    pub(super) fn keep_deadline(&self, concurrency: Concurrency) -> io::Result<()> {
+        let wakeup = self.shared.wakeup()?;
+        let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
+        *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = Some(nudge);
         // The loop of a forking server is never busy in a handler.
         if concurrency != Concurrency::Processes
             && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
@@ -142,10 +168,17 @@ impl<T: Transport> Core<T> {
         Ok(())
     }
 
+    pub(super) fn ignore_signals(&self) {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     pub(super) fn server_bind(&self) -> io::Result<()> {
         self.attribute(|config| config.timeouts.check())?;
         self.attribute(limits::check)?;
-        if !self.ready_made {
+        if let (true, Some(transport)) = (self.ready_made, self.transport()) {
+            transport.adopt(&self.config());
+        } else {
             let transport = T::bind(&self.address, &self.config())?;
             // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
             let _ = self.transport.set(transport);
@@ -186,6 +219,20 @@ impl<T: Transport> Core<T> {
             .suspend(transport.socket(), || self.shared.is_suspended())
     }
 
+    /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
+    pub(crate) fn wait_quiet(&self, timeout: Option<Duration>) -> io::Result<Event> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?
+            .wait_quiet(transport.socket(), self.shared.wakeup()?, timeout)
+    }
+
+    /// A thread that does not accept has taken a wake-up, which may have been for those that do.
+    pub(crate) fn look_again(&self) -> io::Result<()> {
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.waiter()?.look_again(transport.socket());
+        Ok(())
+    }
+
     /// Does what the signals that came ask for, and that a signal handler may not do.
     pub(crate) fn run_signal_actions(&self) {
         if let Ok(wakeup) = self.shared.wakeup()
@@ -198,6 +245,7 @@ impl<T: Transport> Core<T> {
 
     pub(crate) fn stop_listening(&self, in_child: bool) {
         if let (Some(transport), Ok(wakeup)) = (self.transport(), self.shared.wakeup()) {
+            wakeup.close_sleepers();
             transport.stop_listening(wakeup.stop_fd(), in_child);
         }
     }

@@ -1,5 +1,6 @@
 //! `BaseServer`: every hook, and the life cycle that calls them.
 
+mod batch;
 mod core;
 mod socket_server;
 
@@ -20,6 +21,7 @@ use crate::limits::{Capacity, LimitKind};
 use crate::stats::Stats;
 use crate::transport::{SocketType, Transport};
 
+use self::batch::Batch;
 pub use self::core::Core;
 pub(crate) use self::core::not_bound;
 pub use socket_server::SocketServer;
@@ -112,7 +114,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     // ----- Life cycle: for the caller ------------------------------------------------------------
 
     /// Binds and listens: `server_bind`, `server_activate`. `serve_forever` and `spawn` do it
-    /// themselves; call it to learn the address before serving. Again is nothing.
+    /// themselves; call it to learn the address before serving. Again, it only listens to the signals that were
+    /// set since.
     ///
     /// # Errors
     ///
@@ -120,9 +123,16 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// machine, not permitted; a path that is too long or taken by something else.
     fn bind(self) -> io::Result<Self> {
         if self.core().state() != State::New {
-            return Ok(self);
+            return match self.core().listen_to_signals() {
+                Ok(()) => Ok(self),
+                Err(error) => {
+                    self.server_close();
+                    Err(error)
+                }
+            };
         }
-        self.core().listen_to_signals(Self::CONCURRENCY)?;
+        self.core().listen_to_signals()?;
+        self.core().keep_deadline(Self::CONCURRENCY)?;
         self.server_bind()?;
         self.core().bound()?;
         if let Err(error) = self.server_activate().and_then(|()| self.core().activated()) {
@@ -384,6 +394,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
 /// Serves a bound server to its end.
 fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
+    let _batch = Batch::enter(server.core().attribute(|config| config.sched_batch));
     let shared = Arc::clone(server.core().shared());
     let _closing = shared.closing();
     let _busy = shared.enter();

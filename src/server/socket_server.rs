@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::Ordering;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use super::core::{Core, not_bound};
 use super::{BaseServer, Concurrency, Construct};
@@ -36,9 +35,11 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
         }
     }
 
-    /// A server for a transport that is bound and listening already: a socket that was inherited or
+    /// A server for a transport that is bound, and listening, already: a socket that was inherited or
     /// made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
     /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here.
+    /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
+    /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.
     ///
     /// ```
     /// use std::net::TcpListener;
@@ -81,13 +82,13 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn server_close(&self) {
-        self.core.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.core.ignore_signals();
         self.core.close();
     }
 
     fn get_request(&self) -> io::Result<T::Request> {
         let transport = self.core.transport().ok_or_else(not_bound)?;
-        if self.core.alone.load(Ordering::Relaxed) {
+        if self.core.is_alone() {
             transport.accept_ahead()
         } else {
             transport.accept()
@@ -134,6 +135,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     fn service_actions(&self) {}
 
     fn serve(&self, mut acceptor: Acceptor<T>) -> io::Result<()> {
+        acceptor.let_sleep(1);
         while let Some(job) = acceptor.next()? {
             acceptor.process(job)?;
         }

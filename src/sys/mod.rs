@@ -7,9 +7,11 @@
 )]
 
 mod filter;
+mod policy;
 mod receive;
 mod rename;
 mod shared_memory;
+mod tcp;
 mod timer;
 mod try_lock;
 
@@ -28,9 +30,11 @@ use signal_hook::SigId;
 use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
+pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use receive::{Received, receive};
 pub(crate) use rename::rename_new;
 pub(crate) use shared_memory::SharedWords;
+pub(crate) use tcp::{set_defer_accept, set_fast_open};
 pub(crate) use timer::Timer;
 pub(crate) use try_lock::TryLock;
 
@@ -77,12 +81,36 @@ pub(crate) fn default_action(number: i32) {
 /// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
 pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
 
+/// Lets this thread be sent the signal with this number.
+pub(crate) fn unblock(number: i32) {
+    if let Ok(signal) = Signal::try_from(number) {
+        let _ = SigSet::from(signal).thread_unblock();
+    }
+}
+
+/// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent
+/// the signal.
+pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
+    // SAFETY: three numbers; the kernel says no if there is no such thread.
+    unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
+}
+
+/// Sets whether calls on this socket wait, for all who have it (`FIONBIO`, ioctl(2)). Unlike fcntl(2) in one
+/// system call, which leaves the other flags alone.
+pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>, nonblocking: bool) {
+    let value = libc::c_int::from(nonblocking);
+    // SAFETY: the descriptor is open (it is borrowed), and the kernel reads one int.
+    unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONBIO, &raw const value) };
+}
+
 /// A registered signal action; dropped, it is taken back.
 #[derive(Debug)]
 pub(crate) struct SignalGuard {
     id: SigId,
     /// Which signal it listens to.
     pub(crate) signal: i32,
+    /// What it does then.
+    pub(crate) reaction: Reaction,
 }
 
 impl Drop for SignalGuard {
@@ -106,6 +134,17 @@ pub(crate) enum Reaction {
     Count(Arc<AtomicU32>),
 }
 
+impl Reaction {
+    /// Whether both are the same one of those that a program may ask for.
+    pub(crate) fn is_same_action(&self, other: &Reaction) -> bool {
+        match (self, other) {
+            (Reaction::Shutdown(one), Reaction::Shutdown(other)) => one == other,
+            (Reaction::Note, Reaction::Note) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Runs `reaction` at each `signal`, beside whatever else in this program listens to it.
 pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) -> io::Result<SignalGuard> {
     if signal_hook::consts::FORBIDDEN.contains(&signal) {
@@ -114,9 +153,10 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
             format!("signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"),
         ));
     }
+    let in_handler = reaction.clone();
     let handler = move || {
         let errno = Errno::last_raw();
-        match &reaction {
+        match &in_handler {
             Reaction::Shutdown(at_once) => wakeup.shutdown_signal(signal, *at_once),
             Reaction::Note => wakeup.note_signal(signal),
             Reaction::ChildExited => wakeup.child_signal(),
@@ -129,10 +169,10 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
         Errno::set_raw(errno);
     };
     // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
-    // shutdown(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
+    // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
     // allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
-    Ok(SignalGuard { id, signal })
+    Ok(SignalGuard { id, signal, reaction })
 }
 
 /// What SIGTERM says to this process if it is a worker: set once and never freed.

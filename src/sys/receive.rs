@@ -24,7 +24,7 @@ const MOST: usize = 32;
 #[expect(clippy::cast_possible_truncation, reason = "128 bytes")]
 const NAME_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
 
-/// recvmmsg(2) without waiting: up to `MOST` datagrams, the first `size` bytes of each into a part of
+/// recvmmsg(2), which waits for the first datagram only if it `waits` and the socket does: up to `MOST` datagrams, the first `size` bytes of each into a part of
 /// `buffer` of its own, and `into` told of each in order.
 ///
 /// nix has a `recvmmsg`, whose headers either are allocated at each call or keep the length of the last
@@ -33,6 +33,7 @@ pub(crate) fn receive<A: SockaddrLike>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     size: usize,
+    waits: bool,
     mut into: impl FnMut(Received<A>),
 ) -> io::Result<()> {
     let mut names = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; MOST];
@@ -60,7 +61,12 @@ pub(crate) fn receive<A: SockaddrLike>(
         msg_len: 0,
     });
     // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    let flags = libc::MSG_TRUNC
+        | if waits {
+            libc::MSG_WAITFORONE
+        } else {
+            libc::MSG_DONTWAIT
+        };
     // SAFETY: `count` headers are given, each of which points to a name of the size told and to one part;
     // the first `count` parts are disjoint pieces of `buffer`, of the sizes told. All outlive the call.
     let received = unsafe { libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags, ptr::null_mut()) };

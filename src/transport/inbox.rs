@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::SockaddrLike;
@@ -13,7 +14,7 @@ use crate::request::{DatagramRequest, DatagramSocket};
 use crate::sys::{self, Received};
 
 /// How many datagrams at the most a server that serves one at a time receives at once.
-pub(super) const AHEAD: usize = 32;
+const AHEAD: usize = 32;
 
 /// How much memory at the most they take together, in bytes, if more than one is received.
 const MEMORY: usize = 2 << 20;
@@ -25,6 +26,8 @@ pub(super) struct Inbox<A> {
     size: usize,
     /// What a sender's address is here.
     address: fn(&A) -> Address,
+    /// Whether receiving ahead waits, as the socket does.
+    waits: AtomicBool,
     inner: Mutex<Inner<A>>,
 }
 
@@ -42,12 +45,18 @@ impl<A: SockaddrLike> Inbox<A> {
         Inbox {
             size: config.max_packet_size,
             address,
+            waits: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 buffer: Vec::new(),
                 ahead: VecDeque::new(),
                 next: 0,
             }),
         }
+    }
+
+    /// From now on receiving ahead waits.
+    pub(super) fn let_wait(&self) {
+        self.waits.store(true, Ordering::Relaxed);
     }
 
     /// Whether a datagram was received that is not given out yet.
@@ -60,11 +69,21 @@ impl<A: SockaddrLike> Inbox<A> {
             .is_empty()
     }
 
-    /// The next datagram, without waiting. If there is none here, up to `count` are received.
-    pub(super) fn receive<S: DatagramSocket + AsFd>(
+    /// The next datagram, without waiting.
+    pub(super) fn receive<S: DatagramSocket + AsFd>(&self, socket: &Arc<S>) -> io::Result<DatagramRequest> {
+        self.receive_up_to(socket, 1, false)
+    }
+
+    /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`].
+    pub(super) fn receive_ahead<S: DatagramSocket + AsFd>(&self, socket: &Arc<S>) -> io::Result<DatagramRequest> {
+        self.receive_up_to(socket, AHEAD, self.waits.load(Ordering::Relaxed))
+    }
+
+    fn receive_up_to<S: DatagramSocket + AsFd>(
         &self,
         socket: &Arc<S>,
         count: usize,
+        waits: bool,
     ) -> io::Result<DatagramRequest> {
         let part = self.size.max(1);
         let count = count.min(MEMORY / part).max(1);
@@ -75,7 +94,8 @@ impl<A: SockaddrLike> Inbox<A> {
             if buffer.len() < count * part {
                 *buffer = vec![0; count * part];
             }
-            sys::receive(socket.as_fd(), &mut buffer[..count * part], self.size, |received| {
+            let buffer = &mut buffer[..count * part];
+            sys::receive(socket.as_fd(), buffer, self.size, waits, |received| {
                 ahead.push_back(received);
             })?;
         }

@@ -40,7 +40,7 @@ pub enum SocketType {
 /// All its methods run on the thread (or threads) of the accept loop. Its value stays until the server
 /// is dropped; [`stop_listening`](Self::stop_listening) comes before.
 pub trait Transport: Sized + Send + Sync + 'static {
-    /// The listening socket. It must be non-blocking ([`accept`](Self::accept) never waits).
+    /// The listening socket. It must be non-blocking, until [`let_wait`](Self::let_wait) is called.
     type Socket: AsFd + Send + Sync;
 
     /// What is accepted: [`StreamRequest<S>`](crate::StreamRequest) or
@@ -67,6 +67,15 @@ pub trait Transport: Sized + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Takes from the server's attributes what concerns a transport that was made elsewhere
+    /// ([`with_transport`](crate::SocketServer::with_transport)). Called once, in the place of
+    /// [`bind`](Self::bind) and [`listen`](Self::listen); the socket stays as it is.
+    ///
+    /// By default nothing happens.
+    fn adopt(&self, config: &Config) {
+        let _ = config;
+    }
+
     /// The listening socket.
     fn socket(&self) -> &Self::Socket;
 
@@ -77,7 +86,7 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// Those of getsockname(2).
     fn local_address(&self) -> io::Result<Address>;
 
-    /// Accepts a connection or receives a datagram, without ever waiting.
+    /// Accepts a connection or receives a datagram, without waiting (but see [`let_wait`](Self::let_wait)).
     ///
     /// # Errors
     ///
@@ -85,6 +94,17 @@ pub trait Transport: Sized + Send + Sync + 'static {
     /// accept(2) lists as passing, backs off when descriptors or memory have run out, and ends only
     /// when the socket itself is broken (`EBADF`, `EINVAL`, `ENOTSOCK`).
     fn accept(&self) -> io::Result<Self::Request>;
+
+    /// From now on [`accept`](Self::accept) (and [`accept_ahead`](Self::accept_ahead), where the server uses
+    /// that) waits for a request if there is none, unless its [`socket`](Self::socket) is non-blocking
+    /// (`O_NONBLOCK`), which the server makes it to end a wait. That saves waiting for the socket first.
+    ///
+    /// # Errors
+    ///
+    /// It cannot: [`Unsupported`](io::ErrorKind::Unsupported) unless overridden.
+    fn let_wait(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// As [`accept`](Self::accept), for a server that serves one request at a time: several may be taken
     /// from the system at once, to be given out one by one.

@@ -50,6 +50,10 @@ impl Transport for Tcp {
         Ok(StreamRequest::new(stream, peer))
     }
 
+    fn let_wait(&self) -> io::Result<()> {
+        self.listener.set_nonblocking(false)
+    }
+
     fn refuse(&self) -> io::Result<()> {
         sys::refuse_connections(self.listener.as_fd())
     }

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::socket::{SockType, SockaddrStorage};
 
-use super::inbox::{AHEAD, Inbox};
+use super::inbox::Inbox;
 use super::inet::bound_socket;
 use super::tcp::close_listener;
 use super::{SocketType, Transport};
@@ -20,7 +20,14 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Udp {
     socket: Arc<UdpSocket>,
-    inbox: Inbox<SockaddrStorage>,
+    /// Made when it is known how long a datagram may be.
+    inbox: OnceLock<Inbox<SockaddrStorage>>,
+}
+
+impl Udp {
+    fn inbox(&self) -> &Inbox<SockaddrStorage> {
+        self.inbox.get_or_init(|| Inbox::new(&Config::default(), inet_address))
+    }
 }
 
 impl Transport for Udp {
@@ -30,13 +37,13 @@ impl Transport for Udp {
     const SOCKET_TYPE: SocketType = SocketType::Datagram;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
-        let socket = UdpSocket::from(bound_socket(address, config, SockType::Datagram)?);
-        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
-        socket.set_nonblocking(false)?;
-        Ok(Udp {
-            socket: Arc::new(socket),
-            inbox: Inbox::new(config, inet_address),
-        })
+        let udp = Udp::try_from(UdpSocket::from(bound_socket(address, config, SockType::Datagram)?))?;
+        udp.adopt(config);
+        Ok(udp)
+    }
+
+    fn adopt(&self, config: &Config) {
+        let _ = self.inbox.set(Inbox::new(config, inet_address));
     }
 
     fn socket(&self) -> &UdpSocket {
@@ -48,15 +55,20 @@ impl Transport for Udp {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1)
+        self.inbox().receive(&self.socket)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, AHEAD)
+        self.inbox().receive_ahead(&self.socket)
+    }
+
+    fn let_wait(&self) -> io::Result<()> {
+        self.inbox().let_wait();
+        Ok(())
     }
 
     fn has_ahead(&self) -> bool {
-        self.inbox.has_ahead()
+        self.inbox().has_ahead()
     }
 
     fn refuse(&self) -> io::Result<()> {
@@ -65,6 +77,24 @@ impl Transport for Udp {
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
         close_listener(self.socket.as_fd(), placeholder);
+    }
+}
+
+/// A bound socket made elsewhere (inherited, or with options of its own) can be served as it is: see
+/// [`SocketServer::with_transport`](crate::SocketServer::with_transport).
+impl TryFrom<UdpSocket> for Udp {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The socket could not be made blocking.
+    fn try_from(socket: UdpSocket) -> io::Result<Self> {
+        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
+        socket.set_nonblocking(false)?;
+        Ok(Udp {
+            socket: Arc::new(socket),
+            inbox: OnceLock::new(),
+        })
     }
 }
 

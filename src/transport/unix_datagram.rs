@@ -3,12 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
-use super::inbox::{AHEAD, Inbox};
+use super::inbox::Inbox;
 use super::tcp::close_listener;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport};
@@ -26,8 +26,15 @@ const PATIENCE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct UnixDatagrams {
     socket: Arc<UnixDatagram>,
-    inbox: Inbox<UnixAddr>,
+    /// Made when it is known how long a datagram may be.
+    inbox: OnceLock<Inbox<UnixAddr>>,
     file: Option<SocketFile>,
+}
+
+impl UnixDatagrams {
+    fn inbox(&self) -> &Inbox<UnixAddr> {
+        self.inbox.get_or_init(|| Inbox::new(&Config::default(), unix_address))
+    }
 }
 
 impl Transport for UnixDatagrams {
@@ -38,15 +45,14 @@ impl Transport for UnixDatagrams {
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         let (socket, file) = bound_socket(address, config, SockType::Datagram)?;
-        let socket = UnixDatagram::from(socket);
-        // As for UDP: replies may wait, receiving does not. In between they look whether to go on waiting.
-        socket.set_nonblocking(false)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(UnixDatagrams {
-            socket: Arc::new(socket),
-            inbox: Inbox::new(config, unix_address),
-            file,
-        })
+        let mut datagrams = UnixDatagrams::try_from(UnixDatagram::from(socket))?;
+        datagrams.file = file;
+        datagrams.adopt(config);
+        Ok(datagrams)
+    }
+
+    fn adopt(&self, config: &Config) {
+        let _ = self.inbox.set(Inbox::new(config, unix_address));
     }
 
     fn socket(&self) -> &UnixDatagram {
@@ -61,15 +67,20 @@ impl Transport for UnixDatagrams {
     }
 
     fn accept(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, 1)
+        self.inbox().receive(&self.socket)
     }
 
     fn accept_ahead(&self) -> io::Result<Self::Request> {
-        self.inbox.receive(&self.socket, AHEAD)
+        self.inbox().receive_ahead(&self.socket)
+    }
+
+    fn let_wait(&self) -> io::Result<()> {
+        self.inbox().let_wait();
+        Ok(())
     }
 
     fn has_ahead(&self) -> bool {
-        self.inbox.has_ahead()
+        self.inbox().has_ahead()
     }
 
     /// From now on sending fails (`EPIPE`); what is queued stays (unix(7), shutdown(2)).
@@ -86,6 +97,25 @@ impl Transport for UnixDatagrams {
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
         close_listener(self.socket.as_fd(), placeholder);
+    }
+}
+
+/// A bound socket made elsewhere can be served as it is; its path is not removed at the end.
+impl TryFrom<UnixDatagram> for UnixDatagrams {
+    type Error = io::Error;
+
+    /// # Errors
+    ///
+    /// The socket could not be made blocking, or to wait for a short time only.
+    fn try_from(socket: UnixDatagram) -> io::Result<Self> {
+        // As for UDP: replies may wait, receiving does not. In between they look whether to go on waiting.
+        socket.set_nonblocking(false)?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(UnixDatagrams {
+            socket: Arc::new(socket),
+            inbox: OnceLock::new(),
+            file: None,
+        })
     }
 }
 

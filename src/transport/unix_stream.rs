@@ -63,6 +63,10 @@ impl Transport for UnixStreams {
         Ok(StreamRequest::new(stream, peer))
     }
 
+    fn let_wait(&self) -> io::Result<()> {
+        self.listener.set_nonblocking(false)
+    }
+
     /// From now on connecting fails (`ECONNREFUSED`); what is queued stays (unix(7), shutdown(2)).
     fn refuse(&self) -> io::Result<()> {
         Ok(shutdown(self.listener.as_raw_fd(), Shutdown::Read)?)

@@ -1,7 +1,7 @@
 //! A handler that does what its client says, for servers whose processes are looked at.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -88,6 +88,11 @@ impl Client {
             process,
             number,
         })
+    }
+
+    /// Its own address.
+    pub fn address(&self) -> SocketAddr {
+        self.stream.get_ref().local_addr().unwrap()
     }
 
     /// Says that the client is done. Whoever waits for that may have a copy of the descriptor.

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 
-use super::{CEILING, TempPath, temp_path, wait_until};
+use super::{CEILING, TempPath, children_of, temp_path, wait_until};
 
 /// The transports and strategies of the example, as its options name them.
 pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
@@ -277,16 +277,17 @@ pub fn pid(id: u32) -> Pid {
     Pid::from_raw(id.try_into().unwrap())
 }
 
-/// Nothing happens for a while in any of the processes, once they have come to rest.
+/// Nothing happens for a while in any of the processes and their children, once they have come to rest.
 #[track_caller]
 pub fn assert_never_wake_up(processes: &[(&str, &Process)]) {
-    let now = || -> Vec<u64> { processes.iter().map(|(_, process)| switches(process)).collect() };
+    let now = || -> Vec<Option<u64>> { processes.iter().map(|(_, process)| switches(process)).collect() };
     let mut before = now();
     wait_until("the servers rest", || {
         // The master of a prefork server looks once more within 100 ms.
         std::thread::sleep(Duration::from_millis(150));
         let after = now();
-        std::mem::replace(&mut before, after.clone()) == after
+        let rest = std::mem::replace(&mut before, after.clone()) == after;
+        rest && after.iter().all(Option::is_some)
     });
     std::thread::sleep(Duration::from_millis(300));
     for ((name, process), before) in processes.iter().zip(before) {
@@ -294,16 +295,22 @@ pub fn assert_never_wake_up(processes: &[(&str, &Process)]) {
     }
 }
 
-/// How often the threads of a process have been given a processor (proc(5)).
-fn switches(process: &Process) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    threads
-        .map(|thread| {
-            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+/// How often the threads of a process and its children have been given a processor (proc(5)); `None` while any of
+/// them has something to do: on a busy machine it may wait for a processor for longer than anybody watches.
+fn switches(process: &Process) -> Option<u64> {
+    let mut sum = 0;
+    for process in children_of(process.id()).into_iter().chain([process.id()]) {
+        for thread in fs::read_dir(format!("/proc/{process}/task")).ok()? {
+            // A thread or a child that has just ended is none that sleeps.
+            let status = fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+            if !status.contains("\nState:\tS ") {
+                return None;
+            }
             let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-            counts
+            sum += counts
                 .map(|(_, count)| count.trim().parse::<u64>().unwrap())
-                .sum::<u64>()
-        })
-        .sum()
+                .sum::<u64>();
+        }
+    }
+    Some(sum)
 }

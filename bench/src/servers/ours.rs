@@ -1,11 +1,12 @@
 //! The servers of this crate. A variant is one entry of the list.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use socketserver::prelude::*;
 
 use super::forward::Forward;
-use super::{ALL, BUFFER, BULK_BUFFER, Kind, STREAMS, Server, Transport, announce};
+use super::{ALL, BUFFER, BULK_BUFFER, DEFER_SECONDS, Kind, STREAMS, Server, TCP, Transport, announce};
 
 /// Each entry is a name, the transports, what it is, and the stack over the bare server.
 macro_rules! servers {
@@ -34,7 +35,19 @@ servers! {
     "threading", ALL, "Threading", |server| server.threading();
     "threading-mixins", STREAMS, "Threading under three stacked mix-ins",
         |server| Forward(Forward(Forward(server.threading())));
+    "threading-batch", STREAMS, "Threading with sched_batch", |server| server.threading().sched_batch(true);
+    "threading-defer", TCP, "Threading with defer_accept", |server| server.threading().defer_accept(DEFER);
+    "threading-defer-batch", TCP, "Threading with defer_accept and sched_batch",
+        |server| server.threading().defer_accept(DEFER).sched_batch(true);
+    "threading-stack-256k", STREAMS, "Threading with a stack_size of 256 KiB, as the limits have",
+        |server| server.threading().stack_size(256 * 1024);
     "pool-4", STREAMS, "ThreadPool of 4 workers", |server| server.thread_pool().workers(4);
+    "pool-4-batch", STREAMS, "ThreadPool of 4 workers with sched_batch",
+        |server| server.thread_pool().workers(4).sched_batch(true);
+    "pool-4-defer", TCP, "ThreadPool of 4 workers with defer_accept",
+        |server| server.thread_pool().workers(4).defer_accept(DEFER);
+    "pool-4-defer-batch", TCP, "ThreadPool of 4 workers with defer_accept and sched_batch",
+        |server| server.thread_pool().workers(4).defer_accept(DEFER).sched_batch(true);
     "pool-8", STREAMS, "ThreadPool of 8 workers", |server| server.thread_pool().workers(8);
     "forking", STREAMS, "Forking", |server| server.forking();
     "forked-ahead-4", STREAMS, "PreFork: a process for each connection, 4 forked ahead",
@@ -45,6 +58,8 @@ servers! {
     "prefork-8-recycled", ALL, "PreFork of 8 workers, replaced after 1000 requests each",
         |server| server.prefork().workers(8);
 }
+
+const DEFER: Duration = Duration::from_secs(DEFER_SECONDS as u64);
 
 fn run(server: impl BaseServer) -> io::Result<()> {
     let server = server.shutdown_on_signals([signal::SIGTERM]).bind()?;

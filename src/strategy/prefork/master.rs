@@ -11,7 +11,7 @@ use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::error::{Cause, Phase, RequestError};
 use crate::observer::Event;
-use crate::server::BaseServer;
+use crate::server::{BaseServer, Concurrency};
 
 /// How often the master looks at the workers while they get on. While none does it rests: the first that
 /// accepts a request, or is done with one, wakes it.
@@ -41,8 +41,7 @@ impl<S: BaseServer> PreFork<S> {
             let next = self.maintain(acceptor)?;
             let interval = core.attribute(|config| config.poll_interval);
             let left = next.map(|at| at.saturating_duration_since(Instant::now()));
-            core.waiter()?
-                .wait_quiet(wakeup, left.into_iter().chain(interval).min())?;
+            core.wait_quiet(left.into_iter().chain(interval).min())?;
             wakeup.awake();
         }
         core.begin_drain(acceptor.server());
@@ -161,13 +160,15 @@ impl<S: BaseServer> PreFork<S> {
         Ok(earlier(next, Some(now + LOOK_INTERVAL)))
     }
 
-    /// Tells the workers to accept or not, if that has changed.
+    /// Has the workers see to it if they are to accept, or not to, and that has changed.
     pub(super) fn pass_suspension_on(&self) {
         let shared = self.core().shared();
-        if let (None, Some(board)) = (shared.master(), shared.registry.board())
-            && board.suspend(shared.is_suspended())
-        {
-            self.state().wake_serving();
+        if let (None, Some(board)) = (shared.master(), shared.registry.board()) {
+            // Whoever changed it may have done so before there was a board, or two of them in another order.
+            board.suspend(shared.is_suspended());
+            if board.take_suspension_change() {
+                self.state().wake_serving();
+            }
         }
     }
 
@@ -197,8 +198,13 @@ impl<S: BaseServer> PreFork<S> {
     fn settle(&self, ended: &Ended<S::Transport>) {
         let Ended { worker, status } = ended;
         let shared = self.core().shared();
+        // With threads it has noted one of many.
+        let alone = S::CONCURRENCY == Concurrency::None;
+        let mut client = worker.slot.client().filter(|_| alone);
         for _ in 0..shared.registry.settle(&worker.slot, shared.is_told_to_stop()) {
-            let error = RequestError::new(Phase::Handle, Address::Unnamed, Cause::Exit(*status));
+            // The others waited.
+            let client = client.take().map_or(Address::Unnamed, Address::Inet);
+            let error = RequestError::new(Phase::Handle, client, Cause::Exit(*status));
             worker.server.handle_error(&error);
         }
     }

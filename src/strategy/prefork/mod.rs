@@ -98,8 +98,9 @@ use workers::Workers;
 /// until [`drain_timeout`](crate::Configure::drain_timeout); then their sockets are shut down, and a second
 /// later they are killed. The [`Report`](crate::Report) has the requests of all workers, also of those that
 /// were killed: what these had in progress counts as failed, and goes to `handle_error` in the master as
-/// [`Cause::Exit`](crate::Cause::Exit), without the client's address. If the master itself is killed, the
-/// workers drain and end.
+/// [`Cause::Exit`](crate::Cause::Exit); whose it was is known of Internet clients, if a worker serves one request
+/// at a time, and else [`Unnamed`](crate::Address::Unnamed). If the master itself is killed, the workers drain and
+/// end.
 ///
 /// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
 /// `serve_forever` fails and says why the last one did.

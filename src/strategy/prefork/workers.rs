@@ -194,7 +194,7 @@ impl<T: Transport> Workers<T> {
     pub(super) fn pause(&mut self, why: &str) {
         let now = Instant::now();
         if self.pause.is_some_and(|pause| now > pause + CALM) {
-            self.replacing.over();
+            self.replacing.succeeded(self.replacing.attempt());
         }
         self.pause = Some(now + self.replacing.next(&why));
     }

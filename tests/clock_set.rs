@@ -1,0 +1,186 @@
+//! The system's clock (`CLOCK_REALTIME`) set by a day while a server serves: no deadline looks at it.
+//!
+//! The servers are processes that see a false clock, by libfaketime; their monotonic clock is the system's.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use socketserver::prelude::*;
+use support::clients::available;
+use support::process::{Process, role};
+use support::{CEILING, TempPath, exchange_line, queued, read_to_end, temp_path, wait_until};
+
+tests![
+    roles: serves_with_a_timeout, serves_alone_with_a_deadline, serves_in_threads_with_a_deadline;
+    timeouts_are_kept_when_the_clock_is_set_back,
+    timeouts_are_kept_when_the_clock_is_set_forward,
+    the_drain_deadline_is_kept_when_the_clock_is_set_back,
+    the_drain_deadline_is_kept_when_the_clock_is_set_forward,
+];
+
+const TIME: Duration = Duration::from_millis(500);
+const DAY: u64 = 24 * 60 * 60;
+
+/// Tells what a client asks for: the time of day, or its connection's age, in seconds.
+fn tell(request: &mut TcpRequest) -> HandlerResult {
+    let mut order = String::new();
+    while request.read_line(&mut order)? > 0 {
+        let answer = match order.trim() {
+            "time" => time_of_day(),
+            "age" => request.server().handle().unwrap().stats().connections[0].age.as_secs(),
+            order => return Err(format!("what is `{order}`?").into()),
+        };
+        writeln!(request, "{answer}")?;
+        order.clear();
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_types, reason = "it is the clock that is set")]
+fn time_of_day() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+fn serve(server: impl BaseServer) {
+    let server = server.shutdown_on_signals([signal::SIGTERM]).bind().unwrap();
+    println!("listening on {}", server.server_address());
+    let report = server.serve_forever().unwrap();
+    println!("{report} after {} ms", report.elapsed.as_millis());
+}
+
+fn serves_with_a_timeout() {
+    serve(ThreadingTcpServer::new("127.0.0.1:0", tell).idle_timeout(TIME));
+}
+
+fn serves_alone_with_a_deadline() {
+    serve(TcpServer::new("127.0.0.1:0", tell).drain_timeout(TIME));
+}
+
+fn serves_in_threads_with_a_deadline() {
+    serve(ThreadingTcpServer::new("127.0.0.1:0", tell).drain_timeout(TIME));
+}
+
+/// The clock that a server sees.
+struct Clock {
+    offset: TempPath,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let clock = Clock {
+            offset: temp_path("offset"),
+        };
+        clock.set("+0");
+        clock
+    }
+
+    /// Sets it to so much before or after the system's.
+    fn set(&self, offset: &str) {
+        // In one step, for whoever reads it meanwhile.
+        let new = self.offset.path.with_extension("new");
+        fs::write(&new, offset).unwrap();
+        fs::rename(new, &self.offset.path).unwrap();
+    }
+
+    /// A server that sees it.
+    fn start(&self, role_name: &str) -> Process {
+        let mut wrapped = Command::new("faketime");
+        wrapped.args(["-m", "-f", "+0", "printenv", "LD_PRELOAD"]);
+        let library = String::from_utf8(wrapped.output().unwrap().stdout).unwrap();
+        let mut command = role(role_name);
+        command
+            .env("LD_PRELOAD", library.trim())
+            .env("FAKETIME_TIMESTAMP_FILE", &self.offset.path)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Process::start(&mut command)
+    }
+}
+
+#[track_caller]
+fn connect_to(server: &Process) -> TcpStream {
+    let client = TcpStream::connect(server.address()).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+#[track_caller]
+fn ask(client: &TcpStream, what: &str) -> u64 {
+    exchange_line(client, &format!("{what}\n")).trim().parse().unwrap()
+}
+
+#[track_caller]
+fn assert_in_time(elapsed: Duration) {
+    assert!(elapsed >= TIME && elapsed < CEILING, "{elapsed:?}");
+}
+
+#[track_caller]
+fn assert_timeouts_are_kept(offset: &str) {
+    if !available("faketime") {
+        return;
+    }
+    let clock = Clock::new();
+    let server = clock.start("serves_with_a_timeout");
+    let client = connect_to(&server);
+    let before = ask(&client, "time");
+    clock.set(offset);
+    let begin = Instant::now();
+    let after = ask(&client, "time");
+    assert!(after.abs_diff(before) > DAY / 2, "{before} {after}");
+    assert!(ask(&client, "age") < CEILING.as_secs());
+    assert_eq!(read_to_end(&client), b"");
+    assert_in_time(begin.elapsed());
+    server.signal(Signal::SIGTERM);
+    assert!(server.end().output.starts_with("served=0 failed=1 "));
+}
+
+fn timeouts_are_kept_when_the_clock_is_set_back() {
+    assert_timeouts_are_kept("-1d");
+}
+
+fn timeouts_are_kept_when_the_clock_is_set_forward() {
+    assert_timeouts_are_kept("+1d");
+}
+
+#[track_caller]
+fn assert_the_drain_deadline_is_kept(offset: &str) {
+    if !available("faketime") {
+        return;
+    }
+    for role_name in ["serves_alone_with_a_deadline", "serves_in_threads_with_a_deadline"] {
+        let clock = Clock::new();
+        let server = clock.start(role_name);
+        // It has said nothing: its first message would be answered.
+        let mut client = connect_to(&server);
+        wait_until("it is accepted", || queued(server.address()) == Some(0));
+        let begin = Instant::now();
+        server.signal(Signal::SIGTERM);
+        wait_until("the signal is taken", || !server.is_pending(Signal::SIGTERM));
+        clock.set(offset);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert_in_time(begin.elapsed());
+        let ended = server.end();
+        let output = ended.output.trim_end();
+        let (counts, elapsed) = output.split_once(" after ").unwrap();
+        assert_eq!(counts, "served=1 failed=0 drained=0 forced=1 leaked=0", "{ended:?}");
+        let elapsed = elapsed.strip_suffix(" ms").unwrap().parse().unwrap();
+        assert_in_time(Duration::from_millis(elapsed));
+    }
+}
+
+fn the_drain_deadline_is_kept_when_the_clock_is_set_back() {
+    assert_the_drain_deadline_is_kept("-1d");
+}
+
+fn the_drain_deadline_is_kept_when_the_clock_is_set_forward() {
+    assert_the_drain_deadline_is_kept("+1d");
+}

@@ -1,0 +1,191 @@
+//! Threads that wait for requests in the very system call that takes them: that they do, and that everything
+//! else still reaches them.
+
+mod support;
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow};
+use socketserver::prelude::*;
+use socketserver::{Acceptor, Tcp};
+use support::matrix::udp_client;
+use support::{EchoLine, connect, exchange_line, temp_path, wait_until};
+
+tests![
+    an_idle_server_waits_in_accept,
+    an_idle_datagram_server_waits_in_recvmmsg,
+    threads_wait_in_accept_again_after_a_wake_up,
+    with_a_poll_interval_the_loop_comes_back_by_itself,
+    a_server_whose_threads_block_all_signals_stops,
+    a_socket_made_elsewhere_stays_non_blocking,
+    more_threads_may_accept_than_the_strategy_has_said,
+    a_hook_that_never_waits_does_not_keep_the_processor_busy,
+];
+
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// How many threads of this process are in this system call (`/proc/PID/task/TID/syscall`, proc(5)).
+fn threads_in(system_call: i64) -> usize {
+    let is_in = |call: &str| call.split(' ').next() == Some(&system_call.to_string());
+    fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("syscall")).ok())
+        .filter(|call| is_in(call))
+        .count()
+}
+
+#[track_caller]
+fn assert_waits_in_accept(server: impl BaseServer, threads: usize) {
+    let running = server.spawn().unwrap();
+    wait_until("it waits in accept4(2)", || threads_in(libc::SYS_accept4) == threads);
+    running.stop().unwrap();
+}
+
+fn an_idle_server_waits_in_accept() {
+    assert_waits_in_accept(TcpServer::new(ANY_PORT, EchoLine), 1);
+    assert_waits_in_accept(ThreadingTcpServer::new(ANY_PORT, EchoLine), 1);
+    assert_waits_in_accept(ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(5), 5);
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine);
+    assert_waits_in_accept(pool.workers(5).queue_size(5), 1);
+    let socket = temp_path("socket");
+    assert_waits_in_accept(UnixStreamServer::new(socket.path.as_path(), EchoLine), 1);
+}
+
+fn an_idle_datagram_server_waits_in_recvmmsg() {
+    let running = UdpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    for _ in 0..2 {
+        wait_until("it waits in recvmmsg(2)", || threads_in(libc::SYS_recvmmsg) == 1);
+        client.send(b"hello\n").unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(client.recv(&mut buffer).unwrap(), 6);
+    }
+    running.stop().unwrap();
+}
+
+#[track_caller]
+fn assert_waits_again(server: impl BaseServer, threads: usize) {
+    let running = server.spawn().unwrap();
+    let handle = running.handle();
+    for _ in 0..3 {
+        handle.suspend();
+        wait_until("nobody accepts", || threads_in(libc::SYS_accept4) == 0);
+        handle.resume();
+        // Each of those that wait elsewhere comes back with a client.
+        wait_until("all wait in accept4(2)", || {
+            let client = connect(running.server_address());
+            assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+            threads_in(libc::SYS_accept4) == threads
+        });
+    }
+    running.stop().unwrap();
+}
+
+fn threads_wait_in_accept_again_after_a_wake_up() {
+    assert_waits_again(TcpServer::new(ANY_PORT, EchoLine), 1);
+    assert_waits_again(ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(3), 3);
+}
+
+fn with_a_poll_interval_the_loop_comes_back_by_itself() {
+    let server = TcpServer::new(ANY_PORT, EchoLine).poll_interval(Duration::from_millis(10));
+    let running = server.spawn().unwrap();
+    let client = connect(running.server_address());
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    wait_until("it waits in epoll", || threads_in(libc::SYS_epoll_wait) == 1);
+    running.stop().unwrap();
+}
+
+fn a_server_whose_threads_block_all_signals_stops() {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap();
+    let sync = TcpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    let threading = ThreadingTcpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(2).spawn().unwrap();
+    let datagrams = UdpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    wait_until("they wait", || {
+        threads_in(libc::SYS_accept4) == 4 && threads_in(libc::SYS_recvmmsg) == 1
+    });
+    for running in [sync, threading, pool, datagrams] {
+        running.stop().unwrap();
+    }
+    before.thread_set_mask().unwrap();
+}
+
+/// Other processes may have it, too.
+fn a_socket_made_elsewhere_stays_non_blocking() {
+    let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
+    let other = listener.try_clone().unwrap();
+    let server = TcpServer::with_transport(Tcp::try_from(listener).unwrap(), EchoLine);
+    let running = server.spawn().unwrap();
+    let client = connect(running.server_address());
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    assert_eq!(other.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    running.stop().unwrap();
+}
+
+/// A strategy of a user's, whose threads each serve as the bare server does.
+struct Several<S>(S, usize);
+
+impl<S: BaseServer> BaseServer for Several<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    const CONCURRENCY: Concurrency = Concurrency::Threads;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.1)
+                .map(|_| {
+                    let acceptor = acceptor.clone();
+                    scope.spawn(|| self.0.serve(acceptor))
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+        })
+    }
+}
+
+fn more_threads_may_accept_than_the_strategy_has_said() {
+    let server = Several(TcpServer::new(ANY_PORT, EchoLine), 3);
+    let running = server.spawn().unwrap();
+    for _ in 0..20 {
+        let client = connect(running.server_address());
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    }
+    assert_eq!(running.stop().unwrap().served, 20);
+}
+
+/// Says that there is nothing, without having waited.
+struct Impatient<S>(S, Arc<AtomicUsize>);
+
+impl<S: BaseServer> BaseServer for Impatient<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
+fn a_hook_that_never_waits_does_not_keep_the_processor_busy() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let server = Impatient(TcpServer::new(ANY_PORT, EchoLine), Arc::clone(&calls));
+    let running = server.spawn().unwrap();
+    wait_until("it waits elsewhere", || threads_in(libc::SYS_epoll_wait) == 1);
+    assert!((1..1_000).contains(&calls.load(Ordering::SeqCst)));
+    running.stop().unwrap();
+}
