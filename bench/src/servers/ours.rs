@@ -50,6 +50,10 @@ servers! {
         |server| server.thread_pool().workers(4).defer_accept(DEFER).sched_batch(true);
     "pool-8", STREAMS, "ThreadPool of 8 workers", |server| server.thread_pool().workers(8);
     "forking", STREAMS, "Forking", |server| server.forking();
+    "forked-ahead-4", STREAMS, "PreFork: a process for each connection, 4 forked ahead",
+        |server| server.prefork().workers(4).max_requests(1).max_requests_jitter(0);
+    "forked-ahead-32", STREAMS, "PreFork: a process for each connection, 32 forked ahead",
+        |server| server.prefork().workers(32).max_requests(1).max_requests_jitter(0);
     "prefork-8", ALL, "PreFork of 8 workers that stay", |server| server.prefork().workers(8).max_requests(None);
     "prefork-8-recycled", ALL, "PreFork of 8 workers, replaced after 1000 requests each",
         |server| server.prefork().workers(8);
