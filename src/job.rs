@@ -87,9 +87,13 @@ impl<T: Transport> fmt::Debug for Active<T> {
 /// ```
 pub struct Job<T: Transport> {
     server: Outermost<T>,
-    /// Present until the job has run or was left to another process. Boxed, because a job goes from hand to hand.
-    parts: Option<Box<(Active<T>, Ticket)>>,
+    /// Present until the job has run or was left to another process.
+    parts: Option<Parts<T>>,
 }
+
+/// On the heap: a job goes through the hands of many, and what each of them had room for would stay on the stack
+/// below the handler, for as long as that runs.
+type Parts<T> = Box<(Active<T>, Ticket)>;
 
 impl<T: Transport> Job<T> {
     /// A request has come: gives it its number and context.
@@ -120,7 +124,7 @@ impl<T: Transport> Job<T> {
     }
 
     /// Apart: it is not to be a job, or not yet.
-    pub(crate) fn take_parts(&mut self) -> (Outermost<T>, Active<T>, Ticket) {
+    pub(crate) fn into_parts(mut self) -> (Outermost<T>, Active<T>, Ticket) {
         let Some((active, ticket)) = self.parts.take().map(|parts| *parts) else {
             unreachable!("a job has its request until it is consumed")
         };
@@ -128,11 +132,12 @@ impl<T: Transport> Job<T> {
     }
 
     /// The limits have let it in: tells so.
-    pub(crate) fn tell_started(&self) {
+    pub(crate) fn started(self) -> Self {
         if let Some((active, ticket)) = self.parts.as_deref() {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Started { number, client_address });
         }
+        self
     }
 
     /// Whose request it is.
@@ -162,8 +167,7 @@ impl<T: Transport> Job<T> {
         let _busy = ticket.shared().enter();
         ticket.begin();
         let outcome = self.finish(active, ticket);
-        let (active, ticket) = *parts;
-        self.close(active, ticket, outcome);
+        self.close(parts, outcome);
         outcome == Outcome::Served
     }
 
@@ -187,6 +191,8 @@ impl<T: Transport> Job<T> {
         }
     }
 
+    /// Not inlined, nor is [`close`](Self::close): else the stack below each handler has room for what they need.
+    #[inline(never)]
     fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
         let error = RequestError::new(active.phase, active.client_address().clone(), cause);
         self.server.handle_error(&error);
@@ -201,18 +207,23 @@ impl<T: Transport> Job<T> {
         error.outcome()
     }
 
-    fn close(&self, mut active: Active<T>, mut ticket: Ticket, outcome: Outcome) {
-        self.server.shutdown_request(&mut active.request);
+    #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "it is there, and whoever calls has no room for it on the stack"
+    )]
+    fn close(&self, parts: Parts<T>, outcome: Outcome) {
+        let (active, mut ticket) = *parts;
+        let mut request = active.request;
+        self.server.shutdown_request(&mut request);
         ticket.forget_socket();
-        self.server.close_request(active.request);
+        self.server.close_request(request);
         ticket.ended(outcome);
     }
 
-    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; false.
-    pub(crate) fn verify(&mut self) -> bool {
-        let Some((active, ticket)) = self.parts.as_deref_mut() else {
-            return false;
-        };
+    /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; `None`.
+    pub(crate) fn verify(mut self) -> Option<Self> {
+        let (active, ticket) = self.parts.as_deref_mut()?;
         let verdict = catch_unwind(AssertUnwindSafe(|| {
             self.server
                 .verify_request(&active.request, active.request.client_address())
@@ -220,20 +231,19 @@ impl<T: Transport> Job<T> {
         match verdict {
             Ok(true) => {
                 active.phase = Phase::Process;
-                return true;
+                return Some(self);
             }
             Ok(false) => self.refuse(),
             Err(payload) => {
                 // Counted as one that has failed, and so has started.
                 ticket.start(&active.request);
-                self.tell_started();
-                self.fail(Cause::Panic(payload));
+                self.started().fail(Cause::Panic(payload));
             }
         }
-        false
+        None
     }
 
-    fn refuse(&mut self) {
+    fn refuse(mut self) {
         if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::Refused { number, client_address });
@@ -246,14 +256,14 @@ impl<T: Transport> Job<T> {
     }
 
     /// Ends the request without running it: the error is reported, the connection closed.
-    pub(crate) fn fail_with(mut self, error: impl Into<HandlerError>) {
+    pub(crate) fn fail_with(self, error: impl Into<HandlerError>) {
         self.fail(Cause::Error(error.into()));
     }
 
-    fn fail(&mut self, cause: Cause) {
-        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
-            let outcome = self.report(&active, &ticket, cause);
-            self.close(active, ticket, outcome);
+    fn fail(mut self, cause: Cause) {
+        if let Some(parts) = self.parts.take() {
+            let outcome = self.report(&parts.0, &parts.1, cause);
+            self.close(parts, outcome);
         }
     }
 
@@ -275,8 +285,8 @@ impl<T: Transport> Job<T> {
 /// Dropped without having run, a job closes its connection and counts as failed.
 impl<T: Transport> Drop for Job<T> {
     fn drop(&mut self) {
-        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
-            self.close(active, ticket, Outcome::Dropped);
+        if let Some(parts) = self.parts.take() {
+            self.close(parts, Outcome::Dropped);
         }
     }
 }
@@ -284,7 +294,7 @@ impl<T: Transport> Drop for Job<T> {
 impl<T: Transport> fmt::Debug for Job<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Job")
-            .field("active", &self.parts.as_deref().map(|(active, _)| active))
+            .field("active", &self.parts.as_ref().map(|parts| &parts.0))
             .finish_non_exhaustive()
     }
 }

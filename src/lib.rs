@@ -163,6 +163,7 @@
 //! | `allow_reuse_port = False` | [`allow_reuse_port`](Configure::allow_reuse_port) | |
 //! | `max_packet_size = 8192` | [`max_packet_size`](Configure::max_packet_size) | 65,535; what is cut says so |
 //! | `daemon_threads`, `block_on_close` | [`drain_timeout`](Configure::drain_timeout) | one attribute for every strategy: 30 s unless set; `None` waits for ever |
+//! | `threading.stack_size(bytes)` | [`Threading::stack_size`], [`ThreadPool::stack_size`] | of the server's threads, not of all; 64 KiB at least |
 //! | `max_children = 40` | [`max_children`](Forking::max_children) | at the limit accepting pauses; the server still hears a shutdown |
 //! | `active_children`, `collect_children` | [`active_children`](Forking::active_children) | the number; children are reaped as they end |
 //! | `with server:` | the value's scope, [`Running`] | |

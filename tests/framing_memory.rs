@@ -19,6 +19,7 @@ tests![
     an_announced_message_takes_no_memory_before_it_arrives,
     a_message_at_the_limit_is_in_memory_once,
     a_big_message_gives_its_memory_back,
+    a_stream_of_big_messages_keeps_its_buffer,
     bytes_without_end_take_no_more_than_the_limit,
     any_bytes_take_no_more_than_the_limit,
     one_byte_at_a_time_is_searched_once,
@@ -160,6 +161,37 @@ fn a_big_message_gives_its_memory_back() {
         });
         assert!(held.bytes_current < 100_000, "{held:?}");
     }
+}
+
+fn a_stream_of_big_messages_keeps_its_buffer() {
+    /// Up to here the sender has sent; then it pauses.
+    struct Pausing<'a>(&'a [u8], bool);
+
+    impl Read for Pausing<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(out)? {
+                0 if !std::mem::replace(&mut self.1, true) => Err(io::ErrorKind::WouldBlock.into()),
+                count => Ok(count),
+            }
+        }
+    }
+
+    const COUNT: usize = 8;
+    let big = [&b"300000:"[..], &vec![b'x'; 300_000], b","].concat();
+    let wire = [&big.repeat(COUNT)[..], b"2:ok,"].concat();
+    let mut framed = Framed::new(Pausing(&wire, false), NetstringCodec::new());
+    framed.next_ref().unwrap().unwrap();
+    let between = measure(|| {
+        for _ in 1..COUNT {
+            assert_eq!(framed.next_ref().unwrap().unwrap().len(), 300_000);
+        }
+    });
+    assert_eq!(between.count_total, 0, "{between:?}");
+    let behind = measure(|| {
+        assert_eq!(framed.next_ref().unwrap().unwrap(), b"ok");
+        assert_eq!(framed.next_ref().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    });
+    assert!(behind.bytes_current < -200_000, "{behind:?}");
 }
 
 fn bytes_without_end_take_no_more_than_the_limit() {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily as Family, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, getsockname, getsockopt,
@@ -68,6 +69,13 @@ tests![
     allow_reuse_address_can_be_switched_off,
     allow_reuse_port_shares_a_port_between_two_servers,
     allow_reuse_port_is_off_by_default,
+    deferred_accepting_waits_for_the_client_to_speak,
+    deferred_accepting_lasts_at_least_as_long_as_was_set,
+    deferred_accepting_is_off_by_default,
+    a_client_that_has_not_spoken_when_a_deferring_server_stops_is_reset_when_it_does,
+    fast_open_takes_what_comes_with_the_syn,
+    fast_open_is_off_by_default,
+    sockets_that_are_not_tcp_ignore_its_options,
     request_queue_size_is_what_the_kernel_queues,
     the_default_queue_holds_hundreds_of_clients_that_come_at_once,
     a_request_queue_size_beyond_the_kernels_is_cut,
@@ -722,6 +730,102 @@ fn allow_reuse_port_is_off_by_default() {
         .allow_reuse_port(true)
         .bind()
         .unwrap();
+}
+
+/// What an option of TCP is set to (tcp(7)).
+fn tcp_option(server: &impl BaseServer, option: libc::c_int) -> nix::Result<libc::c_int> {
+    let mut value = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
+    let fd = server.fileno().unwrap().as_raw_fd();
+    // SAFETY: there is room for as many bytes as are told.
+    let outcome = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, option, (&raw mut value).cast(), &raw mut length) };
+    Errno::result(outcome).map(|_| value)
+}
+
+fn deferred_accepting_waits_for_the_client_to_speak() {
+    // One at a time: a client that is accepted keeps all others waiting.
+    let running = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| -> io::Result<()> {
+        let number = request.server().number();
+        request.read_exact(&mut [0])?;
+        write!(request, "{number}")
+    })
+    .defer_accept(Duration::from_mins(1))
+    .spawn()
+    .unwrap();
+    let silent = connect(running.server_address());
+    for number in ["1", "2"] {
+        let mut client = connect(running.server_address());
+        client.write_all(b".").unwrap();
+        assert_eq!(read_to_end(client), number.as_bytes());
+    }
+    (&silent).write_all(b".").unwrap();
+    assert_eq!(read_to_end(silent), b"3");
+    assert_eq!(running.stop().unwrap().served, 3);
+}
+
+fn deferred_accepting_lasts_at_least_as_long_as_was_set() {
+    let told = |at_most: Duration| {
+        let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).defer_accept(at_most);
+        tcp_option(&server.bind().unwrap(), libc::TCP_DEFER_ACCEPT).unwrap()
+    };
+    let seconds = Duration::from_secs;
+    for (set, least) in [
+        (Duration::ZERO, 1),
+        (Duration::from_millis(1), 1),
+        (Duration::from_millis(1001), 2),
+        (seconds(7), 7),
+        (seconds(60), 60),
+    ] {
+        assert!((least..=2 * least + 1).contains(&told(set)), "{set:?}: {}", told(set));
+    }
+    assert!(told(Duration::MAX) > 60);
+}
+
+fn a_client_that_has_not_spoken_when_a_deferring_server_stops_is_reset_when_it_does() {
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).defer_accept(CEILING);
+    let running = server.spawn().unwrap();
+    let mut silent = connect(running.server_address());
+    assert_eq!(running.stop().unwrap().served, 0);
+    silent.write_all(b"hello\n").unwrap();
+    let error = silent.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+fn deferred_accepting_is_off_by_default() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    assert_eq!(tcp_option(&server, libc::TCP_DEFER_ACCEPT), Ok(0));
+    let server = TcpServer::new("127.0.0.1:0", EchoLine)
+        .defer_accept(CEILING)
+        .defer_accept(None);
+    assert_eq!(tcp_option(&server.bind().unwrap(), libc::TCP_DEFER_ACCEPT), Ok(0));
+}
+
+fn fast_open_takes_what_comes_with_the_syn() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).tcp_fast_open(100);
+    let server = server.bind().unwrap();
+    assert_eq!(tcp_option(&server, libc::TCP_FASTOPEN), Ok(100));
+    let running = server.spawn().unwrap();
+    // Whether the kernel takes part is the administrator's choice; served is the client in any case.
+    let client = nix::sys::socket::socket(Family::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    setsockopt(&client, sockopt::TcpFastOpenConnect, &true).unwrap();
+    let address = SockaddrStorage::from(inet(running.server_address()));
+    nix::sys::socket::connect(client.as_raw_fd(), &address).unwrap();
+    assert_eq!(exchange_line(TcpStream::from(client), "hello\n"), "hello\n");
+}
+
+fn fast_open_is_off_by_default() {
+    let server = TcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap();
+    assert_eq!(tcp_option(&server, libc::TCP_FASTOPEN), Ok(0));
+}
+
+fn sockets_that_are_not_tcp_ignore_its_options() {
+    fn bind(server: impl BaseServer) {
+        let server = server.defer_accept(CEILING).tcp_fast_open(100).bind().unwrap();
+        assert!(tcp_option(&server, libc::TCP_DEFER_ACCEPT).is_err());
+    }
+    bind(UdpServer::new("127.0.0.1:0", EchoLine));
+    bind(UnixStreamServer::new(&temp_path("socket").path, EchoLine));
+    bind(UnixDatagramServer::new(&temp_path("socket").path, EchoLine));
 }
 
 /// How many of `attempts` connections the kernel takes for a listener that accepts none.

@@ -206,6 +206,7 @@ fn serve(options: &ServeOptions) -> io::Result<()> {
         address: options.address.clone(),
         bulk: options.bulk,
         touched_mb: options.touched,
+        defer_accept: false,
     };
     servers::serve(server, &setup)
 }

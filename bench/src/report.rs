@@ -66,11 +66,14 @@ fn judgement(judgement: &Judgement, indent: usize) {
     );
 }
 
+/// Room for the name of a server or a workload.
+const NAME: usize = 25;
+
 /// A row for each server.
 fn values(outcome: &Outcome, compared: Metric) {
     let rounds = outcome.cells.iter().flat_map(|cell| &cell.rounds);
     let metrics: BTreeSet<_> = rounds.flat_map(|round| round.metrics.keys().copied()).collect();
-    print!("  {:18}", "");
+    print!("  {:NAME$}", "");
     for metric in &metrics {
         print!(" {:>10}", metric.label());
         if *metric == compared {
@@ -79,7 +82,7 @@ fn values(outcome: &Outcome, compared: Metric) {
     }
     println!(" {:>8}", "errors");
     for cell in &outcome.cells {
-        print!("  {:18}", cell.server);
+        print!("  {:NAME$}", cell.server);
         for metric in &metrics {
             let text = cell.median(*metric).map_or_else(|| "-".into(), digits);
             print!(" {text:>10}");
@@ -110,7 +113,7 @@ fn ratios(outcome: &Outcome, compared: Metric) {
             .collect();
         for (number, line) in parts.chunks(5).enumerate() {
             let head = if number == 0 { one.server.as_str() } else { "" };
-            println!("  {head:18} = {}", line.join(", "));
+            println!("  {head:NAME$} = {}", line.join(", "));
         }
     }
 }
@@ -134,7 +137,7 @@ pub fn summary(results: &Results) {
     );
     for judgement in &results.judgements {
         if judgement.verdict == Verdict::Missed {
-            print!("  {:18}", judgement.workload);
+            print!("  {:NAME$}", judgement.workload);
             self::judgement(judgement, 0);
         }
     }

@@ -62,6 +62,26 @@ const POOLS: &[&str] = &[
     "threadpool-8",
 ];
 
+/// With the options that are for many short connections.
+const BATCHES: &[&str] = &[
+    "threading-batch",
+    "libc-lf-batch",
+    "pool-4-batch",
+    "libc-accept-4-batch",
+];
+
+/// The same over TCP only.
+const DEFERRED: &[&str] = &[
+    "threading-defer",
+    "libc-lf-defer",
+    "threading-defer-batch",
+    "libc-lf-defer-batch",
+    "pool-4-defer",
+    "libc-accept-4-defer",
+    "pool-4-defer-batch",
+    "libc-accept-4-defer-batch",
+];
+
 const SYNC: &[&str] = &["sync", "libc-sync"];
 
 const KEPT: &[&str] = &[
@@ -108,6 +128,7 @@ const FORKING: &[&str] = &["forking", "libc-fork", "python-forking"];
 
 const IDLE: &[&str] = &[
     "threading",
+    "threading-stack-256k",
     "libc-park",
     "libc-thread",
     IDLE_BASELINE,
@@ -151,7 +172,7 @@ fn connections() -> Vec<Workload> {
             Tcp,
             16,
         )
-        .servers(&[SYNC, THREADS, &["threading-mixins"], POOLS])
+        .servers(&[SYNC, THREADS, &["threading-mixins"], POOLS, BATCHES, DEFERRED])
         .short(),
         one(
             "tcp-churn-256",
@@ -159,7 +180,7 @@ fn connections() -> Vec<Workload> {
             Tcp,
             256,
         )
-        .servers(&[SYNC, THREADS, POOLS]),
+        .servers(&[SYNC, THREADS, POOLS, BATCHES, DEFERRED]),
         one(
             "unix-churn-1",
             "a new Unix connection for each request, 1 at once",
@@ -173,7 +194,7 @@ fn connections() -> Vec<Workload> {
             Unix,
             16,
         )
-        .servers(&[SYNC, THREADS, POOLS])
+        .servers(&[SYNC, THREADS, POOLS, BATCHES])
         .short(),
         one(
             "unix-churn-256",

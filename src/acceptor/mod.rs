@@ -421,12 +421,11 @@ impl<T: Transport> Acceptor<T> {
         let Some(ticket) = self.ticket.take() else {
             return Ok(Turn::Again);
         };
-        let mut job = Job::accepted(&self.server, request, ticket);
-        if !job.verify() {
+        let Some(job) = Job::accepted(&self.server, request, ticket).verify() else {
             return Ok(Turn::Refused);
-        }
+        };
         Ok(match job.admit() {
-            Admitted::Runs => Turn::Job(job),
+            Admitted::Job(job) => Turn::Job(job),
             Admitted::Waits => Turn::Again,
             Admitted::Rejected => Turn::Rejected,
         })

@@ -16,6 +16,10 @@ const RETAINED: usize = 72 * 1024;
 /// Of what a message needs, so much is taken at once: the longest message of all codecs unless set otherwise.
 const AT_ONCE: usize = 16 * 1024 * 1024;
 
+/// Behind a big message there is room for so much of the next: that one is coming shows that its buffer will be of use
+/// again. Not more, because it is moved.
+const LOOK_AHEAD: usize = 1024;
+
 /// Bytes between `start` and `end` have arrived; those behind are initialised (zero or stale) so that they
 /// can be read into, and are not cleared again.
 #[derive(Default)]
@@ -31,27 +35,35 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
-    /// Takes a frame that the decoder has found in [`arrived`](Self::arrived); returns where its message
-    /// is until the next read.
+    /// Takes a frame that the decoder has found in [`arrived`](Self::arrived); its message stays where it is until
+    /// the next read. It is checked against the bytes that the decoder saw, which the compiler has at hand where
+    /// both are inlined.
     #[inline]
-    pub(super) fn take(&mut self, frame: &Frame) -> Range<usize> {
-        let message = self.start + frame.message.start..self.start + frame.message.end;
+    pub(super) fn take(&mut self, frame: &Frame) -> &[u8] {
+        let arrived = &self.bytes[self.start..self.end];
+        assert!(
+            frame.consumed <= arrived.len(),
+            "a decoder took more bytes than have arrived"
+        );
         self.start += frame.consumed;
-        assert!(self.start <= self.end, "a decoder took more bytes than have arrived");
-        message
+        &arrived[frame.message.start..frame.message.end]
     }
 
+    /// As [`take`](Self::take), to keep. A message that is most of a big buffer is the buffer itself, so that there is
+    /// no second copy of it in memory.
     #[inline]
-    pub(super) fn get(&self, message: Range<usize>) -> &[u8] {
-        &self.bytes[message]
+    pub(super) fn keep(&mut self, frame: &Frame) -> Vec<u8> {
+        let (begin, size) = (self.start, self.bytes.len());
+        let message = self.take(frame);
+        if message.len() <= RETAINED.max(size / 2) {
+            return message.to_vec();
+        }
+        self.give_away(begin + frame.message.start..begin + frame.message.end)
     }
 
-    /// A message that was just taken, to keep. One that is most of a big buffer is the buffer itself, so that
-    /// there is no second copy of it in memory.
-    pub(super) fn keep(&mut self, message: Range<usize>) -> Vec<u8> {
-        if message.len() <= RETAINED.max(self.bytes.len() / 2) {
-            return self.get(message).to_vec();
-        }
+    /// The buffer itself, cut to `message`; what has arrived behind that moves to another.
+    #[cold]
+    fn give_away(&mut self, message: Range<usize>) -> Vec<u8> {
         let size = match self.arrived().len() {
             0 => 0,
             rest => rest.max(RETAINED),
@@ -97,29 +109,37 @@ impl Buffer {
     }
 
     fn make_room(&mut self, missing: usize) {
+        let arrived = self.arrived().len();
+        let needed = arrived.saturating_add(missing);
+        if self.start > 0 && self.bytes.len() > RETAINED && !self.is_of_further_use(arrived, needed) {
+            self.replace(if arrived == 0 { 0 } else { arrived.max(RETAINED) });
+        }
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            self.end = arrived;
             self.start = 0;
         }
-        if self.end == 0 && self.bytes.len() > RETAINED {
-            // The peer may say nothing more for hours: a big message's memory goes back first.
-            self.replace(0);
-        }
         let size = self.bytes.len();
-        let needed = self.end.saturating_add(missing);
         if self.end == size || (self.end > size / 2 && needed > size) {
             self.grow(needed);
         }
     }
 
-    /// To what the message needs, by way of what may be retained: more is taken when so much has arrived. Not
-    /// to more than it needs, because of reading further the beginning of the next message would be moved.
+    /// Whether a big buffer, whose message was taken, stays: another big message is coming in, and fits. If nothing
+    /// has arrived, the peer may say nothing more for hours: the memory goes back before that.
+    fn is_of_further_use(&self, arrived: usize, needed: usize) -> bool {
+        arrived > 0 && needed > RETAINED && needed <= self.bytes.len()
+    }
+
+    /// To what the message needs, by way of what may be retained: more is taken when so much has arrived.
     fn grow(&mut self, needed: usize) {
         let size = match self.bytes.len() {
             0 => INITIAL,
             size @ ..RETAINED => needed.max(size + size / 2).min(RETAINED),
-            size => needed.min(AT_ONCE.max(2 * size)).max(size + size / 2),
+            size => needed
+                .saturating_add(LOOK_AHEAD)
+                .min(AT_ONCE.max(2 * size))
+                .max(size + size / 2),
         };
         self.replace(size);
     }

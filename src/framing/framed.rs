@@ -1,13 +1,13 @@
 //! A stream and a codec: messages in, messages out.
 
 use std::fmt;
+use std::hint::cold_path;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::mem;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::buffer::Buffer;
-use super::{DecodeError, Decoded, Decoder, EncodeError, Encoder};
+use super::{DecodeError, Decoded, Decoder, EncodeError, Encoder, Frame};
 
 /// Up to this many bytes are put together for one write. Copying so few costs less than a system call, and
 /// a stream that cannot gather (writev(2)) then gets header and message in one piece, too: in two, Nagle's
@@ -194,24 +194,44 @@ impl<S: Read, C: Decoder> Framed<S, C> {
         if self.out_of_step {
             return Err(DecodeError::OutOfStep.into());
         }
-        let message = self.advance()?;
-        Ok(message.map(|message| self.io.unread.get(message)))
+        self.advance(Buffer::take)
     }
 
-    /// Finds the next message, reading as often as it takes.
+    /// Takes the next message.
     #[inline]
-    fn advance(&mut self) -> io::Result<Option<Range<usize>>> {
+    fn advance<'a, T>(&'a mut self, take: impl FnOnce(&'a mut Buffer, &Frame) -> T) -> io::Result<Option<T>> {
+        match self.codec.decode(self.io.unread.arrived()) {
+            // Most messages have arrived already: a way of its own, which meets no other before the message is taken.
+            Ok(Decoded::Frame(frame)) => {
+                self.begun = None;
+                Ok(Some(take(&mut self.io.unread, &frame)))
+            }
+            Ok(Decoded::Incomplete(missing)) => {
+                cold_path();
+                self.complete(missing, take)
+            }
+            Err(error) => Err(self.lose_step(error)),
+        }
+    }
+
+    /// Reads until a whole message has arrived; `None` at the end of the stream.
+    #[inline(never)]
+    fn complete<'a, T>(
+        &'a mut self,
+        mut missing: usize,
+        take: impl FnOnce(&'a mut Buffer, &Frame) -> T,
+    ) -> io::Result<Option<T>> {
         loop {
+            if self.receive(missing)? == 0 {
+                let last = self.end()?;
+                return Ok(last.map(|frame| take(&mut self.io.unread, &frame)));
+            }
             match self.codec.decode(self.io.unread.arrived()) {
                 Ok(Decoded::Frame(frame)) => {
                     self.begun = None;
-                    return Ok(Some(self.io.unread.take(&frame)));
+                    return Ok(Some(take(&mut self.io.unread, &frame)));
                 }
-                Ok(Decoded::Incomplete(missing)) => {
-                    if self.receive(missing)? == 0 {
-                        return self.end();
-                    }
-                }
+                Ok(Decoded::Incomplete(still)) => missing = still,
                 Err(error) => return Err(self.lose_step(error)),
             }
         }
@@ -237,12 +257,10 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     }
 
     /// The stream has ended.
-    fn end(&mut self) -> io::Result<Option<Range<usize>>> {
-        match self.codec.decode_eof(self.io.unread.arrived()) {
-            Ok(Some(frame)) => Ok(Some(self.io.unread.take(&frame))),
-            Ok(None) => Ok(None),
-            Err(error) => Err(self.lose_step(error)),
-        }
+    #[cold]
+    fn end(&mut self) -> io::Result<Option<Frame>> {
+        let last = self.codec.decode_eof(self.io.unread.arrived());
+        last.map_err(|error| self.lose_step(error))
     }
 
     #[cold]
@@ -261,8 +279,10 @@ impl<S: Read, C: Decoder> Iterator for Framed<S, C> {
         if self.out_of_step {
             return None;
         }
-        let message = self.advance().transpose()?;
-        Some(message.map(|message| self.io.unread.keep(message)))
+        // In two steps: a vector that comes out of `advance` goes through memory twice, which costs more than the
+        // copy of a small message.
+        let frame = self.advance(|_, frame| frame.clone()).transpose()?;
+        Some(frame.map(|frame| self.io.unread.keep(&frame)))
     }
 }
 

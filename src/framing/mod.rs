@@ -48,7 +48,7 @@
 //! another. A longer message is an error before memory is taken for it. What a peer can make a [`Framed`]
 //! hold is that limit and 150 KiB, whatever it sends and however slowly (above 16 MiB, up to twice the limit
 //! while the buffer grows), and 72 KiB between two messages. More than 72 KiB is taken only when half as much
-//! of a message has really arrived.
+//! of a message has really arrived, and kept for the next only if that has begun to arrive and is as big.
 //!
 //! # Codecs of your own
 //!

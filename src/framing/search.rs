@@ -2,6 +2,8 @@
 
 use std::io;
 
+use memchr::memchr;
+
 use super::{DecodeError, Decoded, EncodeError, Frame, MAX_LINE_LENGTH};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,46 +88,13 @@ impl Search {
 #[inline]
 fn find(bytes: &[u8], delimiter: &[u8], mut from: usize) -> Option<usize> {
     let (&last, before) = delimiter.split_last()?;
-    while let Some(at) = find_byte(last, bytes.get(from..)?) {
+    while let Some(at) = memchr(last, bytes.get(from..)?) {
         from += at + 1;
         if before.is_empty() || bytes[..from].ends_with(delimiter) {
             return Some(from - delimiter.len());
         }
     }
     None
-}
-
-/// So many bytes are compared at a time: the compiler makes a few vector instructions of it.
-const CHUNK: usize = 64;
-
-/// Where the first such byte is. An iterator's `position` compares one byte at a time, and what the standard
-/// library searches readers with sixteen.
-#[inline]
-fn find_byte(byte: u8, bytes: &[u8]) -> Option<usize> {
-    let (chunks, rest) = bytes.as_chunks::<CHUNK>();
-    for (index, chunk) in chunks.iter().enumerate() {
-        // No comparison depends on another: vector instructions do many at a time.
-        if chunk.iter().fold(0, |found, &other| found | u8::from(other == byte)) != 0 {
-            return Some(CHUNK * index + find_in_words(byte, chunk)?);
-        }
-    }
-    Some(CHUNK * chunks.len() + find_in_words(byte, rest)?)
-}
-
-#[inline]
-fn find_in_words(byte: u8, bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 0xff;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        let differences = u64::from_le_bytes(*word) ^ (ONES * u64::from(byte));
-        // The first byte that is zero borrows from its highest bit, and no byte before it does.
-        let zeros = differences.wrapping_sub(ONES) & !differences & (ONES << 7);
-        if zeros != 0 {
-            return Some(8 * index + zeros.trailing_zeros() as usize / 8);
-        }
-    }
-    let in_rest = rest.iter().position(|&other| other == byte)?;
-    Some(8 * words.len() + in_rest)
 }
 
 /// How many bytes of the end of `message` are the beginning of an earlier delimiter: `a-` before `-->-->`.

@@ -11,24 +11,19 @@ use crate::observer::Event;
 use crate::transport::Transport;
 
 /// What became of it.
-pub(crate) enum Admitted {
-    Runs,
-    /// It is in the waiting room, and the job empty.
+pub(crate) enum Admitted<T: Transport> {
+    Job(Job<T>),
     Waits,
-    /// It is on its way to be closed, and the job empty.
     Rejected,
 }
 
 impl<T: Transport> Job<T> {
     /// Asks the limits.
-    pub(crate) fn admit(&mut self) -> Admitted {
+    pub(crate) fn admit(mut self) -> Admitted<T> {
         match self.ask_limits() {
-            Admission::Runs => {
-                self.tell_started();
-                Admitted::Runs
-            }
+            Admission::Runs => Admitted::Job(self.started()),
             Admission::Waits(limit, turn) => {
-                let (server, active, ticket) = self.take_parts();
+                let (server, active, ticket) = self.into_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
                 ticket.shared().observe(|| Event::Waiting {
                     number,
@@ -39,7 +34,7 @@ impl<T: Transport> Job<T> {
                 Admitted::Waits
             }
             Admission::Rejected(limit) => {
-                let (server, mut active, ticket) = self.take_parts();
+                let (server, mut active, ticket) = self.into_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
                 log::debug!("rejecting {client_address}: {limit} is reached");
                 ticket.shared().observe(|| Event::Rejected {

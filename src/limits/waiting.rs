@@ -68,9 +68,7 @@ impl<T: Transport> WaitingRoom<T> {
                 wakeup.give_turn();
             }
         }
-        let job = Job::new(server, active, ticket);
-        job.tell_started();
-        Some(job)
+        Some(Job::new(server, active, ticket).started())
     }
 
     /// When the next one's turn comes; `None` if none waits for a time.

@@ -256,6 +256,18 @@ where
             self.reading.heard |= outcome.as_ref().is_ok_and(|count| *count > 0);
             return outcome;
         };
+        self.read_within(limit, began, out)
+    }
+}
+
+impl<S, F> TimedReader<'_, S, F>
+where
+    S: Read,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    /// Not inlined: a connection that waits without a clock needs none of this on its stack.
+    #[inline(never)]
+    fn read_within(&mut self, limit: Limit, began: Instant, out: &mut [u8]) -> io::Result<usize> {
         let patience = &mut self.reading.patience;
         let outcome = patience.attempt(limit, began, self.stream, &self.set_option, |stream| stream.read(out));
         self.reading.note(&outcome, limit, began.elapsed());

@@ -109,7 +109,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// As they were set when the first request ran: no lock is taken for each.
-    pub(super) fn timeouts(&self) -> Timeouts {
+    pub(crate) fn timeouts(&self) -> Timeouts {
         *self.timeouts.get_or_init(|| self.attribute(|config| config.timeouts))
     }
 
@@ -273,8 +273,12 @@ impl<T: Transport> Core<T> {
             }
         }
         // Connections of others, which would not end for their clients before this process does.
-        self.waiting_room.abandon();
-        self.linger.abandon();
+        if !self.waiting_room.is_empty() {
+            self.waiting_room.abandon();
+        }
+        if !self.linger.is_empty() {
+            self.linger.abandon();
+        }
         self.stop_listening(true);
     }
 

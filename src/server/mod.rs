@@ -1,5 +1,6 @@
 //! `BaseServer`: every hook, and the life cycle that calls them.
 
+mod batch;
 mod core;
 mod socket_server;
 
@@ -20,6 +21,7 @@ use crate::limits::{Capacity, LimitKind};
 use crate::stats::Stats;
 use crate::transport::{SocketType, Transport};
 
+use self::batch::Batch;
 pub use self::core::Core;
 pub(crate) use self::core::not_bound;
 pub use socket_server::SocketServer;
@@ -392,6 +394,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
 /// Serves a bound server to its end.
 fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
+    let _batch = Batch::enter(server.core().attribute(|config| config.sched_batch));
     let shared = Arc::clone(server.core().shared());
     let _closing = shared.closing();
     let _busy = shared.enter();

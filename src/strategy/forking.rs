@@ -29,6 +29,9 @@ use crate::transport::Transport;
 ///   reject.
 /// * A child has a copy of the memory: what a handler changes there, the parent does not see.
 ///
+/// Children that are forked ahead, so that no client waits for a fork, are workers that serve one request each:
+/// [`PreFork`](crate::PreFork#a-process-for-each-request).
+///
 /// # Threads
 ///
 /// A child has only the thread that forked, and a lock that another thread held at that moment stays
@@ -177,6 +180,9 @@ impl<S: BaseServer> BaseServer for Forking<S> {
 
     fn process_request(&self, job: Job<S::Transport>) {
         about_to_fork();
+        // Looked up here once, and not in each child anew: what a child writes to or runs for the first time costs it
+        // a page fault, and page faults are most of what a fork costs.
+        self.core().timeouts();
         match sys::fork() {
             Ok(Fork::Child) => self.run_child(job),
             Ok(Fork::Parent(pid)) => {

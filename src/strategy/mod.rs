@@ -28,6 +28,7 @@ macro_rules! construct {
 mod accepting;
 mod forking;
 mod prefork;
+mod stack;
 #[cfg(doctest)]
 mod stacked;
 mod thread_pool;

@@ -9,6 +9,7 @@ use crossbeam_channel::{Sender, unbounded};
 
 use super::accepting::Accepting;
 use super::one_strategy;
+use super::stack::StackSize;
 use crate::acceptor::Acceptor;
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
@@ -40,6 +41,7 @@ pub struct ThreadPool<S: BaseServer> {
     inner: S,
     workers: usize,
     queue_size: Limit,
+    stack_size: StackSize,
     accepting: Arc<Accepting>,
     queue: OnceLock<Queue<S::Transport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -58,6 +60,7 @@ impl<S: BaseServer> ThreadPool<S> {
             inner: server,
             workers: (processors + 4).min(32),
             queue_size: Limit::wait(0),
+            stack_size: StackSize::default(),
             accepting: Arc::new(Accepting::new(usize::MAX)),
             queue: OnceLock::new(),
             threads: Mutex::default(),
@@ -80,11 +83,19 @@ impl<S: BaseServer> ThreadPool<S> {
         self
     }
 
+    /// Sets how large the stacks of the workers are, in bytes, as [`Threading::stack_size`](crate::Threading::stack_size)
+    /// does. With less than 64 KiB the server does not bind.
+    #[must_use]
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = StackSize(Some(bytes));
+        self
+    }
+
     /// Starts as many workers as there can be; each does what `work` makes for it.
     fn start_workers<W: FnOnce() + Send + 'static>(&self, mut work: impl FnMut(usize) -> W) -> usize {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for started in 0..self.workers {
-            let named = thread::Builder::new().name(format!("worker-{}", started + 1));
+            let named = self.stack_size.thread().name(format!("worker-{}", started + 1));
             match named.spawn(work(started)) {
                 Ok(worker) => threads.push(worker),
                 Err(error) => {
@@ -142,6 +153,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
             let text = "a thread pool of 0 workers would never serve anybody: set workers to 1 or more";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        self.stack_size.check()?;
         self.inner.server_bind()
     }
 

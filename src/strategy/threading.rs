@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::one_strategy;
+use super::stack::StackSize;
 use super::threads::Threads;
 use crate::acceptor::Acceptor;
 use crate::job::Job;
@@ -46,7 +47,7 @@ impl<S: BaseServer> Threading<S> {
         Threading {
             inner: server,
             max_threads: None,
-            threads: Arc::new(Threads::new()),
+            threads: Arc::new(Threads::new(StackSize::default())),
         }
     }
 
@@ -56,6 +57,37 @@ impl<S: BaseServer> Threading<S> {
     pub fn max_threads(mut self, threads: impl Into<Limit>) -> Self {
         self.max_threads = Some(threads.into());
         self
+    }
+
+    /// Sets how large the stacks of the threads are, in bytes: Python's `threading.stack_size`. Unless set they are as
+    /// large as the standard library makes them: 2 MiB, or what the environment variable `RUST_MIN_STACK` says. With
+    /// less than 64 KiB the server does not bind.
+    ///
+    /// A stack takes addresses, and memory only as far as it was used: about 12 KiB with a handler that needs little.
+    /// Of stacks of 64 to 256 KiB several share a page of the page tables, so that each thread takes 4 KB less, a
+    /// tenth; it pays with thousands of connections that are idle. The handler must fit, in debug builds and while it
+    /// panics, too: one that does not ends the whole program.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).stack_size(256 * 1024);
+    /// ```
+    #[must_use]
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.threads = Arc::new(Threads::new(StackSize(Some(bytes))));
+        self
+    }
+
+    /// Not inlined: the stacks of the threads that there are need no room for it.
+    #[inline(never)]
+    fn run_without_thread(&self, job: Job<S::Transport>, error: &io::Error) {
+        log::debug!(
+            "no thread for {}: {error}; serving it on the accept loop",
+            job.client_address()
+        );
+        self.core().shared().congested();
+        self.inner.process_request(job);
     }
 }
 
@@ -76,6 +108,7 @@ impl<S: BaseServer> BaseServer for Threading<S> {
             let text = "a threading server of 0 threads would never serve anybody: set max_threads to 1 or more";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        self.threads.stack_size().check()?;
         self.inner.server_bind()
     }
 
@@ -91,12 +124,7 @@ impl<S: BaseServer> BaseServer for Threading<S> {
 
     fn process_request(&self, job: Job<S::Transport>) {
         if let Err((job, error)) = self.threads.run(job) {
-            log::debug!(
-                "no thread for {}: {error}; serving it on the accept loop",
-                job.client_address()
-            );
-            self.core().shared().congested();
-            self.inner.process_request(job);
+            self.run_without_thread(job, &error);
         }
     }
 

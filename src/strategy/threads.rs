@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::accepting::Accepting;
+use super::stack::StackSize;
 use crate::acceptor::Acceptor;
 use crate::job::Job;
 use crate::transport::Transport;
@@ -23,6 +24,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// to a request first calls another thread to accept: one that rests, or a new one.
 pub(super) struct Threads<T: Transport> {
     accepting: Accepting,
+    stack_size: StackSize,
     books: Mutex<Books<T>>,
 }
 
@@ -83,9 +85,10 @@ impl<T: Transport> Seat<T> {
 }
 
 impl<T: Transport> Threads<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(stack_size: StackSize) -> Self {
         Threads {
             accepting: Accepting::new(ACCEPTING),
+            stack_size,
             books: Mutex::new(Books {
                 keeping: false,
                 resting: Vec::new(),
@@ -94,6 +97,10 @@ impl<T: Transport> Threads<T> {
                 ended: None,
             }),
         }
+    }
+
+    pub(super) fn stack_size(&self) -> StackSize {
+        self.stack_size
     }
 
     fn lock(&self) -> MutexGuard<'_, Books<T>> {
@@ -151,7 +158,9 @@ impl<T: Transport> Threads<T> {
         }
     }
 
-    /// Gives an order to a thread that rests, or else to a new one.
+    /// Gives an order to a thread that rests, or else to a new one. Not inlined: what it needs for a new thread would
+    /// stay on the stack below each handler.
+    #[inline(never)]
     fn give(self: &Arc<Self>, books: &mut Books<T>, order: Order<T>) -> Result<(), (Option<Order<T>>, io::Error)> {
         if let Some(seat) = books.resting.pop() {
             seat.give(order);
@@ -160,7 +169,7 @@ impl<T: Transport> Threads<T> {
         let seat = Arc::new(Seat::new(order));
         let number = books.next;
         let (threads, its_seat) = (Arc::clone(self), Arc::clone(&seat));
-        match thread::Builder::new().spawn(move || threads.live(number, &its_seat)) {
+        match self.stack_size.thread().spawn(move || threads.live(number, &its_seat)) {
             Ok(handle) => {
                 books.next += 1;
                 // The books are locked until the record is made, which the thread looks for when it ends.

@@ -7,10 +7,12 @@
 )]
 
 mod filter;
+mod policy;
 mod receive;
 mod rename;
 mod send;
 mod shared_memory;
+mod tcp;
 mod timer;
 mod try_lock;
 
@@ -29,10 +31,12 @@ use signal_hook::SigId;
 use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
+pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use receive::receive;
 pub(crate) use rename::rename_new;
 pub(crate) use send::{MOST_SENT, Outgoing, send};
 pub(crate) use shared_memory::SharedWords;
+pub(crate) use tcp::{set_defer_accept, set_fast_open};
 pub(crate) use timer::Timer;
 pub(crate) use try_lock::TryLock;
 

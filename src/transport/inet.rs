@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
+use crate::sys;
 
 /// A bound socket at the first of the addresses that takes one; the error of the last if none does.
 pub(super) fn bound_socket(address: &Address, config: &Config, kind: SockType) -> io::Result<OwnedFd> {
@@ -31,6 +32,7 @@ fn try_bind(address: SocketAddr, config: &Config, kind: SockType) -> io::Result<
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
     if kind == SockType::Stream {
         setsockopt(&socket, sockopt::ReuseAddr, &config.allow_reuse_address)?;
+        set_tcp_options(socket.as_fd(), config)?;
     }
     if config.allow_reuse_port {
         setsockopt(&socket, sockopt::ReusePort, &true)?;
@@ -43,4 +45,16 @@ fn try_bind(address: SocketAddr, config: &Config, kind: SockType) -> io::Result<
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(socket)
+}
+
+fn set_tcp_options(socket: BorrowedFd<'_>, config: &Config) -> io::Result<()> {
+    if let Some(at_most) = config.defer_accept {
+        // A part of a second is a whole one; 0 would be off.
+        let seconds = at_most.as_secs().saturating_add((at_most.subsec_nanos() > 0).into());
+        sys::set_defer_accept(socket, i32::try_from(seconds.max(1)).unwrap_or(i32::MAX))?;
+    }
+    if let Some(connections) = config.tcp_fast_open {
+        sys::set_fast_open(socket, i32::try_from(connections).unwrap_or(i32::MAX))?;
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ mod threads;
 
 use std::io;
 
-use crate::servers::{DATAGRAMS, Kind, STREAMS, Server, Setup, Transport};
+use crate::servers::{DATAGRAMS, Kind, STREAMS, Server, Setup, TCP, Transport};
 
 /// A limit for connections.
 const fn streams(name: &'static str, about: &'static str, run: fn(&Setup) -> io::Result<()>) -> Server {
@@ -21,6 +21,21 @@ const fn streams(name: &'static str, about: &'static str, run: fn(&Setup) -> io:
         about,
         transports: STREAMS,
         run,
+    }
+}
+
+/// A limit for connections that are accepted when they have brought something.
+const fn deferred(name: &'static str, about: &'static str, run: fn(&Setup) -> io::Result<()>) -> Server {
+    Server {
+        transports: TCP,
+        ..streams(name, about, run)
+    }
+}
+
+fn defer(setup: &Setup) -> Setup {
+    Setup {
+        defer_accept: true,
+        ..setup.clone()
     }
 }
 
@@ -44,6 +59,21 @@ pub const SERVERS: &[Server] = &[
         "leader/follower: idle threads block in accept4 themselves",
         leader_follower::blocking,
     ),
+    streams("libc-lf-batch", "libc-lf under SCHED_BATCH", |setup| {
+        sys::schedule_in_batches()?;
+        leader_follower::blocking(setup)
+    }),
+    deferred("libc-lf-defer", "libc-lf with TCP_DEFER_ACCEPT", |setup| {
+        leader_follower::blocking(&defer(setup))
+    }),
+    deferred(
+        "libc-lf-defer-batch",
+        "libc-lf with TCP_DEFER_ACCEPT under SCHED_BATCH",
+        |setup| {
+            sys::schedule_in_batches()?;
+            leader_follower::blocking(&defer(setup))
+        },
+    ),
     streams(
         "libc-lf-epoll",
         "leader/follower on a shared epoll of listener and eventfd, at most 4 waiters",
@@ -55,6 +85,27 @@ pub const SERVERS: &[Server] = &[
         threads::parked,
     ),
     streams("libc-accept-4", "4 threads in accept4", threads::accepting::<4>),
+    streams(
+        "libc-accept-4-batch",
+        "4 threads in accept4 under SCHED_BATCH",
+        |setup| {
+            sys::schedule_in_batches()?;
+            threads::accepting::<4>(setup)
+        },
+    ),
+    deferred(
+        "libc-accept-4-defer",
+        "4 threads in accept4 with TCP_DEFER_ACCEPT",
+        |setup| threads::accepting::<4>(&defer(setup)),
+    ),
+    deferred(
+        "libc-accept-4-defer-batch",
+        "4 threads in accept4 with TCP_DEFER_ACCEPT under SCHED_BATCH",
+        |setup| {
+            sys::schedule_in_batches()?;
+            threads::accepting::<4>(&defer(setup))
+        },
+    ),
     streams("libc-accept-8", "8 threads in accept4", threads::accepting::<8>),
     streams(
         "libc-thread",

@@ -46,6 +46,7 @@ impl fmt::Display for Transport {
 
 pub const STREAMS: &[Transport] = &[Transport::Tcp, Transport::Unix];
 pub const DATAGRAMS: &[Transport] = &[Transport::Udp, Transport::Unixgram];
+pub const TCP: &[Transport] = &[Transport::Tcp];
 const ALL: &[Transport] = &[Transport::Tcp, Transport::Unix, Transport::Udp, Transport::Unixgram];
 
 /// Whose work a server is.
@@ -78,6 +79,8 @@ pub struct Setup {
     pub bulk: bool,
     /// Memory that the process has written to before it serves: a fork copies its page tables.
     pub touched_mb: usize,
+    /// A limit's listener gives out connections that have brought something (`TCP_DEFER_ACCEPT`).
+    pub defer_accept: bool,
 }
 
 impl Setup {
@@ -127,6 +130,9 @@ pub fn serve(server: &Server, setup: &Setup) -> io::Result<()> {
 fn touch(megabytes: usize) -> Vec<u8> {
     vec![1; megabytes << 20]
 }
+
+/// How long accepting is deferred at most, where it is, in seconds.
+pub const DEFER_SECONDS: u8 = 30;
 
 /// Tells whoever started this process where the server is.
 pub fn announce(address: impl fmt::Display) -> io::Result<()> {

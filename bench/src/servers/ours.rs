@@ -1,12 +1,13 @@
 //! The servers of this crate. A variant is one entry of the list.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use socketserver::Replies;
 use socketserver::prelude::*;
 
 use super::forward::Forward;
-use super::{ALL, BUFFER, BULK_BUFFER, DATAGRAMS, Kind, STREAMS, Server, Transport, announce};
+use super::{ALL, BUFFER, BULK_BUFFER, DATAGRAMS, DEFER_SECONDS, Kind, STREAMS, Server, TCP, Transport, announce};
 
 /// Each entry is a name, the transports, what it is, and the stack over the bare server.
 macro_rules! servers {
@@ -39,13 +40,31 @@ servers! {
     "threading", ALL, "Threading", |server| server.threading();
     "threading-mixins", STREAMS, "Threading under three stacked mix-ins",
         |server| Forward(Forward(Forward(server.threading())));
+    "threading-batch", STREAMS, "Threading with sched_batch", |server| server.threading().sched_batch(true);
+    "threading-defer", TCP, "Threading with defer_accept", |server| server.threading().defer_accept(DEFER);
+    "threading-defer-batch", TCP, "Threading with defer_accept and sched_batch",
+        |server| server.threading().defer_accept(DEFER).sched_batch(true);
+    "threading-stack-256k", STREAMS, "Threading with a stack_size of 256 KiB, as the limits have",
+        |server| server.threading().stack_size(256 * 1024);
     "pool-4", STREAMS, "ThreadPool of 4 workers", |server| server.thread_pool().workers(4);
+    "pool-4-batch", STREAMS, "ThreadPool of 4 workers with sched_batch",
+        |server| server.thread_pool().workers(4).sched_batch(true);
+    "pool-4-defer", TCP, "ThreadPool of 4 workers with defer_accept",
+        |server| server.thread_pool().workers(4).defer_accept(DEFER);
+    "pool-4-defer-batch", TCP, "ThreadPool of 4 workers with defer_accept and sched_batch",
+        |server| server.thread_pool().workers(4).defer_accept(DEFER).sched_batch(true);
     "pool-8", STREAMS, "ThreadPool of 8 workers", |server| server.thread_pool().workers(8);
     "forking", STREAMS, "Forking", |server| server.forking();
+    "forked-ahead-4", STREAMS, "PreFork: a process for each connection, 4 forked ahead",
+        |server| server.prefork().workers(4).max_requests(1).max_requests_jitter(0);
+    "forked-ahead-32", STREAMS, "PreFork: a process for each connection, 32 forked ahead",
+        |server| server.prefork().workers(32).max_requests(1).max_requests_jitter(0);
     "prefork-8", ALL, "PreFork of 8 workers that stay", |server| server.prefork().workers(8).max_requests(None);
     "prefork-8-recycled", ALL, "PreFork of 8 workers, replaced after 1000 requests each",
         |server| server.prefork().workers(8);
 }
+
+const DEFER: Duration = Duration::from_secs(DEFER_SECONDS as u64);
 
 fn run(server: impl BaseServer) -> io::Result<()> {
     let server = server.shutdown_on_signals([signal::SIGTERM]).bind()?;

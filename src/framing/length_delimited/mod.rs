@@ -3,6 +3,7 @@
 mod builder;
 mod field;
 
+use std::hint::cold_path;
 use std::io;
 
 pub use builder::Builder;
@@ -245,6 +246,8 @@ impl Decoder for LengthDelimitedCodec {
         if let Some(decoded) = self.decode_usual(bytes) {
             return Ok(decoded);
         }
+        // Not rare, but laid out aside, so that the usual way is a straight one.
+        cold_path();
         let Some((header, end)) = self.ends(bytes)? else {
             return Ok(Decoded::Incomplete(self.least_header(bytes) - bytes.len()));
         };

@@ -63,6 +63,22 @@ use workers::Workers;
 /// Workers that are on their way out, and serve their last requests, do not count. A worker with threads
 /// waits for a request as long as it can take another, whatever it serves meanwhile.
 ///
+/// # A process for each request
+///
+/// With `max_requests(1)` and no jitter each request has a process of its own, as under
+/// [`Forking`](crate::Forking), that was forked before the client came: it need not wait for the fork. That is
+/// for clients that come one by one. A worker costs half as much again as a child, or more: where many come at
+/// once, and go on coming when no worker waits any more, `Forking` serves more of them.
+///
+/// ```no_run
+/// use socketserver::prelude::*;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let server = PreForkTcpServer::new("127.0.0.1:8080", |_: &mut TcpRequest| {});
+/// server.workers(32).max_requests(1).max_requests_jitter(0).serve_forever()
+/// # }
+/// ```
+///
 /// # Signals
 ///
 /// From binding on the master listens to these (signal(7)):

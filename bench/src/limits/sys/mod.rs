@@ -21,7 +21,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use crate::servers::{BUFFER, BULK_BUFFER, Setup, Transport, announce, local_address};
+use crate::servers::{BUFFER, BULK_BUFFER, DEFER_SECONDS, Setup, Transport, announce, local_address};
 
 pub use datagrams::{Batch, Datagram};
 
@@ -50,6 +50,9 @@ pub fn open(setup: &Setup, flags: SockFlag) -> io::Result<Fd> {
         let address: std::net::SocketAddr = setup.address.parse().map_err(io::Error::other)?;
         bound(AddressFamily::Inet, kind, flags, &SockaddrStorage::from(address))?
     };
+    if setup.defer_accept {
+        set_tcp_option(socket.as_raw_fd(), libc::TCP_DEFER_ACCEPT, DEFER_SECONDS.into())?;
+    }
     if kind == SockType::Stream {
         listen(&socket, Backlog::new(4096)?)?;
     }
@@ -66,6 +69,13 @@ fn bound(family: AddressFamily, kind: SockType, flags: SockFlag, address: &dyn S
     Ok(socket)
 }
 
+fn set_tcp_option(socket: Fd, option: i32, value: i32) -> nix::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    // SAFETY: the value is as long as it says.
+    Errno::result(unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, option, (&raw const value).cast(), length) })
+        .map(drop)
+}
+
 /// The next connection.
 pub fn accept(listener: Fd) -> nix::Result<Fd> {
     // SAFETY: no address is asked for, so no memory is passed.
@@ -80,18 +90,8 @@ pub fn close(fd: Fd) {
 /// Echoes a connection to its end and closes it.
 pub fn serve(connection: Fd, bulk: bool) {
     if bulk {
-        let on = 1_i32;
-        // SAFETY: the value is as long as it says. A Unix socket has no such option and no need of it.
-        unsafe {
-            let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(0);
-            libc::setsockopt(
-                connection,
-                libc::IPPROTO_TCP,
-                libc::TCP_NODELAY,
-                (&raw const on).cast(),
-                length,
-            );
-        }
+        // A Unix socket has no such option and no need of it.
+        let _ = set_tcp_option(connection, libc::TCP_NODELAY, 1);
         echo::<BULK_BUFFER>(connection);
     } else {
         echo::<BUFFER>(connection);
@@ -181,6 +181,13 @@ pub fn start_thread<A: Send + 'static>(main: fn(A), argument: A) -> nix::Result<
     // SAFETY: no thread was started, so the box is still ours.
     drop(unsafe { Box::from_raw(boxed) });
     Err(Errno::from_raw(error))
+}
+
+/// This thread, and what it starts, runs under `SCHED_BATCH`.
+pub fn schedule_in_batches() -> nix::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameters are only read.
+    Errno::result(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) }).map(drop)
 }
 
 /// Waits while `word` is `value`, or a moment less.
