@@ -57,16 +57,22 @@ fn an_idle_server_waits_in_accept() {
     assert_waits_in_accept(UnixStreamServer::new(socket.path.as_path(), EchoLine), 1);
 }
 
-fn an_idle_datagram_server_waits_in_recvmmsg() {
-    let running = UdpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+#[track_caller]
+fn assert_waits_in_recvmmsg(server: impl BaseServer, threads: usize) {
+    let running = server.spawn().unwrap();
     let client = udp_client(running.server_address());
     for _ in 0..2 {
-        wait_until("it waits in recvmmsg(2)", || threads_in(libc::SYS_recvmmsg) == 1);
+        wait_until("it waits in recvmmsg(2)", || threads_in(libc::SYS_recvmmsg) == threads);
         client.send(b"hello\n").unwrap();
         let mut buffer = [0; 16];
         assert_eq!(client.recv(&mut buffer).unwrap(), 6);
     }
-    running.stop().unwrap();
+    assert_eq!(running.stop().unwrap().served, 2);
+}
+
+fn an_idle_datagram_server_waits_in_recvmmsg() {
+    assert_waits_in_recvmmsg(UdpServer::new(ANY_PORT, EchoLine), 1);
+    assert_waits_in_recvmmsg(ThreadPoolUdpServer::new(ANY_PORT, EchoLine).workers(3), 3);
 }
 
 #[track_caller]

@@ -14,7 +14,7 @@ use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
 use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
-use crate::transport::{SocketType, Transport};
+use crate::transport::Transport;
 
 use trouble::{Attempt, Remedy, remedy};
 
@@ -59,6 +59,15 @@ pub enum Handled {
     Stopped,
 }
 
+/// The place of the next request.
+#[derive(Debug, Default)]
+struct Place {
+    /// Kept while waiting for one.
+    ticket: Option<Ticket>,
+    /// There was no place for one.
+    pause: Option<Pause>,
+}
+
 /// Accepts requests for a server: waits, accepts, verifies, keeps to the limit, and ends when the
 /// server was told to stop and what the kernel had queued by then is accepted.
 ///
@@ -70,10 +79,7 @@ pub struct Acceptor<T: Transport> {
     interval: Option<Duration>,
     /// The end of a child may have to interrupt a wait.
     forks: bool,
-    /// The place of the next request, kept while waiting for one.
-    ticket: Option<Ticket>,
-    /// There was no place for one.
-    pause: Option<Pause>,
+    place: Place,
     backoffs: Arc<Backoffs>,
     /// Where it waits; see [`Waiter`].
     set: usize,
@@ -108,8 +114,7 @@ impl<T: Transport> Acceptor<T> {
             interval: server.core().attribute(|config| config.poll_interval),
             forks: server.forks(),
             server,
-            ticket: None,
-            pause: None,
+            place: Place::default(),
             backoffs,
             set: 0,
         }
@@ -129,8 +134,7 @@ impl<T: Transport> Acceptor<T> {
         };
         // Processes share the socket, and the wake-ups of workers come from their master.
         let has_it_alone = !self.forks && shared.master().is_none() && !core.is_ready_made();
-        let waits = T::SOCKET_TYPE == SocketType::Stream || core.is_alone();
-        if !has_it_alone || !waits || self.interval.is_some() {
+        if !has_it_alone || self.interval.is_some() {
             return;
         }
         // Nobody sleeps before the socket waits, but others may have something to say to those who will.
@@ -162,7 +166,7 @@ impl<T: Transport> Acceptor<T> {
             }
         };
         // It accepts no more, and its place is not to be waited for, however long it is kept.
-        (self.ticket, self.pause) = (None, None);
+        self.place = Place::default();
         self.flush();
         next
     }
@@ -262,8 +266,16 @@ impl<T: Transport> Acceptor<T> {
 
     /// One turn: service actions, a wait of at most `timeout`, at most one request.
     fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn<T>> {
-        let server = Arc::clone(&self.server);
-        let core = server.core();
+        // Taken along, so that nothing else has to be lent for changes: a clone of the server would be counted by
+        // all threads in one word.
+        let mut place = std::mem::take(&mut self.place);
+        let turn = self.turn_at(&mut place, timeout);
+        self.place = place;
+        turn
+    }
+
+    fn turn_at(&self, place: &mut Place, timeout: Option<Duration>) -> io::Result<Turn<T>> {
+        let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         // Hooks run here: waiting for the server from one of them could never end.
         let _busy = core.shared().enter();
@@ -272,19 +284,19 @@ impl<T: Transport> Acceptor<T> {
             // Before the service actions: a child that ends after them writes the wake-up.
             wakeup.about_to_wait();
         }
-        server.service_actions();
+        self.server.service_actions();
         let timeout = self.until_next_due(timeout);
         let turn = if wakeup.is_stopping() {
-            self.turn_stopping(core, wakeup)
+            self.turn_stopping(core, wakeup, place)
         } else if let Err(error) = core.keep_suspension() {
             self.back_off(&error).map(|()| Turn::Again)
-        } else if !self.has_place() {
+        } else if !self.has_place(place) {
             self.flush();
             core.wait_quiet(timeout).map(Turn::nothing)
-        } else if let Some(job) = self.waiting_job() {
+        } else if let Some(job) = self.waiting_job(place) {
             Ok(Turn::Job(job))
         } else {
-            self.turn_serving(core, wakeup, timeout)
+            self.turn_serving(core, wakeup, place, timeout)
         };
         if self.forks {
             wakeup.awake();
@@ -292,17 +304,23 @@ impl<T: Transport> Acceptor<T> {
         turn
     }
 
-    fn turn_serving(&mut self, core: &Core<T>, wakeup: &Wakeup, timeout: Option<Duration>) -> io::Result<Turn<T>> {
+    fn turn_serving(
+        &self,
+        core: &Core<T>,
+        wakeup: &Wakeup,
+        place: &mut Place,
+        timeout: Option<Duration>,
+    ) -> io::Result<Turn<T>> {
         let transport = core.transport().ok_or_else(not_bound)?;
         if transport.has_ahead() && !core.shared().is_suspended() {
-            return self.accept(wakeup, None);
+            return self.accept(wakeup, place, None);
         }
         self.flush();
         if let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on())
             && !core.shared().is_suspended()
         {
             if timeout.is_none() {
-                return self.accept(wakeup, None);
+                return self.accept(wakeup, place, None);
             }
             // Something is to be done at its time.
             sleepers.turn_off();
@@ -314,13 +332,13 @@ impl<T: Transport> Acceptor<T> {
         match event {
             // It may have come before the listener was out of the sets; the next turn takes it out.
             Event::Request if core.shared().is_suspended() => Ok(Turn::Again),
-            Event::Request => self.accept(wakeup, None),
+            Event::Request => self.accept(wakeup, place, None),
             event => Ok(Turn::nothing(event)),
         }
     }
 
     /// The server was told to stop: what the kernel has queued is still accepted.
-    fn turn_stopping(&mut self, core: &Core<T>, wakeup: &Wakeup) -> io::Result<Turn<T>> {
+    fn turn_stopping(&self, core: &Core<T>, wakeup: &Wakeup, place: &mut Place) -> io::Result<Turn<T>> {
         let backlog = core.begin_drain(&self.server);
         // What was received ahead is in nobody's queue any more.
         let has_ahead = core.transport().is_some_and(Transport::has_ahead);
@@ -334,7 +352,7 @@ impl<T: Transport> Acceptor<T> {
             core.end_patience(&self.server);
             return Ok(self.stopped());
         }
-        if !self.has_place() {
+        if !self.has_place(place) {
             wakeup.wait_place(patience.min(core.tell_progress()))?;
             return Ok(Turn::Again);
         }
@@ -343,7 +361,7 @@ impl<T: Transport> Acceptor<T> {
         if let Some(master) = core.shared().master() {
             master.ready();
         }
-        self.accept(wakeup, Some(backlog))
+        self.accept(wakeup, place, Some(backlog))
     }
 
     /// Before it waits: what the transport has held back is sent. Who does not take it is waited for as long as a
@@ -368,21 +386,21 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// Whether the limit leaves a place for another request; if not, a wake-up comes when it does.
-    fn has_place(&mut self) -> bool {
-        if self.ticket.is_none() {
-            match Ticket::take(self.server.core().shared(), self.server.capacity()) {
-                Ok(ticket) => (self.ticket, self.pause) = (Some(ticket), None),
-                Err(pause) => self.pause = Some(pause),
+    fn has_place(&self, place: &mut Place) -> bool {
+        if place.ticket.is_none() {
+            match Ticket::take(self.shared(), self.server.capacity()) {
+                Ok(ticket) => (place.ticket, place.pause) = (Some(ticket), None),
+                Err(pause) => place.pause = Some(pause),
             }
         }
-        self.ticket.is_some()
+        place.ticket.is_some()
     }
 
     /// A request that waited and may run now, before any that waits in the kernel's queue.
-    fn waiting_job(&mut self) -> Option<Job<T>> {
-        let place = self.ticket.as_mut()?;
-        let job = self.server.core().waiting_room().next(&self.server, place)?;
-        self.ticket = None;
+    fn waiting_job(&self, place: &mut Place) -> Option<Job<T>> {
+        let ticket = place.ticket.as_mut()?;
+        let job = self.server.core().waiting_room().next(&self.server, ticket)?;
+        place.ticket = None;
         Some(job)
     }
 
@@ -398,7 +416,7 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
-    fn accept(&mut self, wakeup: &Wakeup, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
+    fn accept(&self, wakeup: &Wakeup, place: &mut Place, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
         let shared = self.shared();
         let entered = wakeup.sleepers().map(|sleepers| sleepers.enter(self.set));
         if backlog.is_none() && !may_accept(shared) {
@@ -418,7 +436,7 @@ impl<T: Transport> Acceptor<T> {
         if let Some(backlog) = backlog {
             backlog.took_one();
         }
-        let Some(ticket) = self.ticket.take() else {
+        let Some(ticket) = place.ticket.take() else {
             return Ok(Turn::Again);
         };
         let Some(job) = Job::accepted(&self.server, request, ticket).verify() else {
@@ -466,8 +484,7 @@ impl<T: Transport> Acceptor<T> {
     /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
     /// looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
-        let server = Arc::clone(&self.server);
-        let core = server.core();
+        let core = self.server.core();
         let (Some(transport), Some(sleepers)) = (core.transport(), wakeup.sleepers()) else {
             return Ok(());
         };

@@ -128,6 +128,10 @@ impl<T: Transport> Core<T> {
     pub(crate) fn begin_drain(&self, server: &Outermost<T>) -> &Backlog {
         self.backlog.get_or_init(|| {
             self.shared().advance(State::Draining);
+            if let Ok(wakeup) = self.shared().wakeup() {
+                // Refusing may look like a request to those who wait for one.
+                wakeup.wait_for_sleepers();
+            }
             let left = self.take_over_queue();
             server.drain_requests();
             Backlog::at_most(left)

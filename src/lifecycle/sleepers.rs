@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, fence};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpid, gettid};
@@ -124,12 +125,13 @@ impl Sleepers {
     }
 
     /// Waits until those have come out who were in when [`wake_up`](Self::wake_up) was called: the kernel may have
-    /// given them a request before they saw the signal. Not from a signal handler.
+    /// given them a request before they saw the signal. Not from a signal handler. Not for ever: a handler may have
+    /// left its thread with the signal blocked.
     pub(crate) fn wait_until_out(&self) {
-        let this = gettid().as_raw();
+        let (this, end) = (gettid().as_raw(), Instant::now() + Duration::from_secs(1));
         for place in &self.threads {
             let thread = place.load(Ordering::SeqCst);
-            while thread != 0 && thread != this && place.load(Ordering::SeqCst) == thread {
+            while ![0, this].contains(&thread) && place.load(Ordering::SeqCst) == thread && Instant::now() < end {
                 std::thread::yield_now();
             }
         }

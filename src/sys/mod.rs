@@ -32,7 +32,7 @@ use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
-pub(crate) use receive::receive;
+pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
 pub(crate) use send::{MOST_SENT, Outgoing, send};
 pub(crate) use shared_memory::SharedWords;

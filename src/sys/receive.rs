@@ -3,85 +3,154 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SockaddrLike;
 
-/// What is told of a datagram beside its bytes.
+/// A datagram that was received.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Received<A> {
-    /// The length it was sent with; more than fitted if it was cut.
+pub(crate) struct Received<'a, A> {
+    /// What was kept of it.
+    pub(crate) bytes: &'a [u8],
+    /// The length it was sent with; more than was kept if it was cut.
     pub(crate) length: usize,
     /// Its sender's address, if that has one.
     pub(crate) from: Option<A>,
 }
 
-/// At most this many are received at once.
-const MOST: usize = 32;
+/// Receives datagrams, several with one recvmmsg(2), into memory of its own, which the headers that the system call
+/// works on point to: they are made once.
+///
+/// nix has a `recvmmsg`, whose headers either are allocated at each call or keep the length of the last
+/// sender's address as the room for the next one.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    /// How many bytes of a datagram are kept.
+    size: usize,
+    /// How many datagrams were received last.
+    received: usize,
+    messages: Vec<libc::mmsghdr>,
+    // What these point to is in none of these fields' own types, so that nothing but the kernel and `get` is at it.
+    names: NonNull<[MaybeUninit<libc::sockaddr_storage>]>,
+    parts: NonNull<[libc::iovec]>,
+    buffer: NonNull<[u8]>,
+}
+
+// SAFETY: what the pointers lead to belongs to the value alone.
+unsafe impl Send for Receiver {}
 
 #[expect(clippy::cast_possible_truncation, reason = "128 bytes")]
 const NAME_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
 
-/// recvmmsg(2), which waits for the first datagram only if it `waits` and the socket does: up to `MOST` datagrams, the first `size` bytes of each into a part of
-/// `buffer` of its own, and `into` told of each in order.
-///
-/// nix has a `recvmmsg`, whose headers either are allocated at each call or keep the length of the last
-/// sender's address as the room for the next one.
-pub(crate) fn receive<A: SockaddrLike>(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    size: usize,
-    waits: bool,
-    mut into: impl FnMut(Received<A>),
-) -> io::Result<()> {
-    let mut names = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; MOST];
-    // One part has to be there even if no byte of a datagram is wanted.
-    let mut parts: [libc::iovec; MOST] = std::array::from_fn(|_| libc::iovec {
-        iov_base: ptr::null_mut(),
-        iov_len: 0,
-    });
-    let mut count = 0;
-    for (part, bytes) in parts.iter_mut().zip(buffer.chunks_exact_mut(size.max(1))) {
-        part.iov_base = bytes.as_mut_ptr().cast();
-        part.iov_len = size;
-        count += 1;
+impl Receiver {
+    /// For up to `count` datagrams at once, of each of which up to `size` bytes are kept. Pages that no datagram
+    /// has touched are not in memory.
+    pub(crate) fn new(count: usize, size: usize) -> Self {
+        // One part has to be there even if no byte of a datagram is wanted.
+        let part = size.max(1);
+        let names = leak((0..count).map(|_| MaybeUninit::uninit()).collect());
+        let buffer = leak(vec![0; count * part].into());
+        let parts = (0..count).map(|number| libc::iovec {
+            iov_base: buffer.cast::<u8>().as_ptr().wrapping_add(number * part).cast(),
+            iov_len: size,
+        });
+        let parts = leak(parts.collect());
+        let message = |number| libc::mmsghdr {
+            msg_hdr: libc::msghdr {
+                msg_name: names
+                    .cast::<libc::sockaddr_storage>()
+                    .as_ptr()
+                    .wrapping_add(number)
+                    .cast(),
+                msg_namelen: NAME_SIZE,
+                msg_iov: parts.cast::<libc::iovec>().as_ptr().wrapping_add(number),
+                msg_iovlen: 1,
+                msg_control: ptr::null_mut(),
+                msg_controllen: 0,
+                msg_flags: 0,
+            },
+            msg_len: 0,
+        };
+        Receiver {
+            size,
+            received: 0,
+            messages: (0..count).map(message).collect(),
+            names,
+            parts,
+            buffer,
+        }
     }
-    let mut messages: [libc::mmsghdr; MOST] = std::array::from_fn(|number| libc::mmsghdr {
-        msg_hdr: libc::msghdr {
-            msg_name: names[number].as_mut_ptr().cast(),
-            msg_namelen: NAME_SIZE,
-            msg_iov: &raw mut parts[number],
-            msg_iovlen: 1,
-            msg_control: ptr::null_mut(),
-            msg_controllen: 0,
-            msg_flags: 0,
-        },
-        msg_len: 0,
-    });
-    // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
-    let flags = libc::MSG_TRUNC
-        | if waits {
+
+    /// How many bytes of a datagram are kept.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// recvmmsg(2), which waits for the first datagram only if it `waits` and the socket does. Returns how many were
+    /// received; those of the last call are gone.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, waits: bool) -> io::Result<usize> {
+        for message in &mut self.messages[..self.received] {
+            message.msg_hdr.msg_namelen = NAME_SIZE;
+        }
+        self.received = 0;
+        let wait = if waits {
             libc::MSG_WAITFORONE
         } else {
             libc::MSG_DONTWAIT
         };
-    // SAFETY: `count` headers are given, each of which points to a name of the size told and to one part;
-    // the first `count` parts are disjoint pieces of `buffer`, of the sizes told. All outlive the call.
-    let received = unsafe { libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags, ptr::null_mut()) };
-    let received = usize::try_from(Errno::result(received)?).unwrap_or_default();
-    for (message, name) in messages.iter().zip(&names).take(received) {
-        let length = message.msg_hdr.msg_namelen;
-        // SAFETY: the kernel has written `length` bytes of an address, which is aligned as any may be; a
-        // sender without an address (length 0) is not looked at.
-        let from = (length > 0)
-            .then(|| unsafe { A::from_raw(name.as_ptr().cast(), Some(length)) })
-            .flatten();
-        into(Received {
-            length: message.msg_len as usize,
-            from,
-        });
+        // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
+        let flags = libc::MSG_TRUNC | wait;
+        #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
+        let count = self.messages.len() as u32;
+        // SAFETY: `count` headers are given, each of which points to a name of the size told and to one part, and that
+        // to a piece of the buffer of the size told, different ones each; all live as long as `self`.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.messages.as_mut_ptr(),
+                count,
+                flags,
+                ptr::null_mut(),
+            )
+        };
+        self.received = usize::try_from(Errno::result(received)?).unwrap_or_default();
+        Ok(self.received)
     }
-    Ok(())
+
+    /// One of those that were received, counted from 0.
+    pub(crate) fn get<A: SockaddrLike>(&self, number: usize) -> Option<Received<'_, A>> {
+        let message = self.messages[..self.received].get(number)?;
+        let (header, length) = (&message.msg_hdr, message.msg_len as usize);
+        // SAFETY: the kernel has written `msg_namelen` bytes of an address, which is aligned as any may be; a sender
+        // without an address (length 0) is not looked at.
+        let from = (header.msg_namelen > 0)
+            .then(|| unsafe { A::from_raw(header.msg_name.cast(), Some(header.msg_namelen)) })
+            .flatten();
+        let start = self
+            .buffer
+            .cast::<u8>()
+            .as_ptr()
+            .wrapping_add(number * self.size.max(1));
+        // SAFETY: these bytes are within the piece of the buffer that this datagram was received into, and initialised
+        // from the beginning. The kernel writes there only in `receive`, which needs `self` for itself.
+        let bytes = unsafe { std::slice::from_raw_parts(start, length.min(self.size)) };
+        Some(Received { bytes, length, from })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // SAFETY: it comes from `leak`, and nothing leads there any more.
+        drop(unsafe { Box::from_raw(self.names.as_ptr()) });
+        // SAFETY: as above.
+        drop(unsafe { Box::from_raw(self.parts.as_ptr()) });
+        // SAFETY: as above.
+        drop(unsafe { Box::from_raw(self.buffer.as_ptr()) });
+    }
+}
+
+fn leak<V>(values: Box<[V]>) -> NonNull<[V]> {
+    NonNull::from(Box::leak(values))
 }

@@ -1,6 +1,6 @@
 //! Receiving datagrams, of any family.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::datagrams::Peer;
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::{DatagramRequest, DatagramSocket};
-use crate::sys;
+use crate::sys::{Received, Receiver};
 
 /// How many datagrams at the most a server that serves one at a time receives at once.
 const AHEAD: usize = 32;
@@ -25,18 +25,22 @@ pub(super) struct Inbox {
     size: usize,
     /// There is one in `ahead`: asked for at each turn of the accept loop, without the lock.
     has_ahead: AtomicBool,
-    /// Whether receiving ahead waits, as the socket does.
+    /// Whether receiving waits, as the socket does.
     waits: AtomicBool,
-    inner: Mutex<Inner>,
+    ahead: Mutex<Ahead>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    /// Parts of `size` bytes; pages that no datagram has touched are not in memory.
-    buffer: Vec<u8>,
-    /// Received and not given out, from the part with the number on: the length each was sent with, and whose it is.
-    ahead: VecDeque<(usize, Address)>,
+/// What was received and is not given out yet: the datagrams with the numbers from `next` on.
+#[derive(Debug, Default)]
+struct Ahead {
+    receiver: Option<Receiver>,
     next: usize,
+    count: usize,
+}
+
+thread_local! {
+    /// Where a thread receives one datagram at a time, beside others that do.
+    static OWN: RefCell<Option<Receiver>> = const { RefCell::new(None) };
 }
 
 impl Inbox {
@@ -45,17 +49,17 @@ impl Inbox {
             size: config.max_packet_size,
             has_ahead: AtomicBool::new(false),
             waits: AtomicBool::new(false),
-            inner: Mutex::new(Inner {
-                buffer: Vec::new(),
-                ahead: VecDeque::new(),
-                next: 0,
-            }),
+            ahead: Mutex::default(),
         }
     }
 
-    /// From now on receiving ahead waits.
+    /// From now on receiving waits.
     pub(super) fn let_wait(&self) {
         self.waits.store(true, Ordering::Relaxed);
+    }
+
+    fn waits(&self) -> bool {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Whether a datagram was received that is not given out yet.
@@ -63,13 +67,20 @@ impl Inbox {
         self.has_ahead.load(Ordering::Relaxed)
     }
 
-    /// The next datagram, without waiting, to be answered through `replies`.
+    /// The next datagram, to be answered through `replies`.
     pub(super) fn receive<P: Peer, R: DatagramSocket>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
     ) -> io::Result<DatagramRequest> {
-        self.receive_up_to::<P, R>(socket, replies, 1, false)
+        OWN.with_borrow_mut(|own| {
+            let receiver = own
+                .take_if(|own| own.size() == self.size)
+                .unwrap_or_else(|| Receiver::new(1, self.size));
+            let receiver = own.insert(receiver);
+            receiver.receive(socket.as_fd(), self.waits())?;
+            request::<P, R>(receiver.get(0), replies)
+        })
     }
 
     /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`].
@@ -78,39 +89,29 @@ impl Inbox {
         socket: &impl AsFd,
         replies: &Arc<R>,
     ) -> io::Result<DatagramRequest> {
-        self.receive_up_to::<P, R>(socket, replies, AHEAD, self.waits.load(Ordering::Relaxed))
-    }
-
-    fn receive_up_to<P: Peer, R: DatagramSocket>(
-        &self,
-        socket: &impl AsFd,
-        replies: &Arc<R>,
-        count: usize,
-        waits: bool,
-    ) -> io::Result<DatagramRequest> {
-        let part = self.size.max(1);
-        let count = count.min(MEMORY / part).max(1);
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { buffer, ahead, next } = &mut *inner;
-        if ahead.is_empty() {
-            *next = 0;
-            if buffer.len() < count * part {
-                *buffer = vec![0; count * part];
-            }
-            let buffer = &mut buffer[..count * part];
-            sys::receive(socket.as_fd(), buffer, self.size, waits, |received| {
-                let from = received.from.as_ref().map_or(Address::Unnamed, P::address_of);
-                ahead.push_back((received.length, from));
-            })?;
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ahead { receiver, next, count } = &mut *ahead;
+        let receiver = receiver.get_or_insert_with(|| {
+            let most = AHEAD.min(MEMORY / self.size.max(1)).max(1);
+            Receiver::new(most, self.size)
+        });
+        if next == count {
+            (*next, *count) = (0, 0);
+            *count = receiver.receive(socket.as_fd(), self.waits())?;
         }
-        let Some((length, from)) = ahead.pop_front() else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        self.has_ahead.store(!ahead.is_empty(), Ordering::Relaxed);
-        let start = *next * part;
-        *next += 1;
-        let kept = length.min(self.size);
-        let packet = buffer[start..start + kept].to_vec();
-        Ok(DatagramRequest::new(packet, length, from, replies.clone()))
+        let datagram = receiver.get(*next);
+        *next = (*next + 1).min(*count);
+        self.has_ahead.store(next < count, Ordering::Relaxed);
+        request::<P, R>(datagram, replies)
     }
+}
+
+fn request<P: Peer, R: DatagramSocket>(
+    received: Option<Received<'_, P::Raw>>,
+    replies: &Arc<R>,
+) -> io::Result<DatagramRequest> {
+    // A wait can end with nothing.
+    let Received { bytes, length, from } = received.ok_or(io::ErrorKind::WouldBlock)?;
+    let from = from.as_ref().map_or(Address::Unnamed, P::address_of);
+    Ok(DatagramRequest::new(bytes.to_vec(), length, from, replies.clone()))
 }

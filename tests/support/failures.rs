@@ -331,6 +331,8 @@ fn with_a_request_lost_in<S: Construct<Handler = Steps>>(hook: &'static str) {
     let address = client.local_addr().unwrap();
     assert_eq!(std::io::Read::read(&mut client, &mut [0]).unwrap(), 0);
     assert_eq!(server.request("").1, "done\n", "the server goes on");
+    // Another thread may have served the second before this one has reported the first.
+    wait_until("it is reported", || !server.journal.of("handle_error").is_empty());
     let reports = server.journal.of("handle_error");
     let expected = format!("handle_error: {hook} panicked for {address}: a panic in {hook}");
     assert_eq!(reports.len(), 1);

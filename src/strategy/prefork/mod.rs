@@ -75,7 +75,8 @@ use workers::Workers;
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let server = PreForkTcpServer::new("127.0.0.1:8080", |_: &mut TcpRequest| {});
-/// server.workers(32).max_requests(1).max_requests_jitter(0).serve_forever()
+/// server.workers(32).max_requests(1).max_requests_jitter(0).serve_forever()?;
+/// # Ok(())
 /// # }
 /// ```
 ///
