@@ -126,6 +126,9 @@ const UNIXGRAM: &[&str] = &[
 
 const FORKING: &[&str] = &["forking", "libc-fork", "python-forking"];
 
+/// Processes that are there before their client.
+const FORKED_AHEAD: &[&str] = &["forked-ahead-4", "forked-ahead-32"];
+
 const IDLE: &[&str] = &[
     "threading",
     "threading-stack-256k",
@@ -264,7 +267,8 @@ fn packets() -> Vec<Workload> {
 }
 
 fn processes() -> Vec<Workload> {
-    let one = |name, about, clients| load(name, about, Transport::Tcp, churn(clients)).servers(&[FORKING]);
+    let one =
+        |name, about, clients| load(name, about, Transport::Tcp, churn(clients)).servers(&[FORKING, FORKED_AHEAD]);
     let touched = "a process for each new TCP connection, 4 at once, of a server that has touched 100 MB";
     vec![
         one("fork-1", "a process for each new TCP connection, 1 at once", 1).short(),

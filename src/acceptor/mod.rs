@@ -418,7 +418,10 @@ impl<T: Transport> Acceptor<T> {
     /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
     fn accept(&self, wakeup: &Wakeup, place: &mut Place, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
         let shared = self.shared();
-        let entered = wakeup.sleepers().map(|sleepers| sleepers.enter(self.set));
+        // What was received ahead is there.
+        let has_ahead = self.server.core().transport().is_some_and(Transport::has_ahead);
+        let sleepers = wakeup.sleepers().filter(|_| !has_ahead);
+        let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
         if backlog.is_none() && !may_accept(shared) {
             return Ok(Turn::Again);
         }
@@ -429,7 +432,7 @@ impl<T: Transport> Acceptor<T> {
             Ok(request) => request,
             Err(error) => return self.after_error(&error, attempt, wakeup, backlog.is_some()),
         };
-        if let Some(sleepers) = wakeup.sleepers() {
+        if let Some(sleepers) = sleepers {
             sleepers.worked();
         }
         self.backoffs.accepting.succeeded(attempt);

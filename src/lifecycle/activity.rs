@@ -63,6 +63,11 @@ impl Activity {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// All bytes there are came at once.
+    pub(crate) fn set_received(&self, bytes: usize) {
+        self.received.store(bytes as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }

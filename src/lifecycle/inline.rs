@@ -2,46 +2,54 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::activity::Activity;
 use crate::sys::TryLock;
 
-/// A request in progress on a thread that cannot see to the drain meanwhile: the loop of a bare server, or
+/// A connection in progress on a thread that cannot see to the drain meanwhile: the loop of a bare server, or
 /// a forked child, which has no other thread. Signal handlers and other threads tell it and end it here.
 #[derive(Debug)]
 pub(crate) struct Inline {
     pub(crate) number: u64,
-    /// Absent for a datagram.
-    pub(crate) connection: Option<Connection>,
+    pub(crate) socket: RawFd,
+    pub(crate) activity: Arc<Activity>,
     /// The socket was shut down: the patience was over.
     pub(crate) forced: bool,
 }
 
-/// The socket of a request that is a connection.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) socket: RawFd,
-    pub(crate) activity: Arc<Activity>,
-}
-
-/// Where that request is known, from its begin to just before its socket is closed: a descriptor in here
-/// is never somebody else's.
+/// Where that connection is known, from its begin to just before its socket is closed: a descriptor in here
+/// is never somebody else's. And how many requests there are like that which have no socket of their own.
 #[derive(Debug, Default)]
-pub(crate) struct InlineSlot(TryLock<Option<Inline>>);
+pub(crate) struct InlineSlot {
+    connection: TryLock<Option<Inline>>,
+    datagrams: AtomicUsize,
+}
 
 impl InlineSlot {
     /// The first has it where several threads serve like that: the others are not the one that drains.
     pub(crate) fn begin(&self, inline: Inline) {
-        self.0.with(|slot| {
+        self.connection.with(|slot| {
             slot.get_or_insert(inline);
         });
     }
 
+    /// As [`begin`](Self::begin), for a datagram.
+    pub(crate) fn begin_datagram(&self) {
+        self.datagrams.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_datagram(&self) {
+        self.datagrams.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// The request is over. True if its socket had been shut down.
     pub(crate) fn end(&self, number: u64) -> bool {
-        let ended = self.0.with(|slot| slot.take_if(|inline| inline.number == number));
+        let ended = self
+            .connection
+            .with(|slot| slot.take_if(|inline| inline.number == number));
         ended.is_some_and(|inline| inline.forced)
     }
 
@@ -49,26 +57,28 @@ impl InlineSlot {
     /// False if the slot was in use: whoever uses it looks again afterwards. For signal handlers, too.
     pub(crate) fn try_attend(&self, forced: bool) -> bool {
         let attend = |slot: &mut Option<Inline>| {
-            if let Some(inline) = slot
-                && let Some(connection) = &inline.connection
-            {
+            if let Some(inline) = slot {
                 if forced {
                     inline.forced = true;
-                    let _ = shutdown(connection.socket, Shutdown::Both);
-                } else if connection.activity.is_idle() {
-                    let _ = shutdown(connection.socket, Shutdown::Read);
+                    let _ = shutdown(inline.socket, Shutdown::Both);
+                } else if inline.activity.is_idle() {
+                    let _ = shutdown(inline.socket, Shutdown::Read);
                 }
             }
         };
-        self.0.try_with(attend).is_some()
+        self.connection.try_with(attend).is_some()
     }
 
     /// Whether a request is being served; `None` if that cannot be told at once.
     pub(crate) fn is_busy(&self) -> Option<bool> {
-        self.0.try_with(|slot| slot.is_some())
+        if self.datagrams.load(Ordering::Relaxed) > 0 {
+            return Some(true);
+        }
+        self.connection.try_with(|slot| slot.is_some())
     }
 
     pub(crate) fn give_back_in_child(&self) {
-        self.0.give_back_in_child();
+        self.connection.give_back_in_child();
+        self.datagrams.store(0, Ordering::Relaxed);
     }
 }

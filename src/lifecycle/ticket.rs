@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::Shared;
 use super::activity::Activity;
-use super::inline::{Connection, Inline};
+use super::inline::Inline;
 use super::registry::{Inner, Record};
 use crate::limits::{Capacity, LimitKind, Verdict};
 use crate::observer::{Event, Outcome};
@@ -183,15 +183,15 @@ impl Ticket {
     pub(crate) fn begin_inline(&mut self, socket: Option<BorrowedFd<'_>>) {
         let Ok(wakeup) = self.shared.wakeup() else { return };
         self.inline = true;
-        let connection = socket.zip(self.activity.clone()).map(|(socket, activity)| Connection {
-            socket: socket.as_raw_fd(),
-            activity,
-        });
-        wakeup.begin_inline(Inline {
-            number: self.number,
-            connection,
-            forced: false,
-        });
+        match (socket, &self.activity) {
+            (Some(socket), Some(activity)) => wakeup.begin_inline(Inline {
+                number: self.number,
+                socket: socket.as_raw_fd(),
+                activity: Arc::clone(activity),
+                forced: false,
+            }),
+            _ => wakeup.begin_inline_datagram(),
+        }
     }
 
     /// The socket is about to be closed, or has become another process's matter.
@@ -202,8 +202,12 @@ impl Ticket {
         }
         // Its handler may have heard that the patience is over before the thread did that drains.
         self.forced = self.shared.is_forced();
-        if let (true, Ok(wakeup)) = (self.inline, self.shared.wakeup()) {
-            self.forced |= wakeup.end_inline(self.number);
+        if let (true, Ok(wakeup)) = (std::mem::take(&mut self.inline), self.shared.wakeup()) {
+            if self.has_socket {
+                self.forced |= wakeup.end_inline(self.number);
+            } else {
+                wakeup.end_inline_datagram();
+            }
         }
     }
 

@@ -302,6 +302,15 @@ impl Wakeup {
         }
     }
 
+    /// As [`begin_inline`](Self::begin_inline), for a datagram.
+    pub(crate) fn begin_inline_datagram(&self) {
+        self.inline.begin_datagram();
+    }
+
+    pub(crate) fn end_inline_datagram(&self) {
+        self.inline.end_datagram();
+    }
+
     /// Before its socket is closed. True if that had been shut down.
     pub(crate) fn end_inline(&self, number: u64) -> bool {
         self.inline.end(number)

@@ -74,6 +74,13 @@ impl ServerContext {
         }
     }
 
+    /// The request is a datagram of so many bytes.
+    pub(crate) fn received_at_once(&self, bytes: usize) {
+        if let Some(activity) = &self.activity {
+            activity.set_received(bytes);
+        }
+    }
+
     /// So many bytes went to the client.
     pub(crate) fn sent(&self, bytes: usize) {
         if let Some(activity) = &self.activity {

@@ -198,7 +198,7 @@ impl Request for DatagramRequest {
     }
 
     fn attach(&mut self, context: ServerContext) {
-        context.received(self.packet.len());
+        context.received_at_once(self.packet.len());
         self.context = context;
     }
 
