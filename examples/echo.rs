@@ -205,10 +205,16 @@ fn with_strategy(server: impl BaseServer, options: &Options) -> io::Result<Repor
 }
 
 fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
+    // What servers with worker processes do at these: TERM lets the clients end, INT does not wait for them.
+    let interrupt = match options.strategy {
+        StrategyName::Prefork => SignalAction::Stop,
+        _ => SignalAction::Drain,
+    };
     let server = server
         .idle_timeout(options.idle_timeout)
         .request_timeout(options.request_timeout)
-        .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
+        .on_signal(signal::SIGTERM, SignalAction::Drain)
+        .on_signal(signal::SIGINT, interrupt)
         .drain_timeout(Duration::from_secs(options.drain))
         .bind()?;
     let mut output = io::stdout();

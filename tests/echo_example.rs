@@ -22,6 +22,7 @@ tests![
     the_longest_datagram_is_echoed_under_every_strategy,
     an_empty_datagram_is_echoed_under_every_strategy,
     workers_are_as_many_as_asked_for,
+    sigterm_waits_for_the_clients_of_worker_processes_and_sigint_does_not,
     standard_output_has_two_lines_and_the_log_is_elsewhere,
     it_ends_well_although_nobody_reads_its_output_any_more,
     help_names_every_transport_and_strategy,
@@ -136,6 +137,24 @@ fn workers_are_as_many_as_asked_for() {
     drop(clients);
     process.signal(Signal::SIGINT);
     assert_eq!(process.end().status.code(), Some(0));
+}
+
+fn sigterm_waits_for_the_clients_of_worker_processes_and_sigint_does_not() {
+    for (signal, forced) in [(Signal::SIGTERM, 0), (Signal::SIGINT, 1)] {
+        let process = Process::start(echo("tcp", "prefork", "127.0.0.1:0").args(["--workers", "2"]));
+        let client = connect(&inet(&process));
+        support::wait_until("it is accepted", || support::queued(process.address()) == Some(0));
+        process.signal(signal);
+        if signal == Signal::SIGTERM {
+            assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+        }
+        let ended = process.end();
+        drop(client);
+        assert!(
+            ended.output.contains(&format!("forced={forced} ")),
+            "{signal}: {ended:?}"
+        );
+    }
 }
 
 fn standard_output_has_two_lines_and_the_log_is_elsewhere() {

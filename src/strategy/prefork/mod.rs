@@ -88,7 +88,7 @@ use workers::Workers;
 /// |---|---|
 /// | SIGHUP | replaces all workers, one by one: each new one is ready before an old one stops accepting |
 /// | SIGTTIN, SIGTTOU | one worker more, one fewer: moves [`min_workers`](Self::min_workers) and [`max_workers`](Self::max_workers) |
-/// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM and SIGINT |
+/// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM, and SIGINT or, as other servers of this kind have it, `on_signal(signal::SIGINT, SignalAction::Stop)` |
 /// | those of [`on_signal`](crate::Configure::on_signal) | what it says, in the master; for one of the first two rows, beside it |
 ///
 /// A worker hears SIGTERM only: it accepts no more, ends with its last request, and is replaced.
