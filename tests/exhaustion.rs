@@ -11,12 +11,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::process::{Process, as_ordinary_user, echo, echo_for_everybody, tasks_of_the_user};
+use support::process::{Process, as_ordinary_user, assert_never_wake_up, echo, echo_for_everybody, tasks_of_the_user};
 use support::{CEILING, TempPath, exchange_line, queued, read_to_end, wait_until};
 
 tests![
     without_descriptors_a_threading_server_waits_and_recovers,
     without_descriptors_a_pool_waits_and_recovers,
+    without_descriptors_a_server_rests_while_nobody_comes,
     without_descriptors_a_forking_server_serves_all,
     without_threads_a_threading_server_serves_on_its_loop,
     without_threads_the_drain_deadline_is_kept_all_the_same,
@@ -165,6 +166,35 @@ fn without_descriptors_a_pool_waits_and_recovers() {
 }
 
 /// Its connections are its children's.
+fn without_descriptors_a_server_rests_while_nobody_comes() {
+    let mut servers = Vec::new();
+    for strategy in ["threading", "pool"] {
+        let echo = echo("tcp", strategy, "127.0.0.1:0");
+        let mut command = Command::new("prlimit");
+        command.arg("--nofile=64").arg(echo.get_program()).args(echo.get_args());
+        if strategy == "pool" {
+            command.args(["--workers", "64"]);
+        }
+        let server = Process::start(&mut command);
+        let mut clients = Vec::new();
+        while fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count() < 64 {
+            clients.push(connect(&server));
+            assert_echoes(&clients[clients.len() - 1]);
+        }
+        servers.push((strategy, server, clients));
+    }
+    let named: Vec<_> = servers
+        .iter()
+        .map(|(strategy, server, _)| (*strategy, server))
+        .collect();
+    assert_never_wake_up(&named);
+    for (_, server, clients) in servers {
+        drop(clients);
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.end().status.code(), Some(0));
+    }
+}
+
 fn without_descriptors_a_forking_server_serves_all() {
     let server = with_descriptors(24, "forking");
     let clients: Vec<_> = (0..40).map(|_| connect(&server)).collect();

@@ -16,7 +16,7 @@ use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
 use crate::transport::Transport;
 
-use trouble::{Attempt, Remedy, remedy};
+use trouble::{Attempt, Remedy, is_out_of_descriptors, remedy};
 
 pub(crate) use trouble::Backoff;
 pub(crate) use waiter::{Event, Waiter};
@@ -467,6 +467,7 @@ impl<T: Transport> Acceptor<T> {
                 log::debug!("accept: {error}");
                 Ok(Turn::Again)
             }
+            Remedy::BackOff if is_out_of_descriptors(error) && nobody_sleeps_any_more(wakeup) => Ok(Turn::Again),
             // Without a descriptor it cannot be accepted, but seen that there is nothing.
             Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
             Remedy::Retry | Remedy::BackOff => {
@@ -496,7 +497,7 @@ impl<T: Transport> Acceptor<T> {
         }
         // Takes the wake-up, if there is one.
         core.waiter()?
-            .wait(self.set, transport.socket(), wakeup, Some(Duration::ZERO))?;
+            .wait(0, transport.socket(), wakeup, Some(Duration::ZERO))?;
         sleepers.rearm(|| may_accept(core.shared()));
         Ok(())
     }
@@ -521,6 +522,18 @@ impl<T: Transport> Acceptor<T> {
         }
         core.wait_quiet(Some(delay)).map(drop)
     }
+}
+
+/// Linux takes a descriptor before accept(2) waits: those who sleep may have had all that were free, and others who
+/// wait for the same client, awake, would not get one. From now on nobody sleeps; true if somebody may have till now.
+fn nobody_sleeps_any_more(wakeup: &Wakeup) -> bool {
+    wakeup.sleepers().is_some_and(|sleepers| {
+        let slept = sleepers.turn_off();
+        if slept {
+            sleepers.wait_until_out();
+        }
+        slept
+    })
 }
 
 /// Whether there is nothing that all who accept have to know.

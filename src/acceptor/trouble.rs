@@ -63,6 +63,12 @@ pub(super) fn remedy(error: &io::Error) -> Remedy {
     }
 }
 
+/// Of this process, or of the whole system.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+}
+
 /// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
 /// Shared by all that accept for a server: an episode is one for all of them.
 #[derive(Debug)]

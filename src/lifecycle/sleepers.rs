@@ -48,11 +48,13 @@ impl Sleepers {
         self.on.load(Ordering::SeqCst)
     }
 
-    /// From now on nobody waits like that, and the socket never does.
-    pub(crate) fn turn_off(&self) {
-        if self.on.swap(false, Ordering::SeqCst) {
+    /// From now on nobody waits like that, and the socket never does. True if that is new.
+    pub(crate) fn turn_off(&self) -> bool {
+        let was_on = self.on.swap(false, Ordering::SeqCst);
+        if was_on {
             self.wake_up();
         }
+        was_on
     }
 
     /// The calling thread is about to accept or receive; it must look afterwards whether it still is to, and
