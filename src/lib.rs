@@ -175,6 +175,11 @@
 //! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |
 //! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all sixteen, and four for [`PreFork`] |
 //!
+//! # How fast
+//!
+//! As fast as the same strategy by hand in most respects, and faster than a thread for each connection:
+//! [How fast, and when not to use it](performance).
+//!
 //! # Limitations
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
@@ -197,6 +202,8 @@ mod job;
 mod lifecycle;
 mod limits;
 mod observer;
+#[doc = include_str!("performance.md")]
+pub mod performance {}
 pub mod prelude;
 mod request;
 mod server;
