@@ -165,7 +165,6 @@ fn without_descriptors_a_pool_waits_and_recovers() {
     assert!(log.contains("cannot accept: "), "{log}");
 }
 
-/// Its connections are its children's.
 fn without_descriptors_a_server_rests_while_nobody_comes() {
     let mut servers = Vec::new();
     for strategy in ["threading", "pool"] {
@@ -195,6 +194,7 @@ fn without_descriptors_a_server_rests_while_nobody_comes() {
     }
 }
 
+/// Its connections are its children's.
 fn without_descriptors_a_forking_server_serves_all() {
     let server = with_descriptors(24, "forking");
     let clients: Vec<_> = (0..40).map(|_| connect(&server)).collect();

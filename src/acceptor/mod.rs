@@ -467,7 +467,7 @@ impl<T: Transport> Acceptor<T> {
                 log::debug!("accept: {error}");
                 Ok(Turn::Again)
             }
-            Remedy::BackOff if is_out_of_descriptors(error) && nobody_sleeps_any_more(wakeup) => Ok(Turn::Again),
+            Remedy::BackOff if is_out_of_descriptors(error) && self.spare_descriptors(wakeup)? => Ok(Turn::Again),
             // Without a descriptor it cannot be accepted, but seen that there is nothing.
             Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
             Remedy::Retry | Remedy::BackOff => {
@@ -483,6 +483,20 @@ impl<T: Transport> Acceptor<T> {
                 format!("the listening socket is broken: {error}"),
             )),
         }
+    }
+
+    /// From now on nobody sleeps in accept(2), before whose wait Linux takes a descriptor: those who sleep may have all
+    /// that were free, and others who wait for the same client, awake, would not get one. Nor are any spent on more
+    /// sets. True if somebody may have slept till now.
+    fn spare_descriptors(&self, wakeup: &Wakeup) -> io::Result<bool> {
+        self.server.core().waiter()?.spare_descriptors();
+        Ok(wakeup.sleepers().is_some_and(|sleepers| {
+            let slept = sleepers.turn_off();
+            if slept {
+                sleepers.wait_until_out();
+            }
+            slept
+        }))
     }
 
     /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
@@ -522,18 +536,6 @@ impl<T: Transport> Acceptor<T> {
         }
         core.wait_quiet(Some(delay)).map(drop)
     }
-}
-
-/// Linux takes a descriptor before accept(2) waits: those who sleep may have had all that were free, and others who
-/// wait for the same client, awake, would not get one. From now on nobody sleeps; true if somebody may have till now.
-fn nobody_sleeps_any_more(wakeup: &Wakeup) -> bool {
-    wakeup.sleepers().is_some_and(|sleepers| {
-        let slept = sleepers.turn_off();
-        if slept {
-            sleepers.wait_until_out();
-        }
-        slept
-    })
 }
 
 /// Whether there is nothing that all who accept have to know.

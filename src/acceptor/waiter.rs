@@ -29,6 +29,8 @@ pub(crate) struct Waiter {
     changing: Mutex<()>,
     /// Other processes wait for the listener, too.
     shared: AtomicBool,
+    /// No more sets are made.
+    spares: AtomicBool,
 }
 
 /// As many threads wait without waking each other up for nothing.
@@ -62,6 +64,7 @@ impl Waiter {
             listening: AtomicBool::new(true),
             changing: Mutex::new(()),
             shared: AtomicBool::new(false),
+            spares: AtomicBool::new(false),
         })
     }
 
@@ -75,6 +78,11 @@ impl Waiter {
         self.listening.store(true, Ordering::SeqCst);
         self.shared.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// From now on the sets that there are do: the process has no descriptors to spare.
+    pub(crate) fn spare_descriptors(&self) {
+        self.spares.store(true, Ordering::Relaxed);
     }
 
     /// Takes the listener out of the sets, or puts it back, as `suspended` says at last. That takes it away
@@ -134,7 +142,7 @@ impl Waiter {
         timeout: Option<Duration>,
     ) -> io::Result<Event> {
         let own = &self.all[number % SETS];
-        if own.get().is_none() {
+        if own.get().is_none() && !self.spares.load(Ordering::Relaxed) {
             let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
             let listener = self.listening.load(Ordering::SeqCst).then_some(listener);
             // Without a descriptor for it, the first set does.
