@@ -130,7 +130,7 @@ impl<T: Transport> Core<T> {
             self.shared().advance(State::Draining);
             if let Ok(wakeup) = self.shared().wakeup() {
                 // Refusing may look like a request to those who wait for one.
-                wakeup.wait_for_sleepers();
+                wakeup.bring_sleepers_out();
             }
             let left = self.take_over_queue();
             server.drain_requests();

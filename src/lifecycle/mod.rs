@@ -234,7 +234,7 @@ impl Shared {
         }
         self.wake();
         if suspended && let Ok(wakeup) = self.wakeup() {
-            wakeup.wait_for_sleepers();
+            wakeup.bring_sleepers_out();
         }
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
     }

@@ -402,9 +402,11 @@ impl Wakeup {
         self.sleepers.get()
     }
 
-    /// After [`wake`](Self::wake): waits until nobody is in such a call who was in it then.
-    pub(crate) fn wait_for_sleepers(&self) {
+    /// Once everybody can know that nobody is to accept: from now on such a call does not wait, and nobody is in one
+    /// who was in it before. Whoever has told it may not have got so far yet.
+    pub(crate) fn bring_sleepers_out(&self) {
         if let Some(sleepers) = self.sleepers() {
+            sleepers.wake_up();
             sleepers.wait_until_out();
         }
     }
