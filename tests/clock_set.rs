@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::clients::available;
 use support::process::{Process, role};
-use support::{CEILING, TempPath, exchange_line, queued, read_to_end, temp_path, wait_until};
+use support::{CEILING, TempPath, connect_to, exchange_line, queued, read_to_end, temp_path, wait_until};
 
 tests![
     roles: serves_with_a_timeout, serves_alone_with_a_deadline, serves_in_threads_with_a_deadline;
@@ -107,13 +107,6 @@ impl Clock {
 }
 
 #[track_caller]
-fn connect_to(server: &Process) -> TcpStream {
-    let client = TcpStream::connect(server.address()).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client
-}
-
-#[track_caller]
 fn ask(client: &TcpStream, what: &str) -> u64 {
     exchange_line(client, &format!("{what}\n")).trim().parse().unwrap()
 }
@@ -130,7 +123,7 @@ fn assert_timeouts_are_kept(offset: &str) {
     }
     let clock = Clock::new();
     let server = clock.start("serves_with_a_timeout");
-    let client = connect_to(&server);
+    let client = connect_to(server.address());
     let before = ask(&client, "time");
     clock.set(offset);
     let begin = Instant::now();
@@ -160,7 +153,7 @@ fn assert_the_drain_deadline_is_kept(offset: &str) {
         let clock = Clock::new();
         let server = clock.start(role_name);
         // It has said nothing: its first message would be answered.
-        let mut client = connect_to(&server);
+        let mut client = connect_to(server.address());
         wait_until("it is accepted", || queued(server.address()) == Some(0));
         let begin = Instant::now();
         server.signal(Signal::SIGTERM);

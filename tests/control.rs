@@ -20,7 +20,8 @@ use support::matrix::udp_client;
 use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
 use support::{
-    CEILING, EchoLine, children_of, connect, exchange_line, logged, process_state, read_to_end, temp_path, wait_until,
+    CEILING, EchoLine, children_of, connect, connect_to, exchange_line, logged, process_state, read_to_end, temp_path,
+    wait_until,
 };
 
 tests![
@@ -391,17 +392,10 @@ fn start(strategy: &str) -> Process {
     Process::start(role("serves_with_signals").env(STRATEGY, strategy))
 }
 
-#[track_caller]
-fn connect_to(server: &Process) -> TcpStream {
-    let client = TcpStream::connect(server.address()).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client
-}
-
 /// A client whose request is in progress.
 #[track_caller]
 fn in_progress(server: &Process) -> TcpStream {
-    let client = connect_to(server);
+    let client = connect_to(server.address());
     assert_echoes(&client);
     client
 }
@@ -421,7 +415,7 @@ fn a_suspended_server_never_wakes_up() {
         server.signal(Signal::SIGUSR2);
     }
     assert_never_wake_up(&named);
-    let waiting: Vec<_> = servers.iter().map(connect_to).collect();
+    let waiting: Vec<_> = servers.iter().map(|server| connect_to(server.address())).collect();
     for mut client in &waiting {
         client.write_all(b"hello\n").unwrap();
     }
@@ -459,7 +453,7 @@ fn a_function_runs_while_all_workers_are_busy() {
     assert_echoes(&client);
     finish(&client);
     // Suspended by then: it waits.
-    let waiting = connect_to(&server);
+    let waiting = connect_to(server.address());
     (&waiting).write_all(b"hello\n").unwrap();
     assert_waits(&waiting);
     server.signal(Signal::SIGUSR2);
@@ -494,7 +488,7 @@ fn a_function_runs_while_the_server_drains() {
     for strategy in ["threading", "forking", "pool"] {
         let mut server = start(strategy);
         // It has not said anything yet, so it is waited for.
-        let client = connect_to(&server);
+        let client = connect_to(server.address());
         server.signal(Signal::SIGTERM);
         wait_until_taken(&server, Signal::SIGTERM);
         server.signal(Signal::SIGHUP);
@@ -591,7 +585,7 @@ fn a_second_sigint_stops_at_once_under_every_strategy() {
     for strategy in STRATEGIES {
         let server = start(strategy);
         // It has not said anything yet, so it is waited for.
-        let client = connect_to(&server);
+        let client = connect_to(server.address());
         server.signal(Signal::SIGINT);
         wait_until_taken(&server, Signal::SIGINT);
         assert_waits(&client);
@@ -604,7 +598,7 @@ fn a_second_sigint_stops_at_once_under_every_strategy() {
 fn a_stop_signal_stops_at_once_under_every_strategy() {
     for strategy in STRATEGIES.into_iter().chain(["prefork"]) {
         let server = start(strategy);
-        let client = connect_to(&server);
+        let client = connect_to(server.address());
         assert_waits(&client);
         server.signal(Signal::SIGQUIT);
         assert_eq!((&client).read(&mut [0]).unwrap(), 0);
@@ -633,7 +627,7 @@ fn the_master_of_a_prefork_server_counts_the_requests_of_its_workers() {
 /// Nobody is served until it is resumed.
 #[track_caller]
 fn assert_is_suspended(server: Process) {
-    let clients = [(); 3].map(|()| connect_to(&server));
+    let clients = [(); 3].map(|()| connect_to(server.address()));
     for mut client in &clients {
         client.write_all(b"hello\n").unwrap();
     }
@@ -654,7 +648,7 @@ fn the_workers_of_a_prefork_server_are_suspended_by_their_master() {
     server.signal(Signal::SIGHUP);
     assert!(server.line().starts_with("hangup in "));
     wait_until("the workers accept nobody", || {
-        let client = connect_to(&server);
+        let client = connect_to(server.address());
         client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         (&client).write_all(b"hello\n").unwrap();
         (&client).read(&mut [0]).is_err()
@@ -721,7 +715,7 @@ fn serves_with_signals_set_after_binding() {
 fn actions_set_after_binding_hold_from_serving_on_under_every_strategy() {
     for strategy in STRATEGIES {
         let mut server = Process::start(role("serves_with_signals_set_after_binding").env(STRATEGY, strategy));
-        let client = connect_to(&server);
+        let client = connect_to(server.address());
         assert_echoes(&client);
         finish(&client);
         server.signal(Signal::SIGUSR1);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::process::{Process, as_ordinary_user, assert_never_wake_up, echo, echo_for_everybody, tasks_of_the_user};
-use support::{CEILING, TempPath, exchange_line, queued, read_to_end, wait_until};
+use support::talk::{assert_echoes, finish};
+use support::{TempPath, connect_to, queued, read_to_end, wait_until};
 
 tests![
     without_descriptors_a_threading_server_waits_and_recovers,
@@ -28,23 +29,6 @@ tests![
     without_processes_a_forking_server_loses_one_request_only,
     without_processes_a_forking_server_does_not_lose_all_that_come_at_once,
 ];
-
-fn connect(server: &Process) -> TcpStream {
-    let client = TcpStream::connect(server.address()).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client
-}
-
-/// Sends a line and has it back; the connection stays open.
-#[track_caller]
-fn assert_echoes(client: &TcpStream) {
-    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
-}
-
-fn finish(client: &TcpStream) {
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(client), b"");
-}
 
 /// Stops the server, which has served exactly `counts`; returns what it logged.
 #[track_caller]
@@ -100,7 +84,7 @@ fn answered(clients: &[TcpStream]) -> usize {
 #[track_caller]
 fn assert_recovers(strategy: &str) {
     let server = with_descriptors(64, strategy);
-    let mut clients: Vec<_> = (0..200).map(|_| connect(&server)).collect();
+    let mut clients: Vec<_> = (0..200).map(|_| connect_to(server.address())).collect();
     for mut client in &clients {
         client.write_all(b"hello\n").unwrap();
     }
@@ -125,7 +109,7 @@ fn assert_recovers(strategy: &str) {
         client.read_exact(&mut [0; 6]).unwrap();
         finish(&client);
     }
-    assert_echoes(&connect(&server));
+    assert_echoes(&connect_to(server.address()));
     server.signal(Signal::SIGTERM);
     let ended = server.end();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -154,7 +138,7 @@ fn without_descriptors_a_pool_waits_and_recovers() {
         .args(echo.get_args())
         .args(["--workers", "30"]);
     let server = Process::start(&mut command);
-    let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    let clients: Vec<_> = (0..20).map(|_| connect_to(server.address())).collect();
     let last = PathBuf::from(format!("/proc/{}/fd/15", server.id()));
     wait_until("it has no more descriptors", || fs::symlink_metadata(&last).is_ok());
     for client in &clients {
@@ -177,7 +161,7 @@ fn without_descriptors_a_server_rests_while_nobody_comes() {
         let server = Process::start(&mut command);
         let mut clients = Vec::new();
         while fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count() < 64 {
-            clients.push(connect(&server));
+            clients.push(connect_to(server.address()));
             assert_echoes(&clients[clients.len() - 1]);
         }
         servers.push((strategy, server, clients));
@@ -197,7 +181,7 @@ fn without_descriptors_a_server_rests_while_nobody_comes() {
 /// Its connections are its children's.
 fn without_descriptors_a_forking_server_serves_all() {
     let server = with_descriptors(24, "forking");
-    let clients: Vec<_> = (0..40).map(|_| connect(&server)).collect();
+    let clients: Vec<_> = (0..40).map(|_| connect_to(server.address())).collect();
     clients.iter().for_each(assert_echoes);
     clients.iter().for_each(finish);
     assert_eq!(stop(server, "served=40 failed=0"), "");
@@ -219,16 +203,16 @@ const NO_ROOM: &str = "cannot start a request: the system has no room for anothe
 
 fn without_threads_a_threading_server_serves_on_its_loop() {
     let (server, _place) = with_few_tasks(3, &["--strategy", "threading"]);
-    let in_threads = [connect(&server), connect(&server)];
+    let in_threads = [connect_to(server.address()), connect_to(server.address())];
     in_threads.iter().for_each(assert_echoes);
-    let on_the_loop = connect(&server);
+    let on_the_loop = connect_to(server.address());
     assert_echoes(&on_the_loop);
-    let waiting = connect(&server);
+    let waiting = connect_to(server.address());
     finish(&on_the_loop);
     assert_echoes(&waiting);
     in_threads.iter().for_each(finish);
     finish(&waiting);
-    let again = [connect(&server), connect(&server)];
+    let again = [connect_to(server.address()), connect_to(server.address())];
     again.iter().for_each(assert_echoes);
     again.iter().for_each(finish);
     let log = stop(server, "served=6 failed=0");
@@ -238,7 +222,11 @@ fn without_threads_a_threading_server_serves_on_its_loop() {
 /// Two silent clients have the threads, and the loop is busy with a third.
 fn without_threads_the_drain_deadline_is_kept_all_the_same() {
     let (server, _place) = with_few_tasks(3, &["--strategy", "threading", "--drain", "1"]);
-    let clients = [connect(&server), connect(&server), connect(&server)];
+    let clients = [
+        connect_to(server.address()),
+        connect_to(server.address()),
+        connect_to(server.address()),
+    ];
     let tasks = format!("/proc/{}/task", server.id());
     wait_until("there are two threads", || fs::read_dir(&tasks).unwrap().count() == 3);
     server.signal(Signal::SIGTERM);
@@ -253,9 +241,9 @@ fn without_threads_the_drain_deadline_is_kept_all_the_same() {
 
 fn without_threads_a_pool_works_with_those_it_has() {
     let (server, _place) = with_few_tasks(3, &["--strategy", "pool", "--workers", "10"]);
-    let clients = [connect(&server), connect(&server)];
+    let clients = [connect_to(server.address()), connect_to(server.address())];
     clients.iter().for_each(assert_echoes);
-    let waiting = connect(&server);
+    let waiting = connect_to(server.address());
     clients.iter().for_each(finish);
     assert_echoes(&waiting);
     finish(&waiting);
@@ -266,7 +254,7 @@ fn without_threads_a_pool_works_with_those_it_has() {
 fn without_any_thread_a_pool_serves_on_its_loop() {
     let (server, _place) = with_few_tasks(1, &["--strategy", "pool", "--workers", "10"]);
     for _ in 0..3 {
-        let client = connect(&server);
+        let client = connect_to(server.address());
         assert_echoes(&client);
         finish(&client);
     }
@@ -278,7 +266,7 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
 #[track_caller]
 fn assert_ended_by_two_signals(strategy: &str) {
     let (server, _place) = with_few_tasks(1, &["--strategy", strategy]);
-    let client = connect(&server);
+    let client = connect_to(server.address());
     wait_until("it is accepted", || queued(server.address()) == Some(0));
     for _ in 0..2 {
         server.signal(Signal::SIGTERM);
@@ -306,14 +294,14 @@ fn without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_pool() {
 
 fn without_processes_a_forking_server_loses_one_request_only() {
     let (server, _place) = with_few_tasks(3, &["--strategy", "forking"]);
-    let lucky = [connect(&server), connect(&server)];
+    let lucky = [connect_to(server.address()), connect_to(server.address())];
     lucky.iter().for_each(assert_echoes);
-    let lost = connect(&server);
+    let lost = connect_to(server.address());
     assert_eq!(read_to_end(&lost), b"");
     lucky.iter().for_each(finish);
     let own_end = lost.local_addr().unwrap();
     wait_until("there is room again", || {
-        let client = connect(&server);
+        let client = connect_to(server.address());
         let mut answer = String::new();
         (&client).write_all(b"hello\n").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -331,7 +319,7 @@ fn without_processes_a_forking_server_loses_one_request_only() {
 /// Each that is lost makes the next wait longer in the kernel's queue: fifteen would take eight seconds.
 fn without_processes_a_forking_server_does_not_lose_all_that_come_at_once() {
     let (server, _place) = with_few_tasks(1, &["--strategy", "forking"]);
-    let clients: Vec<_> = (0..20).map(|_| connect(&server)).collect();
+    let clients: Vec<_> = (0..20).map(|_| connect_to(server.address())).collect();
     let lost = || {
         let is_lost = |client: &&TcpStream| {
             client.set_nonblocking(true).unwrap();

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::sys::signal::Signal;
 use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
-use support::{CEILING, exchange_line, is_listening, queued, read_to_end, temp_path, wait_until};
+use support::{CEILING, connect_to, exchange_line, is_listening, queued, read_to_end, temp_path, wait_until};
 
 tests![
     sigterm_ends_every_idle_server,
@@ -60,17 +60,11 @@ fn a_signal_that_comes_at_once_ends_the_server() {
     }
 }
 
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(server.process.address()).unwrap();
-    stream.set_read_timeout(Some(CEILING)).unwrap();
-    stream
-}
-
 /// One request, answered.
 fn exchange(server: &Server) {
     match server.transport {
         "tcp" => {
-            let stream = connect(server);
+            let stream = connect_to(server.process.address());
             assert_eq!(exchange_line(&stream, "hello\n"), "hello\n");
             stream.shutdown(Shutdown::Write).unwrap();
             assert_eq!(read_to_end(&stream), b"");
@@ -141,7 +135,7 @@ fn a_server_that_has_served_never_wakes_up_again() {
 
 /// A client whose request is in progress: it has been accepted and has not said anything yet.
 fn in_progress(server: &Server) -> TcpStream {
-    let stream = connect(server);
+    let stream = connect_to(server.process.address());
     wait_until("it is accepted", || queued(server.process.address()) == Some(0));
     stream
 }
