@@ -330,8 +330,6 @@ impl<T: Transport> Acceptor<T> {
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
         match event {
-            // It may have come before the listener was out of the sets; the next turn takes it out.
-            Event::Request if core.shared().is_suspended() => Ok(Turn::Again),
             Event::Request => self.accept(wakeup, place, None),
             event => Ok(Turn::nothing(event)),
         }
@@ -423,6 +421,7 @@ impl<T: Transport> Acceptor<T> {
         let sleepers = wakeup.sleepers().filter(|_| !has_ahead);
         let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
         if backlog.is_none() && !may_accept(shared) {
+            // The request may have come before the listener was out of the sets; the next turn takes it out.
             return Ok(Turn::Again);
         }
         let attempt = self.backoffs.accepting.attempt();
@@ -503,12 +502,10 @@ impl<T: Transport> Acceptor<T> {
     /// looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
         let core = self.server.core();
-        let (Some(transport), Some(sleepers)) = (core.transport(), wakeup.sleepers()) else {
+        let sleepers = wakeup.sleepers().filter(|sleepers| sleepers.is_on());
+        let (Some(transport), Some(sleepers)) = (core.transport(), sleepers) else {
             return Ok(());
         };
-        if !sleepers.is_on() {
-            return Ok(());
-        }
         // Takes the wake-up, if there is one.
         core.waiter()?
             .wait(0, transport.socket(), wakeup, Some(Duration::ZERO))?;

@@ -123,22 +123,15 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// machine, not permitted; a path that is too long or taken by something else.
     fn bind(self) -> io::Result<Self> {
         if self.core().state() != State::New {
-            return match self.core().listen_to_signals() {
-                Ok(()) => Ok(self),
-                Err(error) => {
-                    self.server_close();
-                    Err(error)
-                }
-            };
+            self.core().listen_to_signals().inspect_err(|_| self.server_close())?;
+            return Ok(self);
         }
         self.core().listen_to_signals()?;
         self.core().keep_deadline(Self::CONCURRENCY)?;
         self.server_bind()?;
         self.core().bound()?;
-        if let Err(error) = self.server_activate().and_then(|()| self.core().activated()) {
-            self.server_close();
-            return Err(error);
-        }
+        let active = self.server_activate().and_then(|()| self.core().activated());
+        active.inspect_err(|_| self.server_close())?;
         Ok(self)
     }
 
@@ -290,7 +283,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().server_close();
     }
 
-    /// Accepts one request without waiting. Called on the accept loop.
+    /// Accepts one request. Called on the accept loop, which may let it wait for one here, if it has nothing else to
+    /// do ([`Transport::let_wait`](crate::Transport::let_wait)): an override calls the inner one, or does not wait.
     ///
     /// # Errors
     ///
