@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -121,6 +121,9 @@ pub fn serve_as_role(server: impl BaseServer) {
 pub struct Process {
     child: Child,
     output: BufReader<ChildStdout>,
+    errors: BufReader<ChildStderr>,
+    /// What has been read of its errors.
+    told: String,
     address: String,
 }
 
@@ -139,6 +142,8 @@ impl Process {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut process = Process {
             output: BufReader::new(child.stdout.take().unwrap()),
+            errors: BufReader::new(child.stderr.take().unwrap()),
+            told: String::new(),
             child,
             address: String::new(),
         };
@@ -175,14 +180,20 @@ impl Process {
     /// The next line that the process writes.
     #[track_caller]
     pub fn line(&mut self) -> String {
-        if self.output.buffer().is_empty() {
-            let mut fds = [PollFd::new(self.output.get_ref().as_fd(), PollFlags::POLLIN)];
-            let timeout = PollTimeout::try_from(CEILING).unwrap();
-            assert_eq!(poll(&mut fds, timeout), Ok(1), "waited {CEILING:?} in vain for a line");
+        next_line(&mut self.output)
+    }
+
+    /// Waits for a line with `text` on standard error.
+    #[track_caller]
+    pub fn wait_for_errors_with(&mut self, text: &str) {
+        loop {
+            let line = next_line(&mut self.errors);
+            assert!(!line.is_empty(), "it ended without telling {text:?}: {:?}", self.told);
+            self.told.push_str(&line);
+            if line.contains(text) {
+                return;
+            }
         }
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -193,9 +204,9 @@ impl Process {
     #[track_caller]
     pub fn end(mut self) -> Ended {
         wait_until("the process ends", || !self.is_running());
-        let (mut output, mut errors) = (String::new(), String::new());
+        let (mut output, mut errors) = (String::new(), std::mem::take(&mut self.told));
         self.output.read_to_string(&mut output).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        self.errors.read_to_string(&mut errors).unwrap();
         Ended {
             status: self.child.wait().unwrap(),
             output,
@@ -210,6 +221,19 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The next line from a pipe; empty at its end.
+#[track_caller]
+fn next_line<P: Read + AsFd>(pipe: &mut BufReader<P>) -> String {
+    if pipe.buffer().is_empty() {
+        let mut fds = [PollFd::new(pipe.get_ref().as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(CEILING).unwrap();
+        assert_eq!(poll(&mut fds, timeout), Ok(1), "waited {CEILING:?} in vain for a line");
+    }
+    let mut line = String::new();
+    pipe.read_line(&mut line).unwrap();
+    line
 }
 
 /// An echo server that listens on a port or path of its own.
