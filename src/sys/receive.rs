@@ -88,9 +88,9 @@ impl Receiver {
         self.size
     }
 
-    /// recvmmsg(2), which waits for the first datagram only if it `waits` and the socket does. Returns how many were
-    /// received; those of the last call are gone.
-    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, waits: bool) -> io::Result<usize> {
+    /// recvmmsg(2) of up to `most`, which waits for the first datagram only if it `waits` and the socket does. Returns
+    /// how many were received; those of the last call are gone.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, most: usize, waits: bool) -> io::Result<usize> {
         for message in &mut self.messages[..self.received] {
             message.msg_hdr.msg_namelen = NAME_SIZE;
         }
@@ -103,7 +103,7 @@ impl Receiver {
         // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
         let flags = libc::MSG_TRUNC | wait;
         #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
-        let count = self.messages.len() as u32;
+        let count = self.messages.len().min(most) as u32;
         // SAFETY: `count` headers are given, each of which points to a name of the size told and to one part, and that
         // to a piece of the buffer of the size told, different ones each; all live as long as `self`.
         let received = unsafe {

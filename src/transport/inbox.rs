@@ -15,6 +15,10 @@ use crate::sys::{Received, Receiver};
 /// How many datagrams at the most a server that serves one at a time receives at once.
 const AHEAD: usize = 32;
 
+/// How often it receives one only, once there was no more than one: whoever asks for more than there are has the
+/// kernel look once more in vain.
+const SINGLY: u32 = 16;
+
 /// How much memory at the most they take together, in bytes, if more than one is received.
 const MEMORY: usize = 2 << 20;
 
@@ -36,6 +40,8 @@ struct Ahead {
     receiver: Option<Receiver>,
     next: usize,
     count: usize,
+    /// So often only one is received.
+    singly: u32,
 }
 
 thread_local! {
@@ -78,26 +84,38 @@ impl Inbox {
                 .take_if(|own| own.size() == self.size)
                 .unwrap_or_else(|| Receiver::new(1, self.size));
             let receiver = own.insert(receiver);
-            receiver.receive(socket.as_fd(), self.waits())?;
+            receiver.receive(socket.as_fd(), 1, self.waits())?;
             request::<P, R>(receiver.get(0), replies)
         })
     }
 
-    /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`].
+    /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`];
+    /// but see [`SINGLY`].
     pub(super) fn receive_ahead<P: Peer, R: DatagramSocket>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
     ) -> io::Result<DatagramRequest> {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        let Ahead { receiver, next, count } = &mut *ahead;
+        let Ahead {
+            receiver,
+            next,
+            count,
+            singly,
+        } = &mut *ahead;
         let receiver = receiver.get_or_insert_with(|| {
             let most = AHEAD.min(MEMORY / self.size.max(1)).max(1);
             Receiver::new(most, self.size)
         });
         if next == count {
             (*next, *count) = (0, 0);
-            *count = receiver.receive(socket.as_fd(), self.waits())?;
+            let most = if *singly > 0 { 1 } else { AHEAD };
+            *count = receiver.receive(socket.as_fd(), most, self.waits())?;
+            *singly = match (most, *count) {
+                (1, _) => *singly - 1,
+                (_, 1) => SINGLY,
+                _ => 0,
+            };
         }
         let datagram = receiver.get(*next);
         *next = (*next + 1).min(*count);
