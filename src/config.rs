@@ -485,7 +485,7 @@ pub trait Configure: BaseServer {
     /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
     /// one stops at once. They are listened to from `bind` on, or if they are set later, from when serving
     /// starts, without a helper thread, beside whatever else in the program listens to them, until the server
-    /// is gone.
+    /// is gone. On the thread that binds the server they are unblocked (sigprocmask(2)).
     ///
     /// A bare server runs its handler on the loop, so a handler that never returns would keep
     /// `serve_forever` from ever returning. If the signal was SIGTERM, SIGINT, SIGQUIT or SIGHUP, the process

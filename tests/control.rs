@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 use socketserver::{Handled, Running, State, WaitError};
@@ -25,7 +25,7 @@ use support::{
 };
 
 tests![
-    roles: serves_with_signals, serves_with_signals_set_after_binding;
+    roles: serves_with_signals, serves_with_signals_blocked_at_first, serves_with_signals_set_after_binding;
     a_suspended_server_leaves_clients_in_the_queue_under_every_strategy,
     nobody_is_accepted_once_suspend_has_returned_under_every_strategy,
     requests_in_progress_go_on_while_accepting_is_suspended,
@@ -60,6 +60,7 @@ tests![
     sighup_of_a_prefork_server_reloads_and_runs_its_function,
     signals_do_the_default_in_a_child,
     signals_are_listened_to_from_binding_on,
+    signals_are_heard_that_were_blocked_when_the_program_was_started_under_every_strategy,
     after_the_end_a_signal_runs_nothing,
     a_signal_that_cannot_be_caught_is_refused,
     a_signal_that_cannot_be_caught_set_after_binding_is_refused_when_serving_begins,
@@ -553,7 +554,11 @@ fn the_stats_are_dumped_at_a_signal_under_every_strategy() {
             finish(&client);
         }
         server.signal(Signal::SIGUSR1);
-        server.wait_for_errors_with(if strategy == "sync" { " accepted=1 " } else { " connection=1 " });
+        server.wait_for_errors_with(if strategy == "sync" {
+            " accepted=1 "
+        } else {
+            " connection=1 "
+        });
         let own = client.local_addr().unwrap();
         drop(client);
         let ended = stop(server);
@@ -760,6 +765,29 @@ fn signals_are_listened_to_from_binding_on() {
     let running = server.spawn().unwrap();
     gate.wait();
     running.stop().unwrap();
+}
+
+/// As if whoever started the program had blocked them, and forgotten that (sigprocmask(2)).
+fn serves_with_signals_blocked_at_first() {
+    SigSet::all().thread_block().unwrap();
+    serves_with_signals();
+}
+
+fn signals_are_heard_that_were_blocked_when_the_program_was_started_under_every_strategy() {
+    for strategy in STRATEGIES.into_iter().chain(["prefork"]) {
+        let mut command = role("serves_with_signals_blocked_at_first");
+        let mut server = Process::start(command.env(STRATEGY, strategy));
+        for _ in 0..3 {
+            let client = in_progress(&server);
+            finish(&client);
+        }
+        if strategy == "forking" {
+            wait_until("the children are reaped", || children_of(server.id()).is_empty());
+        }
+        server.signal(Signal::SIGHUP);
+        assert!(server.line().starts_with("hangup in "), "{strategy}");
+        assert!(stop(server).output.starts_with("stopped: served=3 "), "{strategy}");
+    }
 }
 
 fn after_the_end_a_signal_runs_nothing() {

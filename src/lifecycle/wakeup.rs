@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+use super::child_signal;
 use super::drain::GRACE;
 use super::inline::{Inline, InlineSlot};
 use super::sleepers::Sleepers;
@@ -49,6 +50,8 @@ pub(crate) struct Wakeup {
     waiting: AtomicBool,
     /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
+    /// [`sys::NUDGE`] has come at some time: a child may have been told what it does not know.
+    nudged: AtomicBool,
     /// Signals, which the terminal sends to the whole group, are the parent's matter.
     deaf: AtomicBool,
     inline: InlineSlot,
@@ -86,6 +89,7 @@ impl Wakeup {
             signals: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             in_child: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
@@ -241,6 +245,7 @@ impl Wakeup {
     /// [`sys::NUDGE`] arrived, from the timer or, in a forked child, from the parent: perhaps the server
     /// was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
     pub(crate) fn nudge(&self) {
+        self.nudged.store(true, Ordering::SeqCst);
         if !self.is_stopping() {
             return;
         }
@@ -296,8 +301,9 @@ impl Wakeup {
     pub(crate) fn begin_inline(&self, inline: Inline) {
         self.inline.begin(inline);
         // Whoever told it may have looked before. In a child the nudge may even have come before the child
-        // knew that it is one: the descriptor tells.
-        if self.is_stopping() {
+        // knew that it is one: then the descriptor tells.
+        let nudged = self.nudged.load(Ordering::SeqCst);
+        if self.is_told_to_stop() || (nudged && self.is_stopping()) {
             self.attend_inline();
         }
     }
@@ -438,6 +444,7 @@ impl Wakeup {
 
     /// The loops have ended: the one thread that is left drains.
     pub(crate) fn begin_draining(&self) {
+        child_signal::release();
         self.draining.store(true, Ordering::SeqCst);
     }
 
@@ -463,6 +470,7 @@ impl Wakeup {
 
     /// Waits for a wake-up or for being told to stop, at most `timeout`; takes the wake-up.
     pub(crate) fn wait_stop(&self, timeout: Option<Duration>) -> io::Result<()> {
+        child_signal::release();
         let mut fds = [
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
@@ -504,6 +512,7 @@ pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
 
 /// Waits until one of them is written to, at most `timeout`, and takes that.
 fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
+    child_signal::release();
     let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
     match poll(&mut fds, poll_timeout(timeout)) {
         Ok(0) | Err(Errno::EINTR) => Ok(()),

@@ -114,7 +114,10 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 /// A child is about to be forked: it gets another handle to every connection that is open in this program,
 /// those of other servers and of requests beside its own included (fork(2)).
 pub(crate) fn about_to_fork() {
-    FORKED.store(true, Ordering::Relaxed);
+    // Written once: after each fork a write to memory that the child has, too, copies a page.
+    if !FORKED.load(Ordering::Relaxed) {
+        FORKED.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A connection to serve: Python's `request`, `rfile` and `wfile` in one.

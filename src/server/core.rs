@@ -9,12 +9,13 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
 use super::Concurrency;
 use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
-use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, run_actions};
+use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, Wakeup, child_signal, run_actions};
 use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom};
 use crate::sys::{self, Reaction, SignalGuard};
 use crate::timeouts::Timeouts;
@@ -38,6 +39,8 @@ pub struct Core<T: Transport> {
     pub(crate) told_second: AtomicU64,
     /// What the program has asked for, as far as it is listened to.
     signals: Mutex<Vec<SignalGuard>>,
+    /// Those that a forked child does not listen to, besides SIGCHLD and SIGTERM: a bit each.
+    listened: AtomicU64,
     nudge: Mutex<Option<SignalGuard>>,
     /// As it is when the server is bound: asked for at each request, without a lock.
     max_connections: OnceLock<Option<Limit>>,
@@ -64,6 +67,7 @@ impl<T: Transport> Core<T> {
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
+            listened: AtomicU64::new(0),
             nudge: Mutex::default(),
             max_connections: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
@@ -151,6 +155,10 @@ impl<T: Transport> Core<T> {
                 guards.swap_remove(before);
             }
         }
+        let of_a_child = |signal: &i32| ![SIGCHLD, SIGINT, SIGTERM, sys::NUDGE].contains(signal);
+        let signals = guards.iter().map(|guard| guard.signal).filter(of_a_child);
+        let bits = signals.fold(0, |bits, signal| bits | Wakeup::signal_bit(signal));
+        self.listened.store(bits, Ordering::Relaxed);
         Ok(())
     }
 
@@ -266,10 +274,16 @@ impl<T: Transport> Core<T> {
         if let Ok(wakeup) = self.shared.wakeup() {
             wakeup.enter_child();
         }
-        // SIGINT comes from the terminal to the whole group: the parent decides what becomes of it.
-        for guard in self.signals.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if ![signal_hook::consts::SIGINT, sys::NUDGE].contains(&guard.signal) {
-                sys::default_action(guard.signal);
+        child_signal::release();
+        // SIGTERM whoever listens to it: a drain must be able to end the child. Not SIGINT, which comes from the
+        // terminal to the whole group: the parent decides what becomes of it.
+        for signal in [SIGCHLD, SIGTERM] {
+            sys::default_action(signal);
+        }
+        let listened = self.listened.load(Ordering::Relaxed);
+        if listened != 0 {
+            for signal in (1..=64).filter(|signal| listened & Wakeup::signal_bit(*signal) != 0) {
+                sys::default_action(signal);
             }
         }
         // Connections of others, which would not end for their clients before this process does.

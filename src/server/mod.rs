@@ -16,7 +16,7 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::BaseRequestHandler;
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Report, Running, ServerHandle, ShutdownHandle, State, drain};
+use crate::lifecycle::{Report, Running, ServerHandle, ShutdownHandle, State, child_signal, drain};
 use crate::limits::{Capacity, LimitKind};
 use crate::stats::Stats;
 use crate::transport::{SocketType, Transport};
@@ -392,8 +392,8 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let shared = Arc::clone(server.core().shared());
     let _closing = shared.closing();
     let _busy = shared.enter();
-    if S::CONCURRENCY == Concurrency::Processes {
-        warn_of_threads();
+    if S::CONCURRENCY == Concurrency::Processes && !warn_of_threads() {
+        child_signal::may_be_held();
     }
     server
         .core()
@@ -406,8 +406,9 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     ended.map(|()| report)
 }
 
-/// A forked child has only the thread that forked; a lock that another thread held is held for ever.
-fn warn_of_threads() {
+/// A forked child has only the thread that forked; a lock that another thread held is held for ever. True if there
+/// are others.
+fn warn_of_threads() -> bool {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         log::warn!(
@@ -415,6 +416,7 @@ fn warn_of_threads() {
              thread holds at the moment of the fork; serve from the main thread before starting others"
         );
     }
+    threads > 1
 }
 
 /// A server that is made from an address and a handler: what lets `Threading::new(addr, handler)` make

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::io;
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGCHLD, SIGTERM};
+use signal_hook::consts::SIGCHLD;
 
 use super::{exit_status, one_strategy};
 use crate::job::{Force, Job, Remote};
+use crate::lifecycle::child_signal;
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency};
@@ -54,10 +56,43 @@ use crate::transport::Transport;
 pub struct Forking<S: BaseServer> {
     inner: S,
     max_children: Limit,
-    children: Mutex<Vec<Child<S::Transport>>>,
+    children: Mutex<Children<S::Transport>>,
     /// Listens to SIGCHLD from binding to closing.
     signal: Mutex<Option<SignalGuard>>,
 }
+
+/// The processes that have not been reaped.
+struct Children<T: Transport> {
+    all: Vec<Child<T>>,
+    /// The one to look after next, among so many.
+    turn: usize,
+}
+
+impl<T: Transport> Default for Children<T> {
+    fn default() -> Self {
+        Children {
+            all: Vec::new(),
+            turn: 0,
+        }
+    }
+}
+
+impl<T: Transport> Children<T> {
+    /// Takes out the next, in turn, if it has ended.
+    fn reap_next(&mut self) -> Option<Ended<T>> {
+        if self.turn >= self.all.len() {
+            self.turn = 0;
+        }
+        let Some(status) = exit_status(self.all.get(self.turn)?.pid) else {
+            self.turn += 1;
+            return None;
+        };
+        Some((self.all.swap_remove(self.turn), status))
+    }
+}
+
+/// A child that has ended, and how.
+type Ended<T> = (Child<T>, ExitStatus);
 
 /// A process that serves a request.
 struct Child<T: Transport> {
@@ -87,34 +122,32 @@ impl<S: BaseServer> Forking<S> {
 
     /// How many children there are now: Python's `active_children`, whose content is nobody else's matter.
     pub fn active_children(&self) -> usize {
-        self.children().len()
+        self.children().all.len()
     }
 
-    fn children(&self) -> MutexGuard<'_, Vec<Child<S::Transport>>> {
+    fn children(&self) -> MutexGuard<'_, Children<S::Transport>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reaps the children that have ended: Python's `collect_children`. Never waits, never asks for a
-    /// process that is not ours. Nothing is asked at all unless some child of the program has ended.
+    /// process that is not ours. Nothing is asked at all unless some child of the program has ended, or that is
+    /// not told at once.
     fn collect_children(&self) {
         if self.core().shared().take_child_exited() {
-            self.reap();
+            self.reap(usize::MAX);
+        } else if child_signal::is_held() {
+            // Twice as many as are forked meanwhile.
+            self.reap(2);
         }
     }
 
-    fn reap(&self) {
-        let mut ended = Vec::new();
-        let mut children = self.children();
-        let mut next = 0;
-        while next < children.len() {
-            match exit_status(children[next].pid) {
-                None => next += 1,
-                Some(status) => ended.push((children.swap_remove(next), status)),
+    /// Looks after so many children, if there are, in turn.
+    fn reap(&self, count: usize) {
+        for _ in 0..self.active_children().min(count) {
+            let ended = self.children().reap_next();
+            if let Some((child, status)) = ended {
+                child.request.ended(child.pid.as_raw(), status);
             }
-        }
-        drop(children);
-        for (child, status) in ended {
-            child.request.ended(child.pid.as_raw(), status);
         }
     }
 
@@ -125,7 +158,7 @@ impl<S: BaseServer> Forking<S> {
         if condemned.is_empty() {
             return;
         }
-        for child in self.children().iter() {
+        for child in &self.children().all {
             if condemned.contains(&child.request.number()) {
                 let _ = kill(child.pid, Signal::SIGTERM);
             }
@@ -134,7 +167,7 @@ impl<S: BaseServer> Forking<S> {
 
     fn signal_children(&self, signal: Signal) {
         // Children are reaped under the same lock: none of these pids can be another process by now.
-        for child in self.children().iter() {
+        for child in &self.children().all {
             let _ = kill(child.pid, signal);
         }
     }
@@ -142,9 +175,6 @@ impl<S: BaseServer> Forking<S> {
     /// In the child: runs the request and ends the process.
     fn run_child(&self, job: Job<S::Transport>) -> ! {
         self.core().enter_child();
-        sys::default_action(SIGCHLD);
-        // Whoever else in the program listens to it: a drain must be able to end the child.
-        sys::default_action(SIGTERM);
         let served = job.run_inline();
         sys::exit_now(i32::from(!served))
     }
@@ -187,8 +217,9 @@ impl<S: BaseServer> BaseServer for Forking<S> {
             Ok(Fork::Child) => self.run_child(job),
             Ok(Fork::Parent(pid)) => {
                 if let Some(request) = job.leave_to_child() {
-                    self.children().push(Child { pid, request });
+                    self.children().all.push(Child { pid, request });
                 }
+                child_signal::hold();
             }
             Err(error) => {
                 self.core().shared().congested();
@@ -224,7 +255,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn server_close(&self) {
-        self.reap();
+        self.reap(usize::MAX);
         *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner.server_close();
     }

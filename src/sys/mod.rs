@@ -147,7 +147,7 @@ impl Reaction {
     }
 }
 
-/// Runs `reaction` at each `signal`, beside whatever else in this program listens to it.
+/// Runs `reaction` at each `signal`, beside whatever else in this program listens to it, and lets this thread be sent it.
 pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) -> io::Result<SignalGuard> {
     if signal_hook::consts::FORBIDDEN.contains(&signal) {
         return Err(io::Error::new(
@@ -174,6 +174,8 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
     // allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
+    // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.
+    unblock(signal);
     Ok(SignalGuard { id, signal, reaction })
 }
 
