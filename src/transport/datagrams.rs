@@ -65,12 +65,12 @@ impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
     pub(super) fn accept_ahead(&self) -> io::Result<DatagramRequest> {
         let Boxes { inbox, outbox } = self.boxes();
         let Some(outbox) = outbox else {
-            return inbox.receive_ahead::<P, _>(&*self.socket, &self.socket);
+            return inbox.receive_ahead::<P, _>(&*self.socket, &self.socket, false);
         };
         if !inbox.has_ahead() {
             outbox.try_flush();
         }
-        let request = inbox.receive_ahead::<P, _>(&*self.socket, outbox)?;
+        let request = inbox.receive_ahead::<P, _>(&*self.socket, outbox, true)?;
         outbox.hold();
         Ok(request)
     }

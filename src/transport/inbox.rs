@@ -90,11 +90,12 @@ impl Inbox {
     }
 
     /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`];
-    /// but see [`SINGLY`].
+    /// but see [`SINGLY`]. `replies` holds them back until those have been served, or does not.
     pub(super) fn receive_ahead<P: Peer, R: DatagramSocket>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
+        holds: bool,
     ) -> io::Result<DatagramRequest> {
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let Ahead {
@@ -113,7 +114,8 @@ impl Inbox {
             *count = receiver.receive(socket.as_fd(), most, self.waits())?;
             *singly = match (most, *count) {
                 (1, _) => *singly - 1,
-                (_, 1) => SINGLY,
+                // Where replies are held, a batch is worth more than that look.
+                (_, 1) if !holds => SINGLY,
                 _ => 0,
             };
         }
