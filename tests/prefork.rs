@@ -17,6 +17,7 @@ use support::failures;
 use support::journal::journal;
 use support::matrix::{EchoOrFail, Kind, cell};
 use support::process::pid;
+use support::talk::{ECHO_LINES, assert_echoes, assert_waits, finish};
 use support::{children, connect, exchange_line, logged, process_state, read_to_end, wait_until};
 
 tests![
@@ -27,6 +28,7 @@ tests![
     workers_that_are_too_many_end_one_after_the_other,
     workers_that_all_wait_are_left_alone,
     a_worker_is_replaced_after_so_many_requests,
+    the_last_connection_of_a_worker_goes_on_until_it_ends,
     with_jitter_a_worker_serves_a_few_more,
     without_max_requests_a_worker_stays,
     requests_are_numbered_across_workers,
@@ -156,6 +158,20 @@ fn a_worker_is_replaced_after_so_many_requests() {
     let (running, address) = serve(server, 1);
     assert_eq!(runs(&address, 10), [3, 3, 3, 1]);
     stop(running, 10, 0);
+}
+
+fn the_last_connection_of_a_worker_goes_on_until_it_ends() {
+    let server = PreForkTcpServer::new("127.0.0.1:0", ECHO_LINES).workers(1);
+    let (running, _) = serve(server.max_requests(2).max_requests_jitter(0), 1);
+    for _ in 0..4 {
+        let client = connect(running.server_address());
+        assert_echoes(&client);
+        // The worker waits for the next message.
+        assert_waits(&client);
+        assert_echoes(&client);
+        finish(&client);
+    }
+    stop(running, 4, 0);
 }
 
 fn with_jitter_a_worker_serves_a_few_more() {

@@ -292,6 +292,9 @@ impl<T: Transport> Acceptor<T> {
             wakeup.about_to_wait();
         }
         self.server.service_actions();
+        if let Some(master) = core.shared().master() {
+            master.leave_in_time(wakeup);
+        }
         let timeout = self.until_next_due(timeout);
         let turn = if wakeup.is_stopping() {
             self.turn_stopping(core, wakeup, place)

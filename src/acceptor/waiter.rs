@@ -54,8 +54,7 @@ pub(crate) enum Event {
 
 impl Waiter {
     pub(crate) fn new(listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<Self> {
-        let quiet = wakeup_set(wakeup)?;
-        quiet.add(wakeup.place_fd(), EpollEvent::new(EpollFlags::EPOLLIN, PLACE))?;
+        let quiet = quiet_set(wakeup)?;
         let mut all = [const { OnceLock::new() }; SETS];
         all[0] = listener_set(Some(listener), wakeup)?.into();
         Ok(Waiter {
@@ -70,8 +69,7 @@ impl Waiter {
 
     /// In a forked process that accepts by itself: makes the sets anew. Those of the parent stay as they are.
     pub(crate) fn renew(&self, listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<()> {
-        let new = Self::new(listener, wakeup)?;
-        sys::replace(self.quiet.0.as_fd(), new.quiet.0.as_fd())?;
+        sys::replace(self.quiet.0.as_fd(), quiet_set(wakeup)?.0.as_fd())?;
         for set in self.all.iter().filter_map(OnceLock::get) {
             sys::replace(set.0.as_fd(), listener_set(Some(listener), wakeup)?.0.as_fd())?;
         }
@@ -202,6 +200,12 @@ fn wakeup_set(wakeup: &Wakeup) -> io::Result<Epoll> {
     let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     set.add(wakeup.stop_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
     set.add(wakeup.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+    Ok(set)
+}
+
+fn quiet_set(wakeup: &Wakeup) -> io::Result<Epoll> {
+    let set = wakeup_set(wakeup)?;
+    set.add(wakeup.place_fd(), EpollEvent::new(EpollFlags::EPOLLIN, PLACE))?;
     Ok(set)
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Duty {
     pub(crate) board: Arc<Board>,
     /// The number of requests after which the worker leaves.
     pub(crate) max_requests: Option<u64>,
+    /// Whether it serves one at a time.
+    pub(crate) one_at_a_time: bool,
 }
 
 /// The master of this process, which is a worker.
@@ -114,13 +116,26 @@ impl Master {
     /// A request has been accepted: gives it its number.
     pub(crate) fn accepted(&self, wakeup: &Wakeup) -> u64 {
         let here = self.duty.slot.accepted();
-        if self.duty.max_requests.is_some_and(|max| here >= max) {
+        if self.is_last(here) && !self.duty.one_at_a_time {
             wakeup.shutdown();
         }
         if self.duty.board.take_rest() {
             self.wake();
         }
         self.duty.board.next_number()
+    }
+
+    /// Whether the request with this number, counted in this worker, is the last that it accepts.
+    fn is_last(&self, here: u64) -> bool {
+        self.duty.max_requests.is_some_and(|max| here >= max)
+    }
+
+    /// Before another request: a worker that serves one at a time leaves when its last has ended. Told sooner, it
+    /// would not let the client go on after the first answer.
+    pub(crate) fn leave_in_time(&self, wakeup: &Wakeup) {
+        if self.duty.one_at_a_time && self.is_last(self.duty.slot.has_accepted()) {
+            wakeup.shutdown();
+        }
     }
 
     /// The worker, which serves one request at a time, begins to serve this client.

@@ -105,9 +105,10 @@ impl Inner {
         self.workers.push(slot);
     }
 
-    /// In a forked worker: the others are none of its business.
+    /// In a forked worker: the others are none of its business. Their slots stay mapped: taking each out of the memory
+    /// of a process that may serve one request only would take longer than the fork.
     pub(crate) fn forget_workers(&mut self) {
-        self.workers.clear();
+        self.workers.drain(..).for_each(std::mem::forget);
     }
 }
 

@@ -111,6 +111,11 @@ impl Slot {
         self.add(Word::Started) + 1
     }
 
+    /// How many requests have come.
+    pub(crate) fn has_accepted(&self) -> u64 {
+        self.get(Word::Started)
+    }
+
     pub(crate) fn ended(&self, end: End, way: Way) {
         self.progress();
         self.end(end, way).fetch_add(1, Ordering::SeqCst);

@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::acceptor::Acceptor;
 use crate::error::panic_message;
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
-use crate::server::BaseServer;
+use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Fork};
 
 impl<S: BaseServer> PreFork<S> {
@@ -41,6 +41,7 @@ impl<S: BaseServer> PreFork<S> {
             slot: Arc::clone(&slot),
             board: Arc::clone(shared.registry.make_board()?),
             max_requests: self.max_requests.map(|requests| self.with_jitter(requests)),
+            one_at_a_time: S::CONCURRENCY == Concurrency::None,
         };
         // Held over the fork: in the child, a lock that another thread held would stay locked.
         let (mut workers, mut registry) = (self.state(), shared.registry.hold());
