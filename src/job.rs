@@ -97,6 +97,7 @@ type Parts<T> = Box<(Active<T>, Ticket)>;
 
 impl<T: Transport> Job<T> {
     /// A request has come: gives it its number and context.
+    #[inline]
     pub(crate) fn accepted(server: &Outermost<T>, mut request: T::Request, mut ticket: Ticket) -> Self {
         request.attach(ticket.assign());
         let (number, client_address) = (ticket.number(), request.client_address());
@@ -108,6 +109,7 @@ impl<T: Transport> Job<T> {
         Self::new(server, active, ticket)
     }
 
+    #[inline]
     pub(crate) fn new(server: &Outermost<T>, active: Active<T>, ticket: Ticket) -> Self {
         Job {
             server: Arc::clone(server),
@@ -212,12 +214,11 @@ impl<T: Transport> Job<T> {
         clippy::boxed_local,
         reason = "it is there, and whoever calls has no room for it on the stack"
     )]
-    fn close(&self, parts: Parts<T>, outcome: Outcome) {
-        let (active, mut ticket) = *parts;
-        let mut request = active.request;
-        self.server.shutdown_request(&mut request);
-        ticket.forget_socket();
-        self.server.close_request(request);
+    fn close(&self, mut parts: Parts<T>, outcome: Outcome) {
+        self.server.shutdown_request(&mut parts.0.request);
+        parts.1.forget_socket();
+        let (active, ticket) = *parts;
+        self.server.close_request(active.request);
         ticket.ended(outcome);
     }
 

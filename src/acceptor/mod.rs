@@ -79,7 +79,6 @@ pub struct Acceptor<T: Transport> {
     interval: Option<Duration>,
     /// The end of a child may have to interrupt a wait.
     forks: bool,
-    place: Place,
     backoffs: Arc<Backoffs>,
     /// Where it waits; see [`Waiter`].
     set: usize,
@@ -114,7 +113,6 @@ impl<T: Transport> Acceptor<T> {
             interval: server.core().attribute(|config| config.poll_interval),
             forks: server.forks(),
             server,
-            place: Place::default(),
             backoffs,
             set: 0,
         }
@@ -157,16 +155,17 @@ impl<T: Transport> Acceptor<T> {
         reason = "an iterator would hide that an error ends it"
     )]
     pub fn next(&mut self) -> io::Result<Option<Job<T>>> {
+        // Not kept: who accepts no more must not have a place that others wait for.
+        let mut place = Place::default();
         let next = loop {
-            match self.turn(self.interval) {
+            match self.turn(&mut place, self.interval) {
                 Ok(Turn::Job(job)) => return Ok(Some(job)),
                 Ok(Turn::Refused | Turn::Rejected | Turn::Again | Turn::TimedOut) => {}
                 Ok(Turn::Stopped) => break Ok(None),
                 Err(error) => break Err(error),
             }
         };
-        // It accepts no more, and its place is not to be waited for, however long it is kept.
-        self.place = Place::default();
+        drop(place);
         self.flush();
         child_signal::release();
         next
@@ -204,9 +203,10 @@ impl<T: Transport> Acceptor<T> {
 
     fn one_within(&mut self, timeout: Option<Duration>) -> io::Result<Handled> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut place = Place::default();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            match self.turn(left)? {
+            match self.turn(&mut place, left)? {
                 Turn::Job(job) => {
                     self.process(job)?;
                     return Ok(Handled::Processed);
@@ -272,16 +272,7 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// One turn: service actions, a wait of at most `timeout`, at most one request.
-    fn turn(&mut self, timeout: Option<Duration>) -> io::Result<Turn<T>> {
-        // Taken along, so that nothing else has to be lent for changes: a clone of the server would be counted by
-        // all threads in one word.
-        let mut place = std::mem::take(&mut self.place);
-        let turn = self.turn_at(&mut place, timeout);
-        self.place = place;
-        turn
-    }
-
-    fn turn_at(&self, place: &mut Place, timeout: Option<Duration>) -> io::Result<Turn<T>> {
+    fn turn(&self, place: &mut Place, timeout: Option<Duration>) -> io::Result<Turn<T>> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         // Hooks run here: waiting for the server from one of them could never end.
