@@ -26,7 +26,8 @@ const PIECE: usize = 32 * 1024;
 /// The clocks of a request; the same for both directions.
 #[derive(Debug, Default)]
 pub(crate) struct Clock {
-    timeouts: Timeouts,
+    /// `None` if none of them is set, which is looked at with each read and write.
+    timeouts: Option<Timeouts>,
     /// When the request began: from then on run the clocks of the request and of the handshake.
     began: Option<Instant>,
     in_setup: bool,
@@ -49,11 +50,11 @@ impl Clock {
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
-        self.timeouts
+        self.timeouts.unwrap_or_default()
     }
 
     pub(crate) fn set(&mut self, timeouts: Timeouts) {
-        self.timeouts = timeouts;
+        self.timeouts = (timeouts != Timeouts::new()).then_some(timeouts);
         // A request that was made by hand begins with its first clock.
         self.began.get_or_insert_with(Instant::now);
     }
@@ -74,16 +75,16 @@ impl Clock {
     }
 
     fn request(&self) -> Option<Limit> {
-        Limit::new(TimeoutKind::Request, self.timeouts.request, self.began?)
+        Limit::new(TimeoutKind::Request, self.timeouts?.request, self.began?)
     }
 
     fn handshake(&self) -> Option<Limit> {
-        Limit::new(TimeoutKind::Handshake, self.timeouts.handshake, self.began?)
+        Limit::new(TimeoutKind::Handshake, self.timeouts?.handshake, self.began?)
     }
 
     /// The time, if it matters: without clocks nobody looks at one.
     fn now(&self) -> Option<Instant> {
-        (self.timeouts != Timeouts::new()).then(Instant::now)
+        self.timeouts.is_some().then(Instant::now)
     }
 }
 
@@ -210,11 +211,11 @@ impl Reading {
 
     fn limit(&self, clock: &Clock, now: Instant) -> Option<Limit> {
         // At least a tick: what has come meanwhile is there to be read, however long it was silent before.
-        let idle = Limit::new(TimeoutKind::Idle, clock.timeouts.idle, now).map(|limit| Limit {
+        let idle = Limit::new(TimeoutKind::Idle, clock.timeouts().idle, now).map(|limit| Limit {
             end: limit.end.checked_sub(self.silence).unwrap_or(now).max(now + TICK),
             ..limit
         });
-        let read = Limit::new(TimeoutKind::Read, clock.timeouts.read, now);
+        let read = Limit::new(TimeoutKind::Read, clock.timeouts().read, now);
         let over = self.heard && !clock.in_setup;
         let handshake = if over { None } else { clock.handshake() };
         Limit::soonest([idle, read, clock.request(), handshake])
@@ -295,7 +296,7 @@ impl Writing {
     }
 
     fn limit(clock: &Clock, now: Instant) -> Option<Limit> {
-        let write = Limit::new(TimeoutKind::Write, clock.timeouts.write, now);
+        let write = Limit::new(TimeoutKind::Write, clock.timeouts().write, now);
         let handshake = if clock.in_setup { clock.handshake() } else { None };
         Limit::soonest([write, clock.request(), handshake])
     }
