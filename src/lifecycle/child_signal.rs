@@ -18,9 +18,10 @@ thread_local! {
     static MAY_BE_HELD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// This thread, which is going to fork for requests, is the only one: held back from it, SIGCHLD interrupts nobody.
-pub(crate) fn may_be_held() {
-    MAY_BE_HELD.set(true);
+/// This thread is going to fork for requests, `alone` in its process or not: held back from it, SIGCHLD would
+/// interrupt another.
+pub(crate) fn may_be_held(alone: bool) {
+    MAY_BE_HELD.set(alone);
 }
 
 /// Holds SIGCHLD back from this thread, which has forked, if it [may be](may_be_held). A busy server has the next
@@ -62,7 +63,7 @@ mod tests {
 
     #[test]
     fn it_is_blocked_as_long_as_it_is_held() {
-        may_be_held();
+        may_be_held(true);
         hold();
         assert!(is_held() && is_blocked());
         release();
@@ -71,7 +72,7 @@ mod tests {
 
     #[test]
     fn it_is_let_through_now_and_then() {
-        may_be_held();
+        may_be_held(true);
         for _ in 0..MOST {
             hold();
             assert!(is_blocked());
@@ -82,6 +83,7 @@ mod tests {
 
     #[test]
     fn it_is_not_held_back_where_others_would_be_interrupted() {
+        may_be_held(false);
         hold();
         assert!(!is_held() && !is_blocked());
     }

@@ -392,8 +392,8 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let shared = Arc::clone(server.core().shared());
     let _closing = shared.closing();
     let _busy = shared.enter();
-    if S::CONCURRENCY == Concurrency::Processes && !warn_of_threads() {
-        child_signal::may_be_held();
+    if S::CONCURRENCY == Concurrency::Processes {
+        child_signal::may_be_held(!warn_of_threads());
     }
     server
         .core()
