@@ -55,6 +55,14 @@ use crate::request::Request;
 ///
 /// let server = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| request.write_all(b"hello\n"));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{R}`",
+    label = "is no handler of `{R}`",
+    note = "a handler implements `BaseRequestHandler<{R}>`, or is a closure or function of `&mut {R}` that returns \
+            nothing or `Result<(), E>`",
+    note = "it is `Clone`, `Send`, `Sync` and `'static`, and so is all that a closure captures: each request works on a \
+            clone, perhaps on another thread; what requests share goes into an `Arc`"
+)]
 pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
     /// Prepares; does nothing unless overridden. After an error here neither `handle` nor `finish` runs.
     ///
@@ -84,6 +92,8 @@ pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
     }
 }
 
+// Whoever forgot to implement the trait, or did so for another request, reads of handlers instead of closures.
+#[diagnostic::do_not_recommend]
 impl<R, F, O> BaseRequestHandler<R> for F
 where
     F: FnMut(&mut R) -> O + Clone + Send + Sync + 'static,
