@@ -169,6 +169,21 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// Handles one request: waits for it at most [`timeout`](Config::timeout), then gives it to
     /// `process_request`. For programs with a loop of their own; bind first.
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use socketserver::Handled;
+    /// use socketserver::prelude::*;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let server = TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).timeout(Duration::from_millis(10)).bind()?;
+    /// let server = Arc::new(server);
+    /// while server.handle_request()? != Handled::TimedOut {}
+    /// println!("nobody came: {}", server.close()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// The server is not bound, is closed, or its listening socket is broken.
