@@ -104,7 +104,7 @@ where
     }
 }
 
-/// What a closure that is a handler may return: nothing, or a `Result` with any error type.
+/// What a closure that is a handler may return: nothing, or a `Result` with any error type. It need not return at all.
 pub trait IntoHandlerResult {
     /// As a handler's result.
     ///
@@ -120,9 +120,29 @@ impl IntoHandlerResult for () {
     }
 }
 
+/// What a closure returns that never does: `todo!()`, a panic, an endless loop.
+impl IntoHandlerResult for never::Never {
+    fn into_handler_result(self) -> HandlerResult {
+        self
+    }
+}
+
 impl<E: Into<HandlerError>> IntoHandlerResult for Result<(), E> {
     fn into_handler_result(self) -> HandlerResult {
         self.map_err(Into::into)
+    }
+}
+
+/// The type `!`, which stable Rust has no other name for.
+mod never {
+    pub(super) type Never = <fn() -> ! as Returns>::Type;
+
+    pub trait Returns {
+        type Type;
+    }
+
+    impl<T> Returns for fn() -> T {
+        type Type = T;
     }
 }
 
