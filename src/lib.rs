@@ -157,7 +157,7 @@
 //! | `socket`, `server_address`, `address_family`, `socket_type` | [`socket`](BaseServer::socket), [`server_address`](BaseServer::server_address), [`address_family`](BaseServer::address_family), [`socket_type`](BaseServer::socket_type) | the family follows from the address |
 //! | `RequestHandlerClass` | [`request_handler_class`](Construct::request_handler_class) | the prototype that is cloned |
 //! | `server_bind`, `server_activate`, `server_close` | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |
-//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `get_request` returns the request, which knows its client's address; `process_request` gets a [`Job`], `finish_request` its [`Active`] part. `shutdown_request` does not call `close_request`: both are called |
+//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `get_request` returns the request, which knows its client's address; a socket is wrapped (TLS) in a [handler](Stream#a-stream-around-another); `process_request` gets a [`Job`], `finish_request` its [`Active`] part. `shutdown_request` does not call `close_request`: both are called |
 //! | `process_request_thread` | [`Job::run`] | |
 //! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`], which shows how to print it; panics, too; the default logs: nothing is seen without a logger |
 //! | `handle_timeout`, `service_actions` | [the same](BaseServer#which-methods-are-for-whom) | `service_actions`: with each request and wake-up, also in `handle_request`; every so often only with a [`poll_interval`](Configure::poll_interval) |
@@ -187,6 +187,9 @@
 //! # Limitations
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
+//!
+//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"` it
+//! ends the process: of a child or a worker that request's, or those beside it, else the whole program.
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]
