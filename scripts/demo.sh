@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 cargo build --quiet --example echo
 log=$(mktemp)
-./target/debug/examples/echo --transport tcp --strategy threading --address 127.0.0.1:0 >"$log" &
+"${CARGO_TARGET_DIR:-target}/debug/examples/echo" --transport tcp --strategy threading --address 127.0.0.1:0 >"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
 until grep -q '^listening on' "$log"; do sleep 0.05; done

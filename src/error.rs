@@ -61,7 +61,32 @@ pub enum Cause {
 
 /// A request that failed, as [`handle_error`](crate::BaseServer::handle_error) gets it.
 ///
-/// Its text is one line: `handle failed for 127.0.0.1:40312: broken pipe`.
+/// Its text is one line: `handle failed for 127.0.0.1:40312: broken pipe`. By default it goes to the `log` crate, so
+/// whoever wants to see it installs a logger (`env_logger` or another), or overrides the hook:
+///
+/// ```
+/// use socketserver::prelude::*;
+///
+/// /// Prints what went wrong, as Python does.
+/// struct Printing<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for Printing<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///
+///     fn handle_error(&self, error: &RequestError) {
+///         if !error.is_disconnect() {
+///             eprintln!("{error}");
+///         }
+///     }
+/// }
+///
+/// let handler = |_: &mut TcpRequest| Err::<(), _>("not today");
+/// let server = Printing(TcpServer::new("127.0.0.1:0", handler)).threading();
+/// ```
 #[derive(Debug)]
 pub struct RequestError {
     phase: Phase,

@@ -55,6 +55,14 @@ use crate::request::Request;
 ///
 /// let server = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| request.write_all(b"hello\n"));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle `{R}`",
+    label = "is no handler of `{R}`",
+    note = "a handler implements `BaseRequestHandler<{R}>`, or is a closure or function of `&mut {R}` that returns \
+            nothing or `Result<(), E>`",
+    note = "it has to be `Clone`, `Send`, `Sync` and `'static`, and so has all that a closure captures: each request works \
+            on a clone, perhaps on another thread; what requests share goes into an `Arc`"
+)]
 pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
     /// Prepares; does nothing unless overridden. After an error here neither `handle` nor `finish` runs.
     ///
@@ -84,6 +92,8 @@ pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
     }
 }
 
+// Whoever forgot to implement the trait, or did so for another request, reads of handlers instead of closures.
+#[diagnostic::do_not_recommend]
 impl<R, F, O> BaseRequestHandler<R> for F
 where
     F: FnMut(&mut R) -> O + Clone + Send + Sync + 'static,
@@ -94,7 +104,7 @@ where
     }
 }
 
-/// What a closure that is a handler may return: nothing, or a `Result` with any error type.
+/// What a closure that is a handler may return: nothing, or a `Result` with any error type. It need not return at all.
 pub trait IntoHandlerResult {
     /// As a handler's result.
     ///
@@ -110,9 +120,29 @@ impl IntoHandlerResult for () {
     }
 }
 
+/// What a closure returns that never does: `todo!()`, a panic, an endless loop.
+impl IntoHandlerResult for never::Never {
+    fn into_handler_result(self) -> HandlerResult {
+        self
+    }
+}
+
 impl<E: Into<HandlerError>> IntoHandlerResult for Result<(), E> {
     fn into_handler_result(self) -> HandlerResult {
         self.map_err(Into::into)
+    }
+}
+
+/// The type `!`, which stable Rust has no other name for.
+mod never {
+    pub(super) type Never = <fn() -> ! as Returns>::Type;
+
+    pub trait Returns {
+        type Type;
+    }
+
+    impl<T> Returns for fn() -> T {
+        type Type = T;
     }
 }
 

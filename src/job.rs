@@ -28,6 +28,32 @@ pub enum Force {
 }
 
 /// The active part of a request: what [`finish_request`](BaseServer::finish_request) works on.
+///
+/// ```
+/// use std::time::Instant;
+/// use socketserver::Active;
+/// use socketserver::prelude::*;
+///
+/// /// Prints how long each handler took.
+/// struct Timing<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for Timing<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///
+///     fn finish_request(&self, active: &mut Active<S::Transport>) -> HandlerResult {
+///         let begun = Instant::now();
+///         let result = self.inner().finish_request(active);
+///         println!("{}: {:?}", active.client_address(), begun.elapsed());
+///         result
+///     }
+/// }
+///
+/// let server = Timing(ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}));
+/// ```
 pub struct Active<T: Transport> {
     pub(crate) request: T::Request,
     pub(crate) phase: Phase,

@@ -133,6 +133,9 @@
 //! An [`Observer`] hears of each [`Event`]; [`LoggingObserver`] and [`CountingObserver`] are ready-made.
 //! [`on_signal`](Configure::on_signal) says what a signal does.
 //!
+//! Requests that fail, back-offs and drains that take their time are logged through the `log` crate: without a
+//! logger (`env_logger` or another) nobody sees them. [`RequestError`] shows how to print instead.
+//!
 //! # Change a hook
 //!
 //! A server is a stack of wrappers, each of which may override hooks of [`BaseServer`]: its page shows a
@@ -154,10 +157,11 @@
 //! | `socket`, `server_address`, `address_family`, `socket_type` | [`socket`](BaseServer::socket), [`server_address`](BaseServer::server_address), [`address_family`](BaseServer::address_family), [`socket_type`](BaseServer::socket_type) | the family follows from the address |
 //! | `RequestHandlerClass` | [`request_handler_class`](Construct::request_handler_class) | the prototype that is cloned |
 //! | `server_bind`, `server_activate`, `server_close` | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |
-//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `process_request` gets a [`Job`], `finish_request` its [`Active`] part. `shutdown_request` does not call `close_request`: both are called |
-//! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`]; panics, too; the default logs |
-//! | `handle_timeout`, `service_actions` | [the same](BaseServer#which-methods-are-for-whom) | |
-//! | `timeout` | [`timeout`](Configure::timeout) | |
+//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `get_request` returns the request, which knows its client's address; a socket is wrapped (TLS) in a [handler](Stream#a-stream-around-another); `process_request` gets a [`Job`], `finish_request` its [`Active`] part. `shutdown_request` does not call `close_request`: both are called |
+//! | `process_request_thread` | [`Job::run`] | |
+//! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`], which shows how to print it; panics, too; the default logs: nothing is seen without a logger |
+//! | `handle_timeout`, `service_actions` | [the same](BaseServer#which-methods-are-for-whom) | `service_actions`: with each request and wake-up, also in `handle_request`; every so often only with a [`poll_interval`](Configure::poll_interval) |
+//! | `timeout` | [`timeout`](Configure::timeout) | none unless set, for forking servers (300 s) too |
 //! | `request_queue_size = 5` | [`request_queue_size`](Configure::request_queue_size) | 4096: with 5, clients that come at once wait a second for a second SYN |
 //! | `allow_reuse_address = False` | [`allow_reuse_address`](Configure::allow_reuse_address) | true, for TCP only: a server can be restarted at once |
 //! | `allow_reuse_port = False` | [`allow_reuse_port`](Configure::allow_reuse_port) | |
@@ -169,11 +173,11 @@
 //! | `with server:` | the value's scope, [`Running`] | |
 //! | `BaseRequestHandler`: `setup`, `handle`, `finish` | [`BaseRequestHandler`] | errors are returned |
 //! | `self.request.getsockopt(SOL_SOCKET, SO_PEERCRED, …)` | [`peer_credentials`](StreamRequest::peer_credentials) | of Unix connections |
-//! | `self.request`, `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it |
+//! | `self.request` (`self.connection`), `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it; what requests share is no attribute of the server, but an `Arc` in the handler |
 //! | `StreamRequestHandler`: `rfile`, `wfile`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
 //! | `StreamRequestHandler.timeout` | [`set_timeout`](StreamRequest::set_timeout), [`Timeouts`] | five clocks: a server can limit the silence, the first byte and the whole request, too |
 //! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |
-//! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all sixteen, and four for [`PreFork`] |
+//! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all eight, and as many for [`ThreadPool`] and [`PreFork`] |
 //!
 //! # How fast
 //!
@@ -183,6 +187,9 @@
 //! # Limitations
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
+//!
+//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"` it
+//! ends the process: of a child or a worker that request's, or those beside it, else the whole program.
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{ShutdownHandle, State, Tcp, UnixStreams};
+use socketserver::{Request, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
@@ -31,6 +32,7 @@ tests![
     idle_connections_are_told_at_once_by_threads_that_accept,
     idle_connections_over_unix_sockets_are_told_at_once,
     an_idle_connection_whose_halves_are_split_is_told_at_once,
+    an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once,
     an_answer_from_another_thread_makes_a_connection_idle,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
     a_client_in_the_middle_of_a_message_is_answered,
@@ -129,6 +131,44 @@ fn an_idle_connection_whose_halves_are_split_is_told_at_once() {
         rfile.lines().try_for_each(|line| writeln!(wfile, "{}", line?))
     };
     assert_told(ThreadingTcpServer::new(ANY_PORT, handler), 3, connect);
+}
+
+/// A stream around another, as TLS is.
+struct Wrapped(TcpStream);
+
+impl Read for Wrapped {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+impl Write for Wrapped {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Wrapped {
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fileno()
+    }
+}
+
+fn an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once() {
+    let handler = |request: &mut TcpRequest| {
+        let stream = Wrapped(request.get_ref().try_clone()?);
+        let mut inner = StreamRequest::new(stream, request.client_address().clone());
+        inner.attach(request.server().clone());
+        inner.begin(request.timeouts())?;
+        run_handler(&Lines, &mut inner)
+    };
+    assert_told(TcpServer::new(ANY_PORT, handler), 1, connect);
+    assert_told(ThreadingTcpServer::new(ANY_PORT, handler), 3, connect);
+    assert_told(ForkingTcpServer::new(ANY_PORT, handler), 3, connect);
 }
 
 fn an_answer_from_another_thread_makes_a_connection_idle() {

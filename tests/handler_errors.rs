@@ -44,6 +44,7 @@ with_each_strategy![
     a_panic_in_process_request_costs_one_request;
     handle_request_returns_as_usual_when_the_handler_fails,
     handle_request_returns_as_usual_when_the_handler_panics,
+    a_closure_that_never_returns_is_a_handler,
     by_default_a_failure_is_logged_in_one_line,
     by_default_a_client_that_left_is_logged_below_a_fault,
 ];
@@ -56,6 +57,14 @@ fn handle_request_returns_as_usual_when_the_handler_fails() {
 // test_sync_not_handled: here a panic does not leave handle_request, and the request is closed as well.
 fn handle_request_returns_as_usual_when_the_handler_panics() {
     one_request_fails("handle panic\n", "handle panicked for");
+}
+
+fn a_closure_that_never_returns_is_a_handler() {
+    let running = TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| todo!())
+        .spawn()
+        .unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    assert_eq!(running.stop().unwrap().failed, 1);
 }
 
 #[track_caller]

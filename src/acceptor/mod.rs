@@ -72,7 +72,45 @@ struct Place {
 /// server was told to stop and what the kernel had queued by then is accepted.
 ///
 /// What a strategy's [`serve`](crate::BaseServer::serve) works with. It can be cloned and sent to
-/// another thread, so several may accept.
+/// another thread, so several may accept:
+///
+/// ```
+/// use std::{io, thread};
+/// use socketserver::Acceptor;
+/// use socketserver::prelude::*;
+///
+/// /// Two threads, each of which serves what it has accepted.
+/// struct Two<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for Two<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     const CONCURRENCY: Concurrency = Concurrency::Threads;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///
+///     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+///         let accept = |mut acceptor: Acceptor<S::Transport>| {
+///             while let Some(job) = acceptor.next()? {
+///                 acceptor.process(job)?;
+///             }
+///             Ok(())
+///         };
+///         thread::scope(|scope| {
+///             let another = acceptor.clone();
+///             let other = scope.spawn(|| accept(another));
+///             accept(acceptor).and(other.join().expect("hooks do not panic: their panics are caught"))
+///         })
+///     }
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// let running = Two(TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})).spawn()?;
+/// running.stop()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Acceptor<T: Transport> {
     server: Outermost<T>,
     /// At least so often `service_actions` runs.

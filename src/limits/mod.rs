@@ -199,6 +199,29 @@ impl fmt::Display for LimitKind {
 
 /// How many requests a server has room for: what [`capacity`](crate::BaseServer::capacity) returns, put
 /// together from the limits of all layers.
+///
+/// ```
+/// use socketserver::prelude::*;
+/// use socketserver::{Capacity, LimitKind};
+///
+/// /// Lets two requests run at once.
+/// struct Two<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for Two<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///
+///     fn capacity(&self) -> Capacity {
+///         self.inner().capacity().and(Limit::wait(2), LimitKind::Connections)
+///     }
+/// }
+///
+/// let server = Two(ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}));
+/// assert_eq!(server.capacity().max(), 2);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// At this number the server stops accepting.

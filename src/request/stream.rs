@@ -19,7 +19,98 @@ use crate::timeouts::Timeouts;
 /// A byte stream that can be served: a socket, or anything that reads and writes.
 ///
 /// The defaults suit a stream that is no socket. A wrapper (TLS, compression) forwards them to what it
-/// wraps.
+/// wraps, else it has no clocks, and a drain may wait for it until the deadline.
+///
+/// # A stream around another
+///
+/// What has to be said first (a TLS handshake, a PROXY header) may have to be waited for, so it belongs into a
+/// handler, never into [`accept`](crate::Transport::accept): one that goes around the handler of the wrapped stream
+/// and makes a request of it. [`attach`](Request::attach) and [`begin`](Request::begin) give that the server and the
+/// clocks; without them it would neither hear that the server drains, nor be counted in
+/// [`Connection`](crate::Connection), nor time out.
+///
+/// ```
+/// use std::io::{self, BufRead, Read, Write};
+/// use std::net::{Shutdown, TcpStream};
+/// use std::os::fd::BorrowedFd;
+/// use std::time::Duration;
+/// use socketserver::prelude::*;
+/// use socketserver::{Request, run_handler};
+///
+/// /// In the place of a TLS library's stream.
+/// struct Secret(TcpStream);
+///
+/// impl Read for Secret {
+///     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+///         let count = self.0.read(out)?;
+///         out[..count].iter_mut().for_each(|byte| *byte = !*byte);
+///         Ok(count)
+///     }
+/// }
+///
+/// impl Write for Secret {
+///     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+///         self.0.write(&data.iter().map(|byte| !byte).collect::<Vec<u8>>())
+///     }
+///
+///     fn flush(&mut self) -> io::Result<()> {
+///         self.0.flush()
+///     }
+/// }
+///
+/// impl Stream for Secret {
+///     fn shutdown_stream(&self, how: Shutdown) -> io::Result<()> {
+///         self.0.shutdown_stream(how)
+///     }
+///
+///     fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+///         self.0.set_stream_read_timeout(timeout)
+///     }
+///
+///     fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+///         self.0.set_stream_write_timeout(timeout)
+///     }
+///
+///     fn set_stream_nodelay(&self, nodelay: bool) -> io::Result<()> {
+///         self.0.set_stream_nodelay(nodelay)
+///     }
+///
+///     fn fileno(&self) -> Option<BorrowedFd<'_>> {
+///         self.0.fileno()
+///     }
+/// }
+///
+/// /// Serves connections that are secret with a handler that need not know.
+/// #[derive(Clone)]
+/// struct Secretly<H>(H);
+///
+/// impl<H: BaseRequestHandler<StreamRequest<Secret>>> BaseRequestHandler<TcpRequest> for Secretly<H> {
+///     fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+///         let stream = Secret(request.get_ref().try_clone()?);
+///         let mut inner = StreamRequest::new(stream, request.client_address().clone());
+///         inner.attach(request.server().clone());
+///         inner.begin(request.timeouts())?;
+///         run_handler(&self.0, &mut inner)
+///     }
+/// }
+///
+/// fn greet<S: Stream>(request: &mut StreamRequest<S>) -> io::Result<()> {
+///     writeln!(request, "you are number {}", request.server().number())
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// let running = ThreadingTcpServer::new("127.0.0.1:0", Secretly(greet)).spawn()?;
+/// let client = TcpStream::connect(running.server_address().as_inet().unwrap())?;
+/// let mut text = String::new();
+/// Secret(client).read_to_string(&mut text)?;
+/// assert_eq!(text, "you are number 1\n");
+/// # running.stop()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Before that, read no further than the wrapped stream begins: what [`BufRead`] has read ahead of it stays with the
+/// outer request, unless [`set_rbufsize(1)`](StreamRequest::set_rbufsize) has it read byte by byte.
 pub trait Stream: Read + Write + Send + 'static {
     /// Ends one direction or both (shutdown(2)).
     ///

@@ -22,6 +22,7 @@ use crate::timeouts::Timeouts;
 use crate::transport::Transport;
 
 /// What the bottom of a stack keeps for all its layers.
+#[doc(hidden)]
 pub struct Core<T: Transport> {
     shared: Arc<Shared>,
     address: Address,

@@ -169,6 +169,21 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// Handles one request: waits for it at most [`timeout`](Config::timeout), then gives it to
     /// `process_request`. For programs with a loop of their own; bind first.
     ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use socketserver::Handled;
+    /// use socketserver::prelude::*;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let server = TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).timeout(Duration::from_millis(10)).bind()?;
+    /// let server = Arc::new(server);
+    /// while server.handle_request()? != Handled::TimedOut {}
+    /// println!("nobody came: {}", server.close()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// The server is not bound, is closed, or its listening socket is broken.
@@ -420,7 +435,40 @@ fn warn_of_threads() -> bool {
 }
 
 /// A server that is made from an address and a handler: what lets `Threading::new(addr, handler)` make
-/// the server that it wraps, whatever that is.
+/// the server that it wraps, whatever that is. A mix-in that implements it can stand below a strategy in a type:
+///
+/// ```
+/// use socketserver::prelude::*;
+/// use socketserver::{Construct, Threading};
+///
+/// /// Refuses who comes from a privileged port.
+/// struct Unprivileged<S>(S);
+///
+/// impl<S: BaseServer> BaseServer for Unprivileged<S> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     fn inner(&self) -> &S {
+///         &self.0
+///     }
+///
+///     fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+///         client_address.port().is_none_or(|port| port >= 1024) && self.inner().verify_request(request, client_address)
+///     }
+/// }
+///
+/// impl<S: Construct> Construct for Unprivileged<S> {
+///     type Handler = S::Handler;
+///     fn construct(address: Address, handler: S::Handler) -> Self {
+///         Self(S::construct(address, handler))
+///     }
+///     fn request_handler_class(&self) -> &S::Handler {
+///         self.0.request_handler_class()
+///     }
+/// }
+///
+/// type Server<H> = Threading<Unprivileged<TcpServer<H>>>;
+/// let server = Server::new("127.0.0.1:0", |_: &mut TcpRequest| {});
+/// ```
 pub trait Construct: BaseServer {
     /// The handler's type.
     type Handler: BaseRequestHandler<RequestOf<Self>>;

@@ -173,7 +173,8 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
     // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
     // allocation or a panic, and errno is as the interrupted code left it.
-    let id = unsafe { signal_hook::low_level::register(signal, handler) }?;
+    let id = unsafe { signal_hook::low_level::register(signal, handler) }
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
     // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.
     unblock(signal);
     Ok(SignalGuard { id, signal, reaction })

@@ -41,6 +41,53 @@ pub enum SocketType {
 ///
 /// All its methods run on the thread (or threads) of the accept loop. Its value stays until the server
 /// is dropped; [`stop_listening`](Self::stop_listening) comes before.
+///
+/// ```
+/// use std::io;
+/// use std::net::{SocketAddr, TcpListener};
+/// use socketserver::prelude::*;
+/// use socketserver::{Config, SocketServer, SocketType, Threading, Transport};
+///
+/// /// TCP on the first of ten ports that is free.
+/// struct FirstFree(TcpListener);
+///
+/// impl Transport for FirstFree {
+///     type Socket = TcpListener;
+///     type Request = TcpRequest;
+///     const SOCKET_TYPE: SocketType = SocketType::Stream;
+///
+///     fn bind(address: &Address, _: &Config) -> io::Result<Self> {
+///         let first = address.as_inet().ok_or(io::ErrorKind::InvalidInput)?;
+///         let ports = first.port()..=first.port().saturating_add(9);
+///         let addresses: Vec<_> = ports.map(|port| SocketAddr::new(first.ip(), port)).collect();
+///         let listener = TcpListener::bind(&addresses[..])?;
+///         listener.set_nonblocking(true)?;
+///         Ok(Self(listener))
+///     }
+///
+///     fn socket(&self) -> &TcpListener {
+///         &self.0
+///     }
+///
+///     fn local_address(&self) -> io::Result<Address> {
+///         Ok(self.0.local_addr()?.into())
+///     }
+///
+///     fn accept(&self) -> io::Result<TcpRequest> {
+///         let (stream, client_address) = self.0.accept()?;
+///         Ok(StreamRequest::new(stream, client_address))
+///     }
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// type Server<H> = Threading<SocketServer<FirstFree, H>>;
+///
+/// let other = TcpListener::bind("127.0.0.1:0")?;
+/// let server = Server::new(other.local_addr()?, |_: &mut TcpRequest| {}).bind()?;
+/// assert!(server.server_address().port() > Some(other.local_addr()?.port()));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Transport: Sized + Send + Sync + 'static {
     /// The listening socket. It must be non-blocking, until [`let_wait`](Self::let_wait) is called.
     type Socket: AsFd + Send + Sync;
