@@ -72,8 +72,9 @@ const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed wit
 pub(crate) struct Lender<S> {
     /// The read that follows is for the rest of a message that has begun.
     pub(crate) in_message: fn(&S),
-    /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second).
-    pub(crate) give_back: fn(&mut S, &[u8], &[u8]),
+    /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second); and whether sending
+    /// that has failed.
+    pub(crate) give_back: fn(&mut S, &[u8], Vec<u8>, bool),
 }
 
 /// What a [`Framed`] is made of, from [`Framed::into_parts`].
@@ -303,8 +304,9 @@ impl<S: Write, C: Encoder> Framed<S, C> {
     /// Sends a message with the next [`flush`](Self::flush), or when 8 KiB are gathered: many small messages
     /// go out in one write.
     ///
-    /// What is fed and not flushed when the `Framed` is dropped is not sent; only in a handler is it, by the
-    /// request, at the end.
+    /// What is fed and not flushed when the `Framed` is dropped is not sent. Only one that
+    /// [`request.framed`](crate::StreamRequest::framed) made gives it to the request, which sends it later; one over
+    /// a half of [`split`](crate::StreamRequest::split) does not.
     ///
     /// # Errors
     ///
@@ -419,9 +421,8 @@ fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<
 impl<S> Drop for Io<S> {
     fn drop(&mut self) {
         if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
-            // Trying once more what has just failed would make the request's end wait for it.
-            let unsent = if self.write_failed { &[] } else { &self.unsent[..] };
-            (lender.give_back)(stream, self.unread.arrived(), unsent);
+            let unsent = mem::take(&mut self.unsent);
+            (lender.give_back)(stream, self.unread.arrived(), unsent, self.write_failed);
         }
     }
 }
