@@ -213,7 +213,9 @@ fn assert_refused(room: &Process, name: &str, why: &str) {
 fn a_name_that_is_taken_is_refused() {
     let room = room();
     let mut ann = Member::join(&room, "ann");
-    assert_refused(&room, "ann", "the name `ann` is taken");
+    for name in ["ann", " ann "] {
+        assert_refused(&room, name, "the name `ann` is taken");
+    }
     // The others hear nothing of it.
     let _bob = Member::join(&room, "bob");
     assert_eq!(ann.hear(), "* bob has joined");
