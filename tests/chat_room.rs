@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use socketserver::framing::{Framed, LengthDelimitedCodec};
-use support::process::{Process, example_path};
+use support::process::{Process, assert_ends_well_unread, example_path};
 use support::program::Program;
 use support::{CEILING, connect_to, read_to_end, wait_until};
 
@@ -32,6 +32,7 @@ tests![
     what_is_no_message_ends_its_sender_only,
     a_client_that_says_no_name_holds_up_nobody,
     a_signal_ends_the_room_and_its_members_are_told,
+    a_room_whose_output_nobody_reads_any_more_ends_well,
     join_tells_that_there_is_no_room,
 ];
 
@@ -378,6 +379,11 @@ fn a_signal_ends_the_room_and_its_members_are_told() {
     ann.wait_for_errors_with("chat: the room closed the connection");
     wait_until("it ends while its input is open", || !ann.is_running());
     assert_eq!(ann.end().status.code(), Some(1));
+}
+
+fn a_room_whose_output_nobody_reads_any_more_ends_well() {
+    let mut room = Command::new(example_path("chat"));
+    assert_ends_well_unread(room.args(["room", "--address", "127.0.0.1:0"]));
 }
 
 fn join_tells_that_there_is_no_room() {

@@ -136,7 +136,9 @@ impl ServeOptions {
             .bind()?;
         println!("listening on {}", server.server_address());
         io::stdout().flush()?;
-        println!("stopped: {}", server.serve_forever()?);
+        let report = server.serve_forever()?;
+        // Whoever started it may have stopped reading.
+        let _ = writeln!(io::stdout(), "stopped: {report}");
         Ok(())
     }
 }

@@ -21,9 +21,9 @@ mod struct_header;
 mod support;
 mod udp;
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::ops::RangeInclusive;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -201,8 +201,10 @@ fn serve(options: &ServeOptions) -> io::Result<ExitCode> {
             server::serve(server, options)?
         }
     };
-    println!("stopped: {report}");
-    Ok(ExitCode::SUCCESS)
+    // Whoever started it may have stopped reading.
+    let _ = writeln!(io::stdout(), "stopped: {report}");
+    // A failure if a request had to be left behind.
+    Ok(report.report())
 }
 
 fn serve_tcp(protocol: impl Protocol, options: &ServeOptions) -> io::Result<Report> {
