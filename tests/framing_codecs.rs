@@ -613,6 +613,11 @@ fn errors_say_what_is_wrong_and_what_to_do() {
             ["the stream ended", "3 of 10 bytes", "arrived"],
         ),
         (
+            // Of `:,`, where a digit is missing.
+            DecodeError::InvalidDigit { byte: b':' }.to_string(),
+            ["byte 0x3a", "digits and then a colon", "netstrings?"],
+        ),
+        (
             EncodeError::DoesNotFit {
                 length: 256,
                 largest: 255,
