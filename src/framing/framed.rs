@@ -271,8 +271,9 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     }
 }
 
-/// The messages, each in memory of its own; ends with the stream. An error after which reading can go on
-/// (a timeout) does not end it; after any other the next is `None`.
+/// The messages, each in memory of its own; ends with the stream. An error of the read (a timeout, a reset) does not
+/// end it: the next call reads again. Whoever goes on after any of them goes on for ever when the stream keeps failing,
+/// as past [`set_message_timeout`](Framed::set_message_timeout). After any other error the next is `None`.
 impl<S: Read, C: Decoder> Iterator for Framed<S, C> {
     type Item = io::Result<Vec<u8>>;
 
