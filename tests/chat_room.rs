@@ -34,6 +34,7 @@ tests![
     a_signal_ends_the_room_and_its_members_are_told,
     a_room_whose_output_nobody_reads_any_more_ends_well,
     join_tells_that_there_is_no_room,
+    a_patience_below_zero_is_told,
 ];
 
 fn room() -> Process {
@@ -394,4 +395,13 @@ fn join_tells_that_there_is_no_room() {
     let ended = Program::run(&mut join, "");
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.errors.contains("Connection refused"), "{ended:?}");
+}
+
+fn a_patience_below_zero_is_told() {
+    let ended = Program::run(
+        Command::new(example_path("chat")).args(["room", "--patience", "-1"]),
+        "",
+    );
+    let told = "invalid value '-1' for '--patience <SECS>': not a number of seconds above 0";
+    assert!(ended.errors.contains(told), "{ended:?}");
 }

@@ -59,7 +59,7 @@ dropped, and the others are told.")]
         serve: ServeOptions,
 
         /// How many seconds a member may take nothing before it is dropped.
-        #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+        #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
         patience: Duration,
     },
 
