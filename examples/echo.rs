@@ -47,11 +47,11 @@ struct Options {
 
     /// Closes a connection whose client sends nothing for so many seconds, such as 60 or 0.5 [default:
     /// never].
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", value_parser = seconds, allow_negative_numbers = true)]
     idle_timeout: Option<Duration>,
 
     /// Closes a connection that is older than so many seconds, whatever its client does [default: never].
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", value_parser = seconds, allow_negative_numbers = true)]
     request_timeout: Option<Duration>,
 
     /// How long requests in progress may take to end once the server was told to stop.

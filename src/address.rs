@@ -161,7 +161,8 @@ impl Address {
 }
 
 fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
-    let Some((host, port)) = name.rsplit_once(':') else {
+    // In brackets a colon is the address's own.
+    let Some((host, port)) = name.rsplit_once(':').filter(|_| !name.ends_with(']')) else {
         return Err(invalid(format!(
             "`{name}` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one"
         )));

@@ -183,6 +183,8 @@ fn an_address_without_a_port_is_told() {
     assert_fails(tcp("localhost"), ErrorKind::InvalidInput, text);
     let text = "`127.0.0.1` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one";
     assert_fails(tcp("127.0.0.1"), ErrorKind::InvalidInput, text);
+    let text = "`[::1]` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one";
+    assert_fails(tcp("[::1]"), ErrorKind::InvalidInput, text);
 }
 
 fn a_port_that_is_no_number_is_told() {

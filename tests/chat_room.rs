@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use socketserver::framing::{Framed, LengthDelimitedCodec};
-use support::process::{Process, example_path};
+use support::process::{Process, assert_ends_well_unread, example_path};
 use support::program::Program;
 use support::{CEILING, connect_to, read_to_end, wait_until};
 
@@ -32,7 +32,9 @@ tests![
     what_is_no_message_ends_its_sender_only,
     a_client_that_says_no_name_holds_up_nobody,
     a_signal_ends_the_room_and_its_members_are_told,
+    a_room_whose_output_nobody_reads_any_more_ends_well,
     join_tells_that_there_is_no_room,
+    a_patience_below_zero_is_told,
 ];
 
 fn room() -> Process {
@@ -213,7 +215,9 @@ fn assert_refused(room: &Process, name: &str, why: &str) {
 fn a_name_that_is_taken_is_refused() {
     let room = room();
     let mut ann = Member::join(&room, "ann");
-    assert_refused(&room, "ann", "the name `ann` is taken");
+    for name in ["ann", " ann "] {
+        assert_refused(&room, name, "the name `ann` is taken");
+    }
     // The others hear nothing of it.
     let _bob = Member::join(&room, "bob");
     assert_eq!(ann.hear(), "* bob has joined");
@@ -378,6 +382,11 @@ fn a_signal_ends_the_room_and_its_members_are_told() {
     assert_eq!(ann.end().status.code(), Some(1));
 }
 
+fn a_room_whose_output_nobody_reads_any_more_ends_well() {
+    let mut room = Command::new(example_path("chat"));
+    assert_ends_well_unread(room.args(["room", "--address", "127.0.0.1:0"]));
+}
+
 fn join_tells_that_there_is_no_room() {
     let room = room();
     let mut join = join(&room, "ann");
@@ -386,4 +395,13 @@ fn join_tells_that_there_is_no_room() {
     let ended = Program::run(&mut join, "");
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.errors.contains("Connection refused"), "{ended:?}");
+}
+
+fn a_patience_below_zero_is_told() {
+    let ended = Program::run(
+        Command::new(example_path("chat")).args(["room", "--patience", "-1"]),
+        "",
+    );
+    let told = "invalid value '-1' for '--patience <SECS>': not a number of seconds above 0";
+    assert!(ended.errors.contains(told), "{ended:?}");
 }

@@ -27,6 +27,7 @@ tests![
     it_ends_well_although_nobody_reads_its_output_any_more,
     help_names_every_transport_and_strategy,
     a_transport_that_does_not_exist_is_told,
+    a_time_below_zero_is_told,
     zero_workers_are_refused,
     over_max_connections_clients_are_told_to_come_again_under_every_strategy,
     over_max_connections_clients_wait_under_every_strategy,
@@ -224,6 +225,16 @@ fn a_transport_that_does_not_exist_is_told() {
     let text = refusal(&["--transport", "sctp"], 2);
     assert!(text.contains("invalid value 'sctp'"), "{text}");
     assert!(text.contains("[possible values: tcp, udp, unix, unixgram]"), "{text}");
+}
+
+fn a_time_below_zero_is_told() {
+    for option in ["--idle-timeout", "--request-timeout"] {
+        let text = refusal(&[option, "-1"], 2);
+        assert!(
+            text.contains(&format!("'-1' for '{option} <SECS>': write seconds, more than 0")),
+            "{text}"
+        );
+    }
 }
 
 fn zero_workers_are_refused() {

@@ -41,6 +41,8 @@ tests![
     what_framed_has_read_ahead_goes_back_to_the_request,
     what_is_fed_in_a_handler_is_sent_at_its_end,
     a_request_that_gathers_writes_gathers_messages,
+    a_write_that_fails_in_a_request_cuts_no_message,
+    what_a_failed_write_has_left_is_not_tried_again_at_the_end,
     the_halves_of_a_request_are_framed_apart,
     a_timeout_in_the_middle_of_a_message_loses_nothing,
     a_signal_in_the_middle_of_a_message_loses_nothing,
@@ -478,6 +480,51 @@ fn a_request_that_gathers_writes_gathers_messages() {
     run_handler(&handler, &mut request).unwrap();
     let expected = [b"head;10000:", &[b'x'; 10_000][..], b",3:fed,4:sent,"].concat();
     assert_eq!(request.get_ref().written, expected);
+}
+
+fn a_write_that_fails_in_a_request_cuts_no_message() {
+    for wbufsize in [0, 1000] {
+        for (writes, dropped) in [(1, false), (1, true), (2, false), (2, true)] {
+            let mut pieces = Pieces::default();
+            pieces.writes = [Ok(3), Err(ErrorKind::WouldBlock), Ok(1), Err(ErrorKind::WouldBlock)]
+                .into_iter()
+                .take(2 * writes)
+                .collect();
+            let mut request = StreamRequest::new(pieces, "a client");
+            request.set_wbufsize(wbufsize);
+            // Given back to the request.
+            request.framed(NetstringCodec::new()).feed("one").unwrap();
+            let mut framed = request.framed(NetstringCodec::new());
+            assert_eq!(framed.send("two").unwrap_err().kind(), ErrorKind::TimedOut);
+            for _ in 1..writes {
+                assert_eq!(framed.flush().unwrap_err().kind(), ErrorKind::TimedOut);
+            }
+            if dropped {
+                drop(framed);
+                request.framed(NetstringCodec::new()).send("three").unwrap();
+            } else {
+                framed.flush().unwrap();
+                framed.send("three").unwrap();
+                drop(framed);
+            }
+            let written = &request.get_ref().written;
+            assert_eq!(written.escape_ascii().to_string(), "3:one,3:two,5:three,");
+        }
+    }
+}
+
+fn what_a_failed_write_has_left_is_not_tried_again_at_the_end() {
+    for wbufsize in [0, 1000] {
+        let handler = move |request: &mut StreamRequest<Pieces>| -> HandlerResult {
+            request.set_wbufsize(wbufsize);
+            Ok(request.framed(NetstringCodec::new()).send("one")?)
+        };
+        let mut pieces = Pieces::default();
+        pieces.writes = [Ok(3), Err(ErrorKind::WouldBlock)].into_iter().collect();
+        let mut request = StreamRequest::new(pieces, "a client");
+        run_handler(&handler, &mut request).unwrap_err();
+        assert_eq!(request.get_ref().written, b"3:o");
+    }
 }
 
 fn the_halves_of_a_request_are_framed_apart() {

@@ -184,7 +184,7 @@ fn a_length_of_minus_one() {
         &(-1_i32).to_ne_bytes(),
         &["a message of -1 bytes", "another protocol or byte order"],
     );
-    netstrings().refuses_bytes(b"-1:", &["byte 0x2d where the length of a netstring"]);
+    netstrings().refuses_bytes(b"-1:", &["byte 0x2d in the length of a netstring"]);
 }
 
 fn a_message_over_the_limit_by_one() {
@@ -239,7 +239,7 @@ fn a_netstring_with_invalid_digits() {
         (b"\xd9\xa1:", "0xd9"),
         (b"5,", "0x2c"),
     ] {
-        netstrings().refuses_bytes(bytes, &["byte ", byte, "digit or the colon"]);
+        netstrings().refuses_bytes(bytes, &["byte ", byte, "digits and then a colon"]);
     }
 }
 

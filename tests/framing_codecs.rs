@@ -433,6 +433,12 @@ fn a_limit_without_end_is_no_overflow() {
     assert_eq!(decode_error(&length, &(1_u64 << 60).to_be_bytes()), truncated);
     let long = vec![b'x'; 1 << 20];
     both_ways(&WholeStreamCodec::new().max_frame_length(most), &long, &[&long]);
+    let skipping = Length::builder().length_adjustment(-9).num_skip(most).new_codec();
+    let too_short = DecodeError::TooShort {
+        length: 9,
+        least: u64::MAX,
+    };
+    assert_eq!(decode_error(&skipping, b"\0\0\0\x09"), too_short);
 }
 
 /// Says nothing of the end of the stream.
@@ -605,6 +611,11 @@ fn errors_say_what_is_wrong_and_what_to_do() {
             }
             .to_string(),
             ["the stream ended", "3 of 10 bytes", "arrived"],
+        ),
+        (
+            // Of `:,`, where a digit is missing.
+            DecodeError::InvalidDigit { byte: b':' }.to_string(),
+            ["byte 0x3a", "digits and then a colon", "netstrings?"],
         ),
         (
             EncodeError::DoesNotFit {

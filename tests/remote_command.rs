@@ -7,7 +7,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 use support::connect_to;
-use support::process::{STRATEGIES, example_path};
+use support::process::{STRATEGIES, assert_ends_well_unread, example_path};
 use support::program::Program;
 use support::remote_command::{ask, call, client, output_of, read_answer, serve, server};
 
@@ -32,6 +32,7 @@ tests![
     an_address_that_is_not_loopback_is_refused,
     an_address_that_is_not_loopback_is_served_if_that_is_allowed,
     what_gbk_does_not_have_becomes_a_question_mark,
+    a_server_whose_output_nobody_reads_any_more_ends_well,
     arguments_that_make_no_sense_are_refused,
     two_clients_are_served_at_once,
 ];
@@ -190,6 +191,10 @@ fn what_gbk_does_not_have_becomes_a_question_mark() {
         "",
     );
     assert_eq!(ended.output, "好?? é\n");
+}
+
+fn a_server_whose_output_nobody_reads_any_more_ends_well() {
+    assert_ends_well_unread(&mut server("framed", "127.0.0.1:0"));
 }
 
 /// One waits for what only the other brings.

@@ -12,6 +12,7 @@ use support::remote_command::{call, client, output_of, serve};
 tests![
     a_python_client_gets_every_kind_of_output_over_struct,
     a_python_client_gets_every_kind_of_output_over_struct_in_gbk,
+    a_python_client_can_decode_whatever_is_sent_in_gbk,
     a_python_client_is_served_under_every_strategy,
     our_client_gets_every_kind_of_output_from_a_python_server_over_struct,
     our_client_decodes_what_a_python_server_sends_in_gbk,
@@ -73,6 +74,26 @@ fn a_python_client_gets_every_kind_of_output_over_struct_in_gbk() {
     }
     let server = serve("struct", &["--encoding", "gbk"]);
     assert_converses(peer_of("struct_client.py", server.address()).arg("gbk"), &outputs());
+}
+
+/// Python's codec has not all that `encoding_rs`'s writes: no euro sign, for one.
+fn a_python_client_can_decode_whatever_is_sent_in_gbk() {
+    if !clients::available("python3") {
+        return;
+    }
+    let server = serve("struct", &["--encoding", "gbk"]);
+    let all = "''.join(map(chr, [*range(0x20, 0xd800), *range(0xe000, 0x20000)]))";
+    let print = |text| format!("import sys; sys.stdout.buffer.write({text}.encode())");
+    let possible = print(format!("{all}.encode('gbk', 'replace').decode('gbk')"));
+    let possible = Program::run(Command::new("python3").args(["-c", &possible]), "").output;
+    let typed = format!("python3 -c \"{}\"\nquit\n", print(all.to_owned()));
+    let ended = Program::run(peer_of("struct_client.py", server.address()).arg("gbk"), &typed);
+    assert!(ended.status.success(), "{}", ended.errors);
+    let mut printed = ended.output.strip_prefix(">>: ").unwrap().chars();
+    for character in possible.chars() {
+        assert_eq!(printed.next(), Some(character));
+    }
+    assert_eq!(printed.as_str(), "\n>>: ");
 }
 
 fn a_python_client_is_served_under_every_strategy() {

@@ -59,7 +59,7 @@ dropped, and the others are told.")]
         serve: ServeOptions,
 
         /// How many seconds a member may take nothing before it is dropped.
-        #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+        #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
         patience: Duration,
     },
 
@@ -136,7 +136,9 @@ impl ServeOptions {
             .bind()?;
         println!("listening on {}", server.server_address());
         io::stdout().flush()?;
-        println!("stopped: {}", server.serve_forever()?);
+        let report = server.serve_forever()?;
+        // Whoever started it may have stopped reading.
+        let _ = writeln!(io::stdout(), "stopped: {report}");
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use crate::wire::{WELCOME, from_members, printable, to_members};
 /// How many messages may wait for one member.
 const QUEUE: usize = 1024;
 
-/// How long a client may take to say its name.
+/// How long a client may take to say its name: to begin, and then to end.
 const GREETING: Duration = Duration::from_secs(10);
 
 const LONGEST_NAME: usize = 32;
@@ -51,11 +51,15 @@ impl BaseRequestHandler<TcpRequest> for Membership {
         let mut said = Framed::new(rfile, from_members());
         let mut heard = Framed::new(wfile, to_members());
 
+        // The timeout of a read never runs out for one that sends a byte now and then.
+        said.set_message_timeout(GREETING);
         let Some(name) = said.next_ref()?.map(printable) else {
             return Ok(());
         };
+        let name = name.trim_start();
+        said.set_message_timeout(None);
         socket.set_read_timeout(None)?;
-        let queue = match self.room.enter(number, &name, socket) {
+        let queue = match self.room.enter(number, name, socket) {
             Ok(queue) => queue,
             Err(refusal) => return Ok(heard.send(refusal)?),
         };
@@ -66,7 +70,7 @@ impl BaseRequestHandler<TcpRequest> for Membership {
                 Err(error) if error.kind() == ErrorKind::TimedOut => room.drop_members(&[number]),
                 Err(_) => room.leave(number),
             });
-            let ended = room.relay(number, &name, &mut said);
+            let ended = room.relay(number, name, &mut said);
             // It also ends the queue, and with it the other thread.
             room.leave(number);
             ended

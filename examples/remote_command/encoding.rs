@@ -53,7 +53,7 @@ impl Encoding {
             Encoding::Gbk => {
                 let mut end = 0;
                 loop {
-                    // The first byte of two is 0x81 or more; 0x80 is the euro sign.
+                    // The first byte of two is 0x81 or more.
                     let next = end
                         + if encoded.get(end).is_some_and(|byte| *byte > 0x80) {
                             2
@@ -72,15 +72,30 @@ impl Encoding {
 
 fn encode_gbk(text: &str, into: &mut Vec<u8>) {
     let (encoded, _, unmappable) = GBK.encode(text);
-    if !unmappable {
+    if !unmappable && !text.contains(is_newer_than_gbk) {
         into.extend_from_slice(&encoded);
         return;
     }
     let mut character = [0; 4];
     for each in text.chars() {
         match GBK.encode(each.encode_utf8(&mut character)) {
-            (encoded, _, false) => into.extend_from_slice(&encoded),
+            (encoded, _, false) if !is_newer_than_gbk(each) => into.extend_from_slice(&encoded),
             _ => into.push(b'?'),
         }
     }
+}
+
+/// Whether only a newer standard gave the character its code, or nobody did (private use): the Web's GBK has these, too,
+/// which is that of `encoding_rs`; Python's has not.
+fn is_newer_than_gbk(character: char) -> bool {
+    matches!(
+        character,
+        'ǹ' | 'ḿ' | '€' | '\u{303e}'
+            | '\u{2e80}'..='\u{2eff}' // radicals
+            | '\u{2ff0}'..='\u{2fff}' // how characters are composed
+            | '\u{3400}'..='\u{4dbf}' // CJK extension A
+            | '\u{9fa6}'..='\u{9fff}' // CJK, added later
+            | '\u{e000}'..='\u{f8ff}' // private use
+            | '\u{fe10}'..='\u{fe1f}' // vertical forms
+    )
 }

@@ -21,9 +21,9 @@ mod struct_header;
 mod support;
 mod udp;
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::ops::RangeInclusive;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -46,8 +46,8 @@ Examples:
   remote_command call --protocol framed --address 127.0.0.1:8080 ls -l
   remote_command call --protocol framed --address 127.0.0.1:8080
 
-Both sides must name the same protocol. `framed` is the one to copy; `ready` and `struct` are the tutorial's,
-each with what it gets wrong, and `udp` is for comparison.
+Both sides must name the same protocol, or each waits for what the other never sends. `framed` is the one to copy;
+`ready` and `struct` are the tutorial's, each with what it gets wrong, and `udp` is for comparison.
 
 Whoever can connect to the server runs commands as the user that started it. It serves this machine only
 unless told otherwise, and on this machine every user can connect.")]
@@ -61,7 +61,10 @@ enum Task {
     /// Runs the commands that clients send, until SIGTERM or SIGINT stops it.
     #[command(after_help = "\
 When ready it prints `listening on ADDRESS`. SIGTERM or SIGINT: commands in progress are waited for, then it
-prints `stopped: served=N failed=N …`; a second signal kills them. Logs go to standard error (RUST_LOG).")]
+prints `stopped: served=N failed=N …`; a second signal kills them. Logs go to standard error (RUST_LOG).
+
+A command whose client leaves is killed, without an answer; so is one that goes on for more than a second after its
+client has ended its sending side (`nc -N`).")]
     Serve(ServeOptions),
 
     /// Sends a command and prints its output; without one, asks for commands at a prompt.
@@ -201,8 +204,10 @@ fn serve(options: &ServeOptions) -> io::Result<ExitCode> {
             server::serve(server, options)?
         }
     };
-    println!("stopped: {report}");
-    Ok(ExitCode::SUCCESS)
+    // Whoever started it may have stopped reading.
+    let _ = writeln!(io::stdout(), "stopped: {report}");
+    // A failure if a request had to be left behind.
+    Ok(report.report())
 }
 
 fn serve_tcp(protocol: impl Protocol, options: &ServeOptions) -> io::Result<Report> {

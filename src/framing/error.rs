@@ -41,7 +41,7 @@ pub enum DecodeError {
     },
     /// A varint with more bytes than its value needs, or more than 64 bits.
     OverlongVarint,
-    /// A netstring's length has something else than a digit or the colon.
+    /// A netstring's length is not digits and then a colon.
     InvalidDigit {
         /// What stands there.
         byte: u8,
@@ -115,7 +115,7 @@ impl fmt::Display for DecodeError {
             }
             DecodeError::InvalidDigit { byte } => write!(
                 f,
-                "byte {byte:#04x} where the length of a netstring has a digit or the colon: is the peer sending \
+                "byte {byte:#04x} in the length of a netstring, which is digits and then a colon: is the peer sending \
                  netstrings?"
             ),
             DecodeError::LeadingZero => f.write_str("the length of a netstring begins with a zero"),

@@ -72,8 +72,9 @@ const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed wit
 pub(crate) struct Lender<S> {
     /// The read that follows is for the rest of a message that has begun.
     pub(crate) in_message: fn(&S),
-    /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second).
-    pub(crate) give_back: fn(&mut S, &[u8], &[u8]),
+    /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second); and whether sending
+    /// that has failed.
+    pub(crate) give_back: fn(&mut S, &[u8], Vec<u8>, bool),
 }
 
 /// What a [`Framed`] is made of, from [`Framed::into_parts`].
@@ -270,8 +271,9 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     }
 }
 
-/// The messages, each in memory of its own; ends with the stream. An error after which reading can go on
-/// (a timeout) does not end it; after any other the next is `None`.
+/// The messages, each in memory of its own; ends with the stream. An error of the read (a timeout, a reset) does not
+/// end it: the next call reads again. Whoever goes on after any of them goes on for ever when the stream keeps failing,
+/// as past [`set_message_timeout`](Framed::set_message_timeout). After any other error the next is `None`.
 impl<S: Read, C: Decoder> Iterator for Framed<S, C> {
     type Item = io::Result<Vec<u8>>;
 
@@ -303,8 +305,9 @@ impl<S: Write, C: Encoder> Framed<S, C> {
     /// Sends a message with the next [`flush`](Self::flush), or when 8 KiB are gathered: many small messages
     /// go out in one write.
     ///
-    /// What is fed and not flushed when the `Framed` is dropped is not sent; only in a handler is it, by the
-    /// request, at the end.
+    /// What is fed and not flushed when the `Framed` is dropped is not sent. Only one that
+    /// [`request.framed`](crate::StreamRequest::framed) made gives it to the request, which sends it later; one over
+    /// a half of [`split`](crate::StreamRequest::split) does not.
     ///
     /// # Errors
     ///
@@ -419,9 +422,8 @@ fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<
 impl<S> Drop for Io<S> {
     fn drop(&mut self) {
         if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
-            // Trying once more what has just failed would make the request's end wait for it.
-            let unsent = if self.write_failed { &[] } else { &self.unsent[..] };
-            (lender.give_back)(stream, self.unread.arrived(), unsent);
+            let unsent = mem::take(&mut self.unsent);
+            (lender.give_back)(stream, self.unread.arrived(), unsent, self.write_failed);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The buffers behind a stream request, made on first use.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 
 /// Bytes a buffered read asks for unless told otherwise: as Python's `io.DEFAULT_BUFFER_SIZE`.
 const DEFAULT_SIZE: usize = 8192;
@@ -73,6 +73,8 @@ impl ReadBuffer {
 pub(crate) struct WriteBuffer {
     bytes: Vec<u8>,
     size: usize,
+    /// The last attempt to send what is here has failed.
+    failed: bool,
 }
 
 impl WriteBuffer {
@@ -110,19 +112,40 @@ impl WriteBuffer {
         Ok(length)
     }
 
-    /// Takes over what is to be sent with the next flush.
-    pub(crate) fn gather(&mut self, data: &[u8]) {
-        self.bytes.extend_from_slice(data);
+    /// Takes over what is to be sent with the next flush; `failed`: sending it has been tried.
+    pub(crate) fn gather(&mut self, mut data: Vec<u8>, failed: bool) {
+        if self.bytes.is_empty() && !data.is_empty() {
+            self.bytes = data;
+        } else {
+            self.bytes.append(&mut data);
+        }
+        self.failed |= failed;
     }
 
-    /// Sends what is gathered. After an error the bytes that did not go out are gone: the stream is
-    /// broken or timed out in the middle, and sending them again later would not mend it.
+    /// Whether the last attempt to send what is here has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Sends what is gathered. What an error leaves stays, so that whatever is written next goes behind it: the peer
+    /// would take it for a part of what was cut off.
     pub(crate) fn flush(&mut self, sink: &mut impl Write) -> io::Result<()> {
-        if self.bytes.is_empty() {
-            return Ok(());
-        }
-        let sent = sink.write_all(&self.bytes);
-        self.bytes.clear();
-        sent
+        let mut sent = 0;
+        let outcome = loop {
+            if sent == self.bytes.len() {
+                break Ok(());
+            }
+            match sink.write(&self.bytes[sent..]) {
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.bytes.drain(..sent);
+        // The rest of a big message is not kept room for.
+        self.bytes.shrink_to(self.size.max(DEFAULT_SIZE));
+        self.failed = outcome.is_err();
+        outcome
     }
 }

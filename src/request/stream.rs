@@ -318,7 +318,8 @@ impl<S: Stream> StreamRequest<S> {
     ///
     /// What the request has read ahead is used first. When the `Framed` is dropped, what it has read ahead
     /// goes back to the request, and messages that it was [fed](Framed::feed) are sent with the request's
-    /// next flush, at the latest when the handler ends.
+    /// next flush, at the latest when the handler ends. What a write that failed has left goes before whatever
+    /// is written next; if nothing is, it is not tried again.
     ///
     /// ```
     /// use socketserver::prelude::*;
@@ -335,9 +336,9 @@ impl<S: Stream> StreamRequest<S> {
     pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
         let lender = Lender {
             in_message: |request: &&mut Self| request.context.in_message(),
-            give_back: |request, unread, unsent| {
+            give_back: |request, unread, unsent, failed| {
                 request.rbuf.put_back(unread);
-                request.wbuf.gather(unsent);
+                request.wbuf.gather(unsent, failed);
             },
         };
         Framed::lent(self, codec, lender)
@@ -487,7 +488,11 @@ impl<S: Stream> Request for StreamRequest<S> {
         self.clock.setup_done();
     }
 
+    /// What has just failed is not tried again: the request's end would wait for it.
     fn flush(&mut self) -> io::Result<()> {
+        if self.wbuf.has_failed() {
+            return Ok(());
+        }
         Write::flush(self)
     }
 

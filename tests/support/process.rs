@@ -117,6 +117,22 @@ pub fn serve_as_role(server: impl BaseServer) {
     println!("stopped: {}", server.serve_forever().unwrap());
 }
 
+/// A server that is stopped when nobody reads its output any more ends as well as any.
+#[track_caller]
+pub fn assert_ends_well_unread(server: &mut Command) {
+    let mut server = server.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Dropped with its buffer when the line has come.
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.starts_with("listening on "), "{line}");
+    kill(pid(server.id()), Signal::SIGTERM).unwrap();
+    let ended = server.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{}: {errors}", ended.status);
+}
+
 /// A server process; killed when dropped.
 pub struct Process {
     child: Child,

@@ -182,7 +182,9 @@ impl LengthDelimitedCodec {
         let header = self.offset + width;
         let end = header + body;
         match self.skip {
-            Skip::Bytes(skipped) if skipped > end => Err(too_short(number, number + (skipped - end) as u64)),
+            Skip::Bytes(skipped) if skipped > end => {
+                Err(too_short(number, number.saturating_add((skipped - end) as u64)))
+            }
             _ => Ok(Some((header, end))),
         }
     }
