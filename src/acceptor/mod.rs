@@ -487,10 +487,7 @@ impl<T: Transport> Acceptor<T> {
             }
             // Another acceptor has found the queue empty, and it is closed.
             Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
-            Remedy::GiveUp => Err(io::Error::new(
-                error.kind(),
-                format!("the listening socket is broken: {error}"),
-            )),
+            Remedy::GiveUp => Err(broken(error.kind(), error)),
         }
     }
 
@@ -512,15 +509,33 @@ impl<T: Transport> Acceptor<T> {
     /// looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
         let core = self.server.core();
-        let sleepers = wakeup.sleepers().filter(|sleepers| sleepers.is_on());
-        let (Some(transport), Some(sleepers)) = (core.transport(), sleepers) else {
+        let Some(transport) = core.transport() else {
             return Ok(());
+        };
+        let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on()) else {
+            return self.check_not_shut_down();
         };
         // Takes the wake-up, if there is one.
         core.waiter()?
             .wait(0, transport.socket(), wakeup, Some(Duration::ZERO))?;
         sleepers.rearm(|| may_accept(core.shared()));
         Ok(())
+    }
+
+    /// Who waits for a socket that was shut down for reading is told at once that there is something, for ever, and
+    /// there never will be (but a TCP listener says so when it accepts). Others who have the socket may do that.
+    ///
+    /// # Errors
+    ///
+    /// It was, and not by this server, which has been told to stop then. Of a master that refuses new requests a worker
+    /// may not have heard yet.
+    fn check_not_shut_down(&self) -> io::Result<()> {
+        let (core, shared) = (self.server.core(), self.shared());
+        let by_master = shared.master().is_some() && !core.is_ready_made();
+        if by_master || !core.is_shut_down() || shared.is_stopping() {
+            return Ok(());
+        }
+        Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
     }
 
     /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
@@ -543,6 +558,10 @@ impl<T: Transport> Acceptor<T> {
         }
         core.wait_quiet(Some(delay)).map(drop)
     }
+}
+
+fn broken(kind: io::ErrorKind, why: &dyn fmt::Display) -> io::Error {
+    io::Error::new(kind, format!("the listening socket is broken: {why}"))
 }
 
 /// Whether there is nothing that all who accept have to know.
