@@ -236,6 +236,8 @@ impl<T: Transport> Acceptor<T> {
         if stopping {
             // The threads that accept may be busy, and not have seen it yet.
             core.begin_drain(&self.server);
+            // The wake-up that was taken may have been the last words of one, for the next that waits for a place.
+            wakeup.wake();
         }
         Ok(stopping)
     }
@@ -243,7 +245,7 @@ impl<T: Transport> Acceptor<T> {
     /// The server was told to stop, but some of the threads that accept have not ended that: waits a
     /// moment. False when the time for it is over.
     pub(crate) fn stand_by_stopping(&self) -> io::Result<bool> {
-        /// A thread's last words may wake another than this one; then it looks again by itself.
+        /// It may have to step in for them, and is not told of everything that leads there.
         const SLICE: Duration = Duration::from_millis(10);
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
@@ -254,7 +256,8 @@ impl<T: Transport> Acceptor<T> {
             return Ok(false);
         }
         core.tell_progress();
-        wakeup.wait(patience.min(SLICE))?;
+        // Not what wakes those that accept: of them one wakes the next.
+        wakeup.wait_ended(patience.min(SLICE))?;
         Ok(true)
     }
 
