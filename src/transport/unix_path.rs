@@ -240,14 +240,15 @@ impl SocketFile {
         self.address.as_path().into()
     }
 
-    /// Removes the path, the first time, unless somebody else has put another file there, or this is a forked child.
+    /// Removes the path, the first time, unless somebody else has put another file there. Not to be called in a forked
+    /// child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
     pub(super) fn remove(&self) {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
-        if !ours || self.owner != std::process::id() {
+        if !ours {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
@@ -257,7 +258,10 @@ impl SocketFile {
 }
 
 impl Drop for SocketFile {
+    /// A forked child leaves the path alone.
     fn drop(&mut self) {
-        self.remove();
+        if self.owner == std::process::id() {
+            self.remove();
+        }
     }
 }
