@@ -372,6 +372,10 @@ impl<T: Transport> Acceptor<T> {
         if let Some(master) = core.shared().master() {
             master.ready();
         }
+        // They may have the descriptors that accepting wants.
+        if let Some(job) = self.waiting_job(place) {
+            return Ok(Turn::Job(job));
+        }
         self.accept(wakeup, place, Some(backlog))
     }
 
