@@ -487,6 +487,9 @@ pub trait Configure: BaseServer {
     /// starts, without a helper thread, beside whatever else in the program listens to them, until the server
     /// is gone. On the thread that binds the server they are unblocked (sigprocmask(2)).
     ///
+    /// After that they do nothing, unless something else in the program listens to them: what is their default, such as
+    /// to end the process, does not come back.
+    ///
     /// A bare server runs its handler on the loop, so a handler that never returns would keep
     /// `serve_forever` from ever returning. If the signal was SIGTERM, SIGINT, SIGQUIT or SIGHUP, the process
     /// then ends with status 1 (_exit(2), after a line on standard error), a second after the handler's socket

@@ -25,6 +25,7 @@ tests![
     every_strategy_serves_on_after_an_episode,
     a_back_off_ends_with_a_shutdown,
     a_drain_waits_out_an_episode_and_serves_the_queue,
+    a_drain_that_cannot_accept_runs_those_that_wait_for_their_turn,
     a_drain_without_a_queue_does_not_wait_for_the_end_of_an_episode,
     a_broken_listener_ends_serving_with_an_error,
     a_broken_listener_ends_every_thread_that_accepts,
@@ -237,6 +238,28 @@ fn a_drain_waits_out_an_episode_and_serves_the_queue() {
     }
     let report = serving.join().unwrap().unwrap();
     assert_eq!((report.served, report.drained, report.failed), (3, 3, 0));
+}
+
+/// They may have the very descriptors that are wanting.
+fn a_drain_that_cannot_accept_runs_those_that_wait_for_their_turn() {
+    let (server, faults) = server();
+    let running = server.threading().max_per_address(1).spawn().unwrap();
+    let [first, second] = [(); 2].map(|()| connect(running.server_address()));
+    let handle = running.handle();
+    wait_until("the second waits for the first", || {
+        let stats = handle.stats();
+        (stats.running, stats.waiting) == (1, 1)
+    });
+    faults.inject(vec![Errno::EMFILE; 100_000]);
+    let third = connect(running.server_address());
+    running.shutdown_handle().shutdown();
+    for client in [first, second] {
+        assert_eq!(exchange_line(client, "on\n"), "on\n");
+    }
+    faults.0.lock().unwrap().clear();
+    assert_eq!(exchange_line(third, "on\n"), "on\n");
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.forced), (3, 0));
 }
 
 /// Where accepting fails although there is nothing to accept, it does not go on until the deadline.

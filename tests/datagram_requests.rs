@@ -25,6 +25,7 @@ tests![
     by_default_a_udp_datagram_of_20000_bytes_is_taken_whole,
     by_default_the_longest_udp_datagram_is_taken_whole,
     a_datagram_of_exactly_the_limit_is_whole,
+    without_any_limit_datagrams_are_taken_whole,
     one_cut_datagram_leaves_the_next_alone,
     an_empty_udp_datagram_is_a_request,
     an_empty_unix_datagram_is_a_request,
@@ -139,6 +140,25 @@ fn a_datagram_of_exactly_the_limit_is_whole() {
         assert_eq!(exchange(&running, &vec![b'x'; longer]), cut.as_bytes());
         running.stop().unwrap();
     }
+}
+
+fn without_any_limit_datagrams_are_taken_whole() {
+    #[track_caller]
+    fn check(running: Running) {
+        let client = udp_client(running.server_address());
+        let sent = vec![7; 65_507];
+        client.send(&sent).unwrap();
+        let mut answer = vec![0; 65_535];
+        let count = client.recv(&mut answer).unwrap();
+        assert_eq!(answer[..count], sent);
+        running.stop().unwrap();
+    }
+    let server = || {
+        let echo = |request: &mut DatagramRequest| request.reply(request.packet());
+        UdpServer::new("127.0.0.1:0", echo).max_packet_size(usize::MAX)
+    };
+    check(server().spawn().unwrap());
+    check(server().threading().spawn().unwrap());
 }
 
 fn one_cut_datagram_leaves_the_next_alone() {

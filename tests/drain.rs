@@ -1,5 +1,7 @@
 //! How a server ends: who is refused, who is still answered, who is told to leave, and until when.
 
+#![allow(unsafe_code, reason = "fork(2) has no safe form")]
+
 mod support;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
@@ -12,19 +14,21 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
 use socketserver::{Request, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
-use support::process::{Process, role, serve_as_role};
-use support::{CEILING, Lines, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
+use support::process::{Process, pid, role, serve_as_role};
+use support::{CEILING, Lines, children_of, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
 
 tests![
-    roles: serves_a_handler_that_never_returns;
+    roles: serves_a_handler_that_never_returns, binds_and_serves_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
@@ -59,6 +63,7 @@ tests![
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_stray_nudge_changes_nothing,
+    a_server_that_went_to_the_background_after_binding_ends_as_any_other,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -682,4 +687,43 @@ fn a_stray_nudge_changes_nothing() {
     assert_eq!(running.shutdown_handle().state(), State::Serving);
     drop(client);
     running.stop().unwrap();
+}
+
+/// As with daemon(3), but that who has started it waits for its end.
+fn binds_and_serves_in_the_background() {
+    let handler = |request: &mut UnixStreamRequest| {
+        request.write_all(b"begun\n")?;
+        io::copy(request, &mut io::sink()).map(drop)
+    };
+    let server = UnixStreamServer::new(std::env::var("SOCKET_PATH").unwrap().as_str(), handler)
+        .drain_timeout(Duration::from_millis(100))
+        .shutdown_on_signals([signal::SIGTERM])
+        .bind()
+        .unwrap();
+    // SAFETY: there is one thread.
+    if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+        waitpid(child, None).unwrap();
+        // SAFETY: nothing is to be done any more, least of all to the path.
+        unsafe { nix::libc::_exit(0) };
+    }
+    set_pdeathsig(Signal::SIGKILL).unwrap();
+    println!("listening on {}", server.server_address());
+    println!("stopped: {}", server.serve_forever().unwrap());
+}
+
+// A timer is not inherited, and who has bound a path is not who removes it.
+fn a_server_that_went_to_the_background_after_binding_ends_as_any_other() {
+    let place = temp_path("socket");
+    let mut command = role("binds_and_serves_in_the_background");
+    let process = Process::start(command.env("SOCKET_PATH", &place.path));
+    let client = connect_unix(&place.path.as_path().into());
+    // It says nothing, and is waited for, up to the deadline.
+    assert_eq!(exchange_line(&client, ""), "begun\n");
+    kill(pid(children_of(process.id())[0]), Signal::SIGTERM).unwrap();
+    let ended = process.end();
+    assert_eq!(
+        ended.output, "stopped: served=1 failed=0 drained=0 forced=1 leaked=0\n",
+        "{ended:?}"
+    );
+    assert!(!place.path.exists());
 }

@@ -7,8 +7,8 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::{ExitCode, Termination};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,9 @@ tests![
     waiting_in_a_threading_handler_is_a_deadlock,
     waiting_in_a_pool_handler_is_a_deadlock,
     waiting_in_a_hook_of_the_loop_is_a_deadlock,
+    a_guard_stopped_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
+    a_guard_joined_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
+    a_guard_dropped_in_a_handler_of_its_server_stops_it_and_does_not_wait,
     waiting_with_a_timeout_says_when_it_is_over,
     waiting_from_another_thread_ends_with_the_server,
     waiting_on_the_serving_thread_after_the_end_returns,
@@ -407,6 +410,58 @@ fn waiting_in_a_threading_handler_is_a_deadlock() {
 
 fn waiting_in_a_pool_handler_is_a_deadlock() {
     waiting_is_a_deadlock(|handler| ThreadPoolTcpServer::new("127.0.0.1:0", handler));
+}
+
+/// Where a handler finds the guard of its own server.
+type Guard = Arc<Mutex<Option<Running>>>;
+
+/// A handler that has `end` do something with the guard of its server, which would wait for it without end, is
+/// answered at once, and the server ends.
+#[track_caller]
+fn a_guard_is_ended_in_a_handler(end: fn(Running) -> String, answer: &str) {
+    #[track_caller]
+    fn check<S: BaseServer>(guard: &Guard, server: S, answer: &str) {
+        let running = server.drain_timeout(None).spawn().unwrap();
+        let handle = running.shutdown_handle();
+        let mut guard = guard.lock().unwrap();
+        let client = connect(running.server_address());
+        *guard = Some(running);
+        drop(guard);
+        assert_eq!(String::from_utf8_lossy(&read_to_end(client)), answer);
+        handle.wait_timeout(CEILING).unwrap();
+    }
+    let guard = Guard::default();
+    let in_handler = Arc::clone(&guard);
+    let handler = move |request: &mut TcpRequest| {
+        let running = in_handler.lock().unwrap().take();
+        request.write_all(running.map(end).unwrap_or_default().as_bytes())
+    };
+    check(&guard, TcpServer::new("127.0.0.1:0", handler.clone()), answer);
+    check(&guard, ThreadingTcpServer::new("127.0.0.1:0", handler.clone()), answer);
+    check(&guard, ThreadPoolTcpServer::new("127.0.0.1:0", handler), answer);
+    assert!(!logged().iter().any(|line| line.starts_with("ERROR")));
+}
+
+fn a_guard_stopped_in_a_handler_of_its_server_is_a_deadlock_and_stops_it() {
+    a_guard_is_ended_in_a_handler(
+        |running| format!("{:?}", running.stop().unwrap_err().kind()),
+        "Deadlock",
+    );
+}
+
+fn a_guard_joined_in_a_handler_of_its_server_is_a_deadlock_and_stops_it() {
+    a_guard_is_ended_in_a_handler(
+        |running| format!("{:?}", running.join().unwrap_err().kind()),
+        "Deadlock",
+    );
+}
+
+fn a_guard_dropped_in_a_handler_of_its_server_stops_it_and_does_not_wait() {
+    let end = |running| {
+        drop(running);
+        "dropped".to_owned()
+    };
+    a_guard_is_ended_in_a_handler(end, "dropped");
 }
 
 /// A mix-in that waits for the server's end in its service actions, and stops it when it could not.

@@ -48,6 +48,7 @@ tests![
     clients_of_unix_sockets_have_no_address_to_be_limited_by,
     a_refused_client_takes_no_token,
     faster_than_the_rate_a_client_is_rejected,
+    a_rate_of_one_for_ever_admits_one,
     faster_than_the_rate_a_client_waits_for_its_turn,
     datagrams_that_come_too_fast_are_dropped,
     at_max_threads_a_client_waits,
@@ -571,6 +572,24 @@ fn faster_than_the_rate_a_client_is_rejected() {
     assert_echoes(&connect_from(3, address));
     assert_eq!(running.handle().stats().rejected_by(LimitKind::RatePerAddress), 1);
     stop(running, 4, 0);
+}
+
+fn a_rate_of_one_for_ever_admits_one() {
+    let rate = RateLimit::reject(1).per(Duration::MAX);
+    let running = threading()
+        .max_rate_per_address(rate)
+        .farewell("busy\n")
+        .spawn()
+        .unwrap();
+    let address = running.server_address();
+    let client = connect_from(2, address);
+    assert_echoes(&client);
+    finish(&client);
+    for _ in 0..2 {
+        assert_rejected(connect_from(2, address));
+    }
+    assert_echoes(&connect_from(3, address));
+    stop(running, 2, 0);
 }
 
 fn faster_than_the_rate_a_client_waits_for_its_turn() {

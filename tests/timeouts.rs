@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, mpsc};
@@ -38,6 +38,7 @@ tests![
     a_slow_reader_is_gone_at_the_write_timeout_over_tcp,
     a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets,
     a_slow_reader_of_a_message_is_gone_at_the_write_timeout,
+    a_vectored_write_under_a_clock_takes_no_notice_of_empty_slices,
     a_deadline_ends_a_write_too,
     a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all,
     what_has_come_is_read_however_long_it_was_silent_before,
@@ -336,6 +337,20 @@ fn a_slow_reader_of_a_message_is_gone_at_the_write_timeout() {
     assert_slow_reader_ends(ThreadingUnixStreamServer::new(&place.path, send), |address| {
         Box::new(connect_unix(address))
     });
+}
+
+fn a_vectored_write_under_a_clock_takes_no_notice_of_empty_slices() {
+    let running = ThreadingTcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
+        let mut slices = [IoSlice::new(b""); 9];
+        slices[8] = IoSlice::new(b"data");
+        let written = request.write_vectored(&slices);
+        assert_eq!(written.unwrap(), 4);
+    })
+    .write_timeout(CEILING)
+    .spawn()
+    .unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"data");
+    assert_eq!(running.stop().unwrap().served, 1);
 }
 
 fn a_deadline_ends_a_write_too() {

@@ -20,8 +20,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
-    AddressFamily as Family, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, getsockname, getsockopt,
-    setsockopt, sockopt,
+    AddressFamily as Family, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, getsockname,
+    getsockopt, setsockopt, shutdown, sockopt,
 };
 use socketserver::prelude::*;
 use socketserver::{
@@ -29,7 +29,7 @@ use socketserver::{
 };
 use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
-use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
+use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, wait_until};
 
 tests![
     roles: serves_an_inherited_descriptor_in_threads, serves_an_inherited_descriptor_in_a_pool,
@@ -47,6 +47,7 @@ tests![
     a_unix_datagram_socket_made_elsewhere_is_served_and_its_path_stays,
     the_longest_datagram_is_as_set_for_a_socket_made_elsewhere,
     a_datagram_socket_made_elsewhere_is_not_drained,
+    a_socket_made_elsewhere_that_somebody_shuts_down_ends_serving_under_every_strategy,
     a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
     ipv6_follows_from_the_address,
     ipv6_follows_from_the_address_for_udp,
@@ -430,6 +431,60 @@ fn a_datagram_socket_made_elsewhere_is_not_drained() {
     socket.set_read_timeout(Some(CEILING)).unwrap();
     assert_eq!(socket.recv(&mut [0; 99]).unwrap(), 11);
     assert_eq!(socket.recv(&mut [0; 99]).unwrap(), 16);
+}
+
+/// Whoever waits for such a socket is woken up at once, for ever, and never gets anything.
+fn a_socket_made_elsewhere_that_somebody_shuts_down_ends_serving_under_every_strategy() {
+    #[track_caller]
+    fn check<S: BaseServer>(server: S, other: &impl AsRawFd) {
+        let running = server.spawn().unwrap();
+        wait_until("it serves", || running.handle().state() == State::Serving);
+        // A UDP socket says ENOTCONN, and is shut down all the same.
+        let _ = shutdown(other.as_raw_fd(), Shutdown::Read);
+        let error = running.join().expect_err("it is no listener any more");
+        assert!(
+            error.to_string().starts_with("the listening socket is broken: "),
+            "{error}"
+        );
+    }
+    fn under_every_strategy<T: Transport, K: AsRawFd>(make: impl Fn() -> (T, K))
+    where
+        EchoLine: BaseRequestHandler<T::Request>,
+    {
+        let server = || {
+            let (transport, other) = make();
+            (SocketServer::with_transport(transport, EchoLine), other)
+        };
+        let (bare, other) = server();
+        check(bare, &other);
+        let (bare, other) = server();
+        check(bare.threading(), &other);
+        let (bare, other) = server();
+        check(bare.thread_pool(), &other);
+    }
+    let place = temp_path("socket");
+    under_every_strategy(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = listener.try_clone().unwrap();
+        (Tcp::try_from(listener).unwrap(), other)
+    });
+    under_every_strategy(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let other = socket.try_clone().unwrap();
+        (Udp::try_from(socket).unwrap(), other)
+    });
+    under_every_strategy(|| {
+        let _ = std::fs::remove_file(&place.path);
+        let listener = UnixListener::bind(&place.path).unwrap();
+        let other = listener.try_clone().unwrap();
+        (UnixStreams::try_from(listener).unwrap(), other)
+    });
+    under_every_strategy(|| {
+        let _ = std::fs::remove_file(&place.path);
+        let socket = UnixDatagram::bind(&place.path).unwrap();
+        let other = socket.try_clone().unwrap();
+        (UnixDatagrams::try_from(socket).unwrap(), other)
+    });
 }
 
 fn a_listener_made_elsewhere_is_neither_bound_nor_activated_again() {

@@ -41,6 +41,8 @@ tests![
     the_path_is_removed_after_handling_single_requests,
     the_path_is_removed_when_the_draining_begins,
     a_path_that_is_another_servers_by_now_is_left_alone,
+    a_closed_stream_server_leaves_the_path_to_the_next_when_it_is_dropped,
+    a_closed_datagram_server_leaves_the_path_to_the_next_when_it_is_dropped,
     a_path_that_is_a_file_by_now_is_left_alone,
     a_path_that_is_gone_already_is_no_trouble,
     a_relative_path_is_removed_although_the_directory_has_changed,
@@ -371,6 +373,29 @@ fn a_path_that_is_another_servers_by_now_is_left_alone() {
     assert_answers(second.server_address());
     second.stop().unwrap();
     assert!(!place.path.exists());
+}
+
+/// Where the file system gives a number again that is free (ext4 does), the file of the next server looks like that of
+/// the one before.
+#[track_caller]
+fn leaves_the_path_to_the_next<S: BaseServer>(make: fn(&Path) -> S) {
+    let place = temp_path("socket");
+    let first = std::sync::Arc::new(make(&place.path).bind().unwrap());
+    first.close().unwrap();
+    assert!(!place.path.exists());
+    let second = make(&place.path).spawn().unwrap();
+    drop(first);
+    assert!(is_socket(&place.path));
+    second.stop().unwrap();
+    assert!(!place.path.exists());
+}
+
+fn a_closed_stream_server_leaves_the_path_to_the_next_when_it_is_dropped() {
+    leaves_the_path_to_the_next(server);
+}
+
+fn a_closed_datagram_server_leaves_the_path_to_the_next_when_it_is_dropped() {
+    leaves_the_path_to_the_next(datagram_server);
 }
 
 fn a_path_that_is_a_file_by_now_is_left_alone() {

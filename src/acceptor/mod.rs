@@ -274,6 +274,8 @@ impl<T: Transport> Acceptor<T> {
         if stopping {
             // The threads that accept may be busy, and not have seen it yet.
             core.begin_drain(&self.server);
+            // The wake-up that was taken may have been the last words of one, for the next that waits for a place.
+            wakeup.wake();
         }
         Ok(stopping)
     }
@@ -281,7 +283,7 @@ impl<T: Transport> Acceptor<T> {
     /// The server was told to stop, but some of the threads that accept have not ended that: waits a
     /// moment. False when the time for it is over.
     pub(crate) fn stand_by_stopping(&self) -> io::Result<bool> {
-        /// A thread's last words may wake another than this one; then it looks again by itself.
+        /// It may have to step in for them, and is not told of everything that leads there.
         const SLICE: Duration = Duration::from_millis(10);
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
@@ -292,7 +294,8 @@ impl<T: Transport> Acceptor<T> {
             return Ok(false);
         }
         core.tell_progress();
-        wakeup.wait(patience.min(SLICE))?;
+        // Not what wakes those that accept: of them one wakes the next.
+        wakeup.wait_ended(patience.min(SLICE))?;
         Ok(true)
     }
 
@@ -397,6 +400,10 @@ impl<T: Transport> Acceptor<T> {
         // not end at once.
         if let Some(master) = core.shared().master() {
             master.ready();
+        }
+        // They may have the descriptors that accepting wants.
+        if let Some(job) = self.waiting_job(place) {
+            return Ok(Turn::Job(job));
         }
         self.accept(wakeup, place, Some(backlog))
     }
@@ -516,10 +523,7 @@ impl<T: Transport> Acceptor<T> {
             }
             // Another acceptor has found the queue empty, and it is closed.
             Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
-            Remedy::GiveUp => Err(io::Error::new(
-                error.kind(),
-                format!("the listening socket is broken: {error}"),
-            )),
+            Remedy::GiveUp => Err(broken(error.kind(), error)),
         }
     }
 
@@ -541,15 +545,33 @@ impl<T: Transport> Acceptor<T> {
     /// looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
         let core = self.server.core();
-        let sleepers = wakeup.sleepers().filter(|sleepers| sleepers.is_on());
-        let (Some(transport), Some(sleepers)) = (core.transport(), sleepers) else {
+        let Some(transport) = core.transport() else {
             return Ok(());
+        };
+        let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on()) else {
+            return self.check_not_shut_down();
         };
         // Takes the wake-up, if there is one.
         core.waiter()?
             .wait(0, transport.socket(), wakeup, Some(Duration::ZERO))?;
         sleepers.rearm(|| may_accept(core.shared()));
         Ok(())
+    }
+
+    /// Who waits for a socket that was shut down for reading is told at once that there is something, for ever, and
+    /// there never will be (but a TCP listener says so when it accepts). Others who have the socket may do that.
+    ///
+    /// # Errors
+    ///
+    /// It was, and not by this server, which has been told to stop then. Of a master that refuses new requests a worker
+    /// may not have heard yet.
+    fn check_not_shut_down(&self) -> io::Result<()> {
+        let (core, shared) = (self.server.core(), self.shared());
+        let by_master = shared.master().is_some() && !core.is_ready_made();
+        if by_master || !core.is_shut_down() || shared.is_stopping() {
+            return Ok(());
+        }
+        Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
     }
 
     /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
@@ -572,6 +594,10 @@ impl<T: Transport> Acceptor<T> {
         }
         core.wait_quiet(Some(delay)).map(drop)
     }
+}
+
+fn broken(kind: io::ErrorKind, why: &dyn fmt::Display) -> io::Error {
+    io::Error::new(kind, format!("the listening socket is broken: {why}"))
 }
 
 /// Whether there is nothing that all who accept have to know.

@@ -12,6 +12,7 @@ use crate::hooks::Outermost;
 use crate::job::Force;
 use crate::observer::Event;
 use crate::server::Core;
+use crate::sys;
 use crate::transport::{SocketType, Transport};
 
 /// How long requests may take to end after their sockets were shut down or their processes told to.
@@ -178,6 +179,12 @@ impl<T: Transport> Core<T> {
             return false;
         };
         readable(transport.socket().as_fd())
+    }
+
+    /// Whether the listening socket was shut down for reading, by whoever has it.
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.transport()
+            .is_some_and(|transport| sys::is_shut_down(transport.socket().as_fd()))
     }
 
     /// The time to accept what the kernel has queued is over.

@@ -178,6 +178,13 @@ impl Shared {
         }
     }
 
+    /// Has the thread that drains, or is about to, look again.
+    pub(crate) fn tell_drain(&self) {
+        if let Ok(wakeup) = &self.wakeup {
+            wakeup.request_ended();
+        }
+    }
+
     /// As [`is_stopping`](Self::is_stopping), without a system call: a forked child may not know yet.
     pub(crate) fn is_told_to_stop(&self) -> bool {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.is_told_to_stop())

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Report, ServerHandle, Shared, ShutdownHandle};
+use super::{Report, ServerHandle, Shared, ShutdownHandle, WaitError};
 use crate::address::Address;
 use crate::hooks::guarded;
 
 /// A server that serves on a thread of its own, from [`spawn`](crate::BaseServer::spawn).
 ///
 /// Dropped, it stops the server and waits until it has drained, with the bound that
-/// [`stop`](Self::stop) has: dropping never blocks for ever.
+/// [`stop`](Self::stop) has. In a request or a hook of the server itself, which that would wait for, it only asks: the
+/// server ends later.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -82,7 +83,9 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// What `serve_forever` returned; [`TimedOut`](io::ErrorKind::TimedOut) if the thread was left behind.
+    /// What `serve_forever` returned; [`TimedOut`](io::ErrorKind::TimedOut) if the thread was left behind;
+    /// [`Deadlock`](io::ErrorKind::Deadlock) in a request or a hook of the server itself, which has been asked to stop
+    /// all the same.
     ///
     /// # Panics
     ///
@@ -96,19 +99,30 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// What `serve_forever` returned.
+    /// What `serve_forever` returned; [`Deadlock`](io::ErrorKind::Deadlock) in a request or a hook of the server
+    /// itself, which is stopped then, as by [`stop`](Self::stop).
     ///
     /// # Panics
     ///
     /// If the server's thread did.
     pub fn join(mut self) -> io::Result<Report> {
+        self.check_no_deadlock()?;
         self.thread.take().map_or_else(|| Ok(Report::default()), join)
+    }
+
+    /// As [`ShutdownHandle::wait`](ShutdownHandle::wait).
+    fn check_no_deadlock(&self) -> io::Result<()> {
+        if self.shared.is_entered() {
+            return Err(io::Error::new(io::ErrorKind::Deadlock, WaitError::Deadlock));
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> io::Result<Report> {
         let Some(thread) = self.thread.take() else {
             return Ok(Report::default());
         };
+        self.check_no_deadlock()?;
         let patience = self
             .drain_timeout
             .map(|timeout| timeout.saturating_add(Self::HEAD_START));
@@ -136,7 +150,9 @@ impl Drop for Running {
         self.shared.shutdown();
         // A panic of the server's thread is logged: thrown from here, it could abort the program.
         let ended = guarded("the server's thread", Ok(Report::default()), || self.finish());
-        if let Err(error) = ended {
+        if let Err(error) = ended
+            && error.kind() != io::ErrorKind::Deadlock
+        {
             log::error!("{error}");
         }
     }

@@ -211,6 +211,9 @@ impl Wakeup {
 
     /// Keeps the deadline, `timeout` after the server was told to stop, even if its loop is busy then.
     pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.deadline.get().is_some() {
+            return Ok(());
+        }
         let timer = Timer::new(sys::NUDGE)?;
         let _ = self.deadline.set(Deadline { timer, timeout });
         if self.is_told_to_stop() {

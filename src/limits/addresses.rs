@@ -50,8 +50,12 @@ impl AddressRules {
 }
 
 impl Bucket {
+    /// Longer than any server runs: 30 years. That, times all tokens that a bucket can have, is within what an
+    /// `Instant` can tell: `RateLimit::reject(1).per(Duration::MAX)` is one for ever, and not the end of accepting.
+    const LONGEST: Duration = Duration::from_hours(30 * 365 * 24);
+
     fn new(limit: RateLimit) -> Option<Self> {
-        let interval = limit.interval()?;
+        let interval = limit.interval()?.min(Self::LONGEST);
         Some(Bucket {
             interval,
             tolerance: interval.saturating_mul(limit.burst.max(1) - 1),
@@ -207,6 +211,18 @@ mod tests {
         assert_eq!([100, 100, 200, 250].map(&mut admitted), [true, false, true, false]);
         // A quiet time fills it, up to the burst.
         assert_eq!([5000, 5000, 5000, 5000].map(&mut admitted), [true, true, true, false]);
+    }
+
+    #[test]
+    fn no_bucket_is_so_large_that_its_time_cannot_be_told() {
+        for burst in [1, 3, u32::MAX] {
+            let rules = rate(RateLimit::reject(1).per(Duration::MAX).burst(burst));
+            let (mut addresses, now) = (Addresses::default(), Instant::now());
+            let admitted = (0..4).filter(|_| addresses.admit(&rules, CLIENT, now, 0) == Verdict::Admit);
+            assert_eq!(admitted.count(), burst.min(4) as usize);
+            let bucket = rules.rate.as_ref().unwrap();
+            assert!(now.checked_add(bucket.tolerance + bucket.interval).is_some());
+        }
     }
 
     #[test]

@@ -369,11 +369,11 @@ where
     }
 }
 
-/// As much of the slices as one system call is given to write.
+/// As much of the slices as one system call is given to write. Empty ones would say that nothing can be written.
 fn first_piece<'a>(slices: &'a [IoSlice<'_>]) -> [IoSlice<'a>; 4] {
     let mut room = PIECE;
     let mut piece = [IoSlice::new(&[]); 4];
-    for (part, slice) in piece.iter_mut().zip(slices) {
+    for (part, slice) in piece.iter_mut().zip(slices.iter().filter(|slice| !slice.is_empty())) {
         *part = IoSlice::new(&slice[..slice.len().min(room)]);
         room -= part.len();
     }

@@ -163,18 +163,24 @@ impl<T: Transport> Core<T> {
         Ok(())
     }
 
-    /// Sees to it that the drain deadline is kept while the loop is busy in a handler.
-    pub(super) fn keep_deadline(&self, concurrency: Concurrency) -> io::Result<()> {
+    /// Listens to what says "look" to a thread that is busy in a handler.
+    pub(super) fn listen_to_nudges(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
         *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = Some(nudge);
+        Ok(())
+    }
+
+    /// Sees to it that the drain deadline is kept while the loop is busy in a handler. In the process that serves: a
+    /// program that goes to the background after binding does not take a timer along (fork(2)).
+    pub(super) fn keep_deadline(&self, concurrency: Concurrency) {
         // The loop of a forking server is never busy in a handler.
         if concurrency != Concurrency::Processes
+            && let Ok(wakeup) = self.shared.wakeup()
             && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
         {
             log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
         }
-        Ok(())
     }
 
     pub(super) fn ignore_signals(&self) {

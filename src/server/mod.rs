@@ -115,7 +115,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Binds and listens: `server_bind`, `server_activate`. `serve_forever` and `spawn` do it
     /// themselves; call it to learn the address before serving. Again, it only listens to the signals that were
-    /// set since.
+    /// set since. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
+    /// its caller by then whether it can serve.
     ///
     /// # Errors
     ///
@@ -127,7 +128,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             return Ok(self);
         }
         self.core().listen_to_signals()?;
-        self.core().keep_deadline(Self::CONCURRENCY)?;
+        self.core().listen_to_nudges()?;
         self.server_bind()?;
         self.core().bound()?;
         let active = self.server_activate().and_then(|()| self.core().activated());
@@ -199,6 +200,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             _ => {}
         }
         let _busy = self.core().shared().enter();
+        self.core().keep_deadline(Self::CONCURRENCY);
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
@@ -414,6 +416,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
         .core()
         .alone
         .store(S::CONCURRENCY == Concurrency::None, Ordering::Relaxed);
+    server.core().keep_deadline(S::CONCURRENCY);
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));

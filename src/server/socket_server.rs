@@ -41,6 +41,10 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
     /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.
     ///
+    /// To hand a socket over from one process to the next, serve it like this in both. A server that has made its
+    /// socket itself has the kernel refuse new clients when it stops, and that is for all who have the socket. Where it
+    /// was shut down for reading, serving ends with an error.
+    ///
     /// ```
     /// use std::net::TcpListener;
     /// use socketserver::prelude::*;

@@ -116,7 +116,7 @@ impl Accepting {
                 Ok(None) => {
                     self.end();
                     self.leave();
-                    return acceptor.shared().wake();
+                    return acceptor.shared().tell_drain();
                 }
                 Err(error) => {
                     self.leave();

@@ -105,6 +105,18 @@ pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>, nonblocking: bool) {
     unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONBIO, &raw const value) };
 }
 
+/// Whether a socket was shut down for reading (`POLLRDHUP`, poll(2), which nix has no name for).
+pub(crate) fn is_shut_down(socket: BorrowedFd<'_>) -> bool {
+    let mut looked_at = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: the descriptor is open (it is borrowed), and the pointer is to one pollfd that lives through the call.
+    unsafe { libc::poll(&raw mut looked_at, 1, 0) };
+    looked_at.revents & libc::POLLRDHUP != 0
+}
+
 /// A registered signal action; dropped, it is taken back.
 #[derive(Debug)]
 pub(crate) struct SignalGuard {

@@ -22,6 +22,10 @@ const SINGLY: u32 = 16;
 /// How much memory at the most they take together, in bytes, if more than one is received.
 const MEMORY: usize = 2 << 20;
 
+/// Longer than any datagram: what the kernel takes for one it has in a few pieces of memory, some MiB in all. There has
+/// to be room for the longest that may come, whatever number says that none is to be cut.
+const LONGEST: usize = 64 << 20;
+
 /// Where datagrams are received, before each is copied to a request of its exact size.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -52,7 +56,7 @@ thread_local! {
 impl Inbox {
     pub(super) fn new(config: &Config) -> Self {
         Inbox {
-            size: config.max_packet_size,
+            size: config.max_packet_size.min(LONGEST),
             has_ahead: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             ahead: Mutex::default(),

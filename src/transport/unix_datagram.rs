@@ -26,8 +26,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// bind an address of its own; one that did not is [`Unnamed`](Address::Unnamed).
 #[derive(Debug)]
 pub struct UnixDatagrams {
-    datagrams: Datagrams<UnixDatagram, UnixAddr>,
+    /// Dropped first: while the socket is open, no other file can have the number of this one.
     file: Option<SocketFile>,
+    datagrams: Datagrams<UnixDatagram, UnixAddr>,
 }
 
 impl Transport for UnixDatagrams {

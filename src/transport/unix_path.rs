@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -209,6 +210,8 @@ pub(super) struct SocketFile {
     device: u64,
     inode: u64,
     owner: u32,
+    /// The path has been seen to, while the socket was open. Once it is closed, another file can have its number.
+    given_up: AtomicBool,
 }
 
 impl SocketFile {
@@ -221,6 +224,7 @@ impl SocketFile {
             device: file.dev(),
             inode: file.ino(),
             owner: std::process::id(),
+            given_up: AtomicBool::new(false),
         })
     }
 
@@ -236,11 +240,15 @@ impl SocketFile {
         self.address.as_path().into()
     }
 
-    /// Removes the path unless somebody else has put another file there, or this is a forked child.
+    /// Removes the path, the first time, unless somebody else has put another file there. Not to be called in a forked
+    /// child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
     pub(super) fn remove(&self) {
+        if self.given_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let ours =
             fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
-        if !ours || self.owner != std::process::id() {
+        if !ours {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
@@ -250,7 +258,10 @@ impl SocketFile {
 }
 
 impl Drop for SocketFile {
+    /// A forked child leaves the path alone.
     fn drop(&mut self) {
-        self.remove();
+        if self.owner == std::process::id() {
+            self.remove();
+        }
     }
 }

@@ -25,8 +25,9 @@ use crate::request::StreamRequest;
 /// [`peer_credentials`](crate::StreamRequest::peer_credentials).
 #[derive(Debug)]
 pub struct UnixStreams {
-    listener: UnixListener,
+    /// Dropped first: while the socket is open, no other file can have the number of this one.
     file: Option<SocketFile>,
+    listener: UnixListener,
 }
 
 impl Transport for UnixStreams {
