@@ -48,6 +48,7 @@ tests![
     the_listening_socket_is_closed_in_the_child,
     signals_do_the_default_in_the_child,
     sigterm_ends_a_child_although_the_program_listens_to_it,
+    a_child_that_is_ended_as_it_begins_does_not_stop_the_server,
     a_child_ends_without_running_the_programs_exit,
     other_threads_are_warned_of,
     a_program_without_other_threads_is_not_warned,
@@ -556,6 +557,36 @@ fn sigterm_ends_a_child_although_the_program_listens_to_it() {
         "it was not the program's"
     );
     signal_hook::low_level::unregister(listening);
+}
+
+/// Ends all children at once.
+struct Impatient<S>(S);
+
+impl<S: BaseServer> BaseServer for Impatient<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn service_actions(&self) {
+        for connection in self.stats().connections {
+            self.handle().close_connection(connection.number);
+        }
+        self.0.service_actions();
+    }
+}
+
+fn a_child_that_is_ended_as_it_begins_does_not_stop_the_server() {
+    let server = Impatient(ForkingTcpServer::new(ANY_PORT, tell_process));
+    let running = server.shutdown_on_signals([signal::SIGTERM]).spawn().unwrap();
+    for _ in 0..20 {
+        // It has told its process before it is ended, or not.
+        read_to_end(connect(running.server_address()));
+    }
+    assert_eq!(running.handle().state(), State::Serving);
+    assert_eq!(counts(running.stop().unwrap()), (0, 20));
 }
 
 fn a_child_ends_without_running_the_programs_exit() {

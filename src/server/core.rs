@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
 use super::Concurrency;
@@ -269,12 +269,11 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// In a forked child: gives up what is the parent's.
-    pub(crate) fn enter_child(&self) {
+    /// In a forked child: gives up what is the parent's. Signals come from then on, as `mask` says.
+    pub(crate) fn enter_child(&self, mut mask: SigSet) {
         if let Ok(wakeup) = self.shared.wakeup() {
             wakeup.enter_child();
         }
-        child_signal::release();
         // SIGTERM whoever listens to it: a drain must be able to end the child. Not SIGINT, which comes from the
         // terminal to the whole group: the parent decides what becomes of it.
         for signal in [SIGCHLD, SIGTERM] {
@@ -294,6 +293,9 @@ impl<T: Transport> Core<T> {
             self.linger.abandon();
         }
         self.stop_listening(true);
+        child_signal::release_in(&mut mask);
+        // It fails for no mask that there is.
+        let _ = mask.thread_set_mask();
     }
 
     /// In a worker of a prefork server, right after the fork: makes anew all that a process that serves by

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, signal};
 use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
@@ -42,8 +42,9 @@ pub(crate) use try_lock::TryLock;
 
 /// The two sides of a fork.
 pub(crate) enum Fork {
-    /// In the new process. It must leave by [`exit_now`].
-    Child,
+    /// In the new process, where signals are blocked, except SIGCHLD: those that come at once would find the parent's
+    /// handlers. With the parent's mask, to be set once it has its own. It must leave by [`exit_now`].
+    Child(SigSet),
     /// In the process that called, with the new process's id.
     Parent(Pid),
 }
@@ -53,12 +54,21 @@ pub(crate) enum Fork {
 /// The child may do all that a single-threaded process may. Whether the parent was single-threaded is
 /// looked at when serving starts (a warning names the risk): CPython treats `os.fork` the same way.
 pub(crate) fn fork() -> io::Result<Fork> {
+    let mut held = SigSet::all();
+    // The end of a child is for the thread that forks. Held back from it, that would interrupt another.
+    held.remove(Signal::SIGCHLD);
+    let mask = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     // SAFETY: the child goes on only in `Forking::process_request` or `PreFork::start_worker`, which run
     // handlers and leave by `_exit`; it never returns into code that holds the parent's locks. With other
     // threads alive a handler could meet a lock held at the moment of the fork: the allocator's are reset by libc
     // (pthread_atfork), the others are what the warning is about. Memory stays sound: a deadlock at worst.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Child => Ok(Fork::Child),
+    let forked = unsafe { nix::unistd::fork() };
+    if !matches!(forked, Ok(ForkResult::Child)) {
+        // It fails for no mask that there is.
+        let _ = mask.thread_set_mask();
+    }
+    match forked? {
+        ForkResult::Child => Ok(Fork::Child(mask)),
         ForkResult::Parent { child } => Ok(Fork::Parent(child)),
     }
 }
