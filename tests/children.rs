@@ -48,6 +48,7 @@ tests![
     the_listening_socket_is_closed_in_the_child,
     signals_do_the_default_in_the_child,
     sigterm_ends_a_child_although_the_program_listens_to_it,
+    sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started,
     a_child_that_is_ended_as_it_begins_does_not_stop_the_server,
     a_child_ends_without_running_the_programs_exit,
     other_threads_are_warned_of,
@@ -557,6 +558,18 @@ fn sigterm_ends_a_child_although_the_program_listens_to_it() {
         "it was not the program's"
     );
     signal_hook::low_level::unregister(listening);
+}
+
+fn sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started() {
+    // Whoever started it may have forgotten that, or it has a thread that waits for the signal (sigwait(3)).
+    let sigterm = SigSet::from(Signal::SIGTERM);
+    sigterm.thread_block().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    sigterm.thread_unblock().unwrap();
+    let (client, _) = client_in_progress(running.server_address());
+    assert!(running.handle().close_connection(1));
+    assert_eq!(read_to_end(&client), b"");
+    assert_eq!(counts(running.stop().unwrap()), (0, 1));
 }
 
 /// Ends all children at once.

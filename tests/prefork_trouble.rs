@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg, raise};
+use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
@@ -29,6 +29,7 @@ tests![
     on_sighup_the_old_worker_serves_until_the_new_one_is_ready,
     on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start,
     sighup_under_load_fails_no_client,
+    workers_are_told_although_sigterm_was_blocked_when_the_program_was_started,
     a_signal_for_the_whole_group_spares_the_workers,
     a_second_signal_stops_at_once,
     sigterm_under_load_ends_all,
@@ -280,6 +281,21 @@ fn sighup_under_load_fails_no_client() {
         assert_eq!(load.lost(), 0, "{ended:?}");
         assert_eq!(counts(&ended.output), (load.answered(), 0), "{ended:?}");
     }
+}
+
+fn workers_are_told_although_sigterm_was_blocked_when_the_program_was_started() {
+    let sigterm = SigSet::from(Signal::SIGTERM);
+    sigterm.thread_block().unwrap();
+    let (running, address) = serve(server().workers(2), 2);
+    sigterm.thread_unblock().unwrap();
+    let old = children();
+    signal_master(Signal::SIGHUP);
+    wait_until("all are replaced", || {
+        let children = children();
+        children.len() == 2 && !children.iter().any(|worker| old.contains(worker))
+    });
+    request(&address);
+    stop(running, 1, 0);
 }
 
 /// A process killed every 100 ms, for ten seconds in all tests together: none can be gone before its request has

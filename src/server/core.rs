@@ -269,7 +269,7 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// In a forked child: gives up what is the parent's. Signals come from then on, as `mask` says.
+    /// In a forked child: gives up what is the parent's. Signals come from then on, as `mask` says, and SIGTERM.
     pub(crate) fn enter_child(&self, mut mask: SigSet) {
         if let Ok(wakeup) = self.shared.wakeup() {
             wakeup.enter_child();
@@ -294,6 +294,7 @@ impl<T: Transport> Core<T> {
         }
         self.stop_listening(true);
         child_signal::release_in(&mut mask);
+        mask.remove(Signal::SIGTERM);
         // It fails for no mask that there is.
         let _ = mask.thread_set_mask();
     }
