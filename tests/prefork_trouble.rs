@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, geteuid, setuid};
 use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
@@ -22,7 +22,8 @@ use support::{
 };
 
 tests![
-    roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, a_child_for_each_request;
+    roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, three_workers_of_another_user,
+        a_child_for_each_request;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
     sighup_replaces_all_workers,
@@ -49,6 +50,7 @@ tests![
     random_workers_with_threads_killed_again_and_again_cost_their_own_requests_only,
     a_random_child_of_a_forking_server_killed_again_and_again_costs_its_own_request_only,
     without_a_master_idle_workers_end,
+    without_a_master_workers_end_that_have_dropped_privileges,
     without_a_master_a_request_in_progress_ends_and_then_its_worker,
     without_a_master_a_worker_that_hangs_ends_at_the_deadline,
 ];
@@ -69,6 +71,20 @@ fn three_workers_with_threads() {
 
 fn three_workers_that_soon_give_up() {
     serve_as_role(server().workers(3).drain_timeout(Duration::from_millis(100)));
+}
+
+/// One that nobody else is, if this is root.
+fn user_of_the_workers() -> u32 {
+    if geteuid().is_root() {
+        999_999
+    } else {
+        geteuid().as_raw()
+    }
+}
+
+fn three_workers_of_another_user() {
+    let user = Uid::from_raw(user_of_the_workers());
+    serve_as_role(server().workers(3).worker_init(move || Ok(setuid(user)?)));
 }
 
 fn a_child_for_each_request() {
@@ -562,6 +578,20 @@ fn wait_until_gone(workers: &[u32]) {
 fn without_a_master_idle_workers_end() {
     let server = start("three_workers");
     let workers = wait_for_workers(server.id(), 3);
+    // Which kills it.
+    drop(server);
+    wait_until_gone(&workers);
+}
+
+/// With them goes the wish to be told of the master's end (`PR_SET_PDEATHSIG`, prctl(2)).
+fn without_a_master_workers_end_that_have_dropped_privileges() {
+    let server = start("three_workers_of_another_user");
+    let workers = wait_for_workers(server.id(), 3);
+    let user = format!("\nUid:\t{}\t", user_of_the_workers());
+    wait_until("they have dropped them", || {
+        let status = |worker: &u32| fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        workers.iter().all(|worker| status(worker).contains(&user))
+    });
     // Which kills it.
     drop(server);
     wait_until_gone(&workers);

@@ -313,12 +313,23 @@ impl<T: Transport> Core<T> {
         self.waiter()?.renew(transport.socket(), wakeup)?;
         wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))?;
         sys::on_sigterm_in_worker(Arc::clone(wakeup), Arc::clone(&master))?;
-        // A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+        self.shared.set_master(master);
+        self.hear_of_the_masters_end()
+    }
+
+    /// In a worker: from now on it is told when its master has ended. To be called again if it may have changed its
+    /// user or group, with which Linux forgets that (`PR_SET_PDEATHSIG`, prctl(2)).
+    ///
+    /// A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+    ///
+    /// # Errors
+    ///
+    /// The master has ended already.
+    pub(crate) fn hear_of_the_masters_end(&self) -> io::Result<()> {
         set_pdeathsig(Signal::SIGTERM)?;
-        if master.is_gone() {
+        if self.shared.master().is_some_and(|master| master.is_gone()) {
             return Err(io::Error::other("the master has ended"));
         }
-        self.shared.set_master(master);
         Ok(())
     }
 }

@@ -90,6 +90,8 @@ impl<S: BaseServer> PreFork<S> {
         mask.thread_set_mask()?;
         if let Some(init) = &self.worker_init {
             init()?;
+            // It may have dropped privileges.
+            self.core().hear_of_the_masters_end()?;
         }
         let server = Arc::clone(acceptor.server());
         let outcome = self.inner.serve(acceptor);
