@@ -12,18 +12,19 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, daemon};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
 use socketserver::{ShutdownHandle, State, Tcp, UnixStreams};
 use support::accepting::Accepting;
+use support::commanded::{Client, Commanded};
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
-use support::process::{Process, role, serve_as_role};
+use support::process::{Process, pid, role, serve_as_role};
 use support::{CEILING, Lines, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
 
 tests![
-    roles: serves_a_handler_that_never_returns;
+    roles: serves_a_handler_that_never_returns, serves_as_a_daemon;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
@@ -55,6 +56,7 @@ tests![
     a_pool_serves_its_queue_before_the_deadline,
     what_is_queued_at_the_deadline_is_lost_and_told,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
+    a_daemon_that_has_bound_before_keeps_the_deadline,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_stray_nudge_changes_nothing,
 ];
@@ -624,6 +626,27 @@ fn assert_exits(drain_millis: &str, signals: &[Signal]) {
 
 fn a_handler_of_a_sync_server_that_never_returns_ends_the_process() {
     assert_exits("100", &[Signal::SIGTERM]);
+}
+
+fn serves_as_a_daemon() {
+    let server = TcpServer::new(ANY_PORT, Commanded).drain_timeout(Duration::from_millis(100));
+    let server = server.shutdown_on_signals([signal::SIGTERM]).bind().unwrap();
+    println!("listening on {}", server.server_address());
+    daemon(true, true).unwrap();
+    println!("stopped: {}", server.serve_forever().unwrap());
+}
+
+fn a_daemon_that_has_bound_before_keeps_the_deadline() {
+    let started = Process::start(&mut role("serves_as_a_daemon"));
+    let client = Client::start(started.address(), "hold");
+    kill(pid(client.process), Signal::SIGTERM).unwrap();
+    // Its socket is shut down, and that ends it.
+    client.expect_loss();
+    let ended = started.end();
+    assert_eq!(
+        ended.output, "stopped: served=0 failed=1 drained=0 forced=1 leaked=0\n",
+        "{ended:?}"
+    );
 }
 
 fn a_second_signal_ends_a_process_whose_handler_never_returns() {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
@@ -11,7 +11,6 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
-use super::Concurrency;
 use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
@@ -42,6 +41,8 @@ pub struct Core<T: Transport> {
     /// Those that a forked child does not listen to, besides SIGCHLD and SIGTERM: a bit each.
     listened: AtomicU64,
     nudge: Mutex<Option<SignalGuard>>,
+    /// That of the drain deadline is made once.
+    timer: Once,
     /// As it is when the server is bound: asked for at each request, without a lock.
     max_connections: OnceLock<Option<Limit>>,
     waiting_room: WaitingRoom<T>,
@@ -69,6 +70,7 @@ impl<T: Transport> Core<T> {
             signals: Mutex::default(),
             listened: AtomicU64::new(0),
             nudge: Mutex::default(),
+            timer: Once::new(),
             max_connections: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
@@ -162,18 +164,24 @@ impl<T: Transport> Core<T> {
         Ok(())
     }
 
-    /// Sees to it that the drain deadline is kept while the loop is busy in a handler.
-    pub(super) fn keep_deadline(&self, concurrency: Concurrency) -> io::Result<()> {
+    /// Listens to what interrupts a loop that is busy in a handler.
+    pub(super) fn listen_to_nudges(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
         *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = Some(nudge);
-        // The loop of a forking server is never busy in a handler.
-        if concurrency != Concurrency::Processes
-            && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
-        {
-            log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
-        }
         Ok(())
+    }
+
+    /// Sees to it that the drain deadline is kept while the loop is busy in a handler. Not before it serves: a program
+    /// may become a daemon after it has bound, and the timer would be left behind with its first process.
+    pub(super) fn keep_deadline(&self) {
+        self.timer.call_once(|| {
+            let timeout = self.attribute(|config| config.drain_timeout);
+            let kept = self.shared.wakeup().and_then(|wakeup| wakeup.keep_deadline(timeout));
+            if let Err(error) = kept {
+                log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
+            }
+        });
     }
 
     pub(super) fn ignore_signals(&self) {
@@ -311,7 +319,7 @@ impl<T: Transport> Core<T> {
         let master = Arc::new(Master::new(duty, parents));
         let transport = self.transport().ok_or_else(not_bound)?;
         self.waiter()?.renew(transport.socket(), wakeup)?;
-        wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))?;
+        self.keep_deadline();
         sys::on_sigterm_in_worker(Arc::clone(wakeup), Arc::clone(&master))?;
         self.shared.set_master(master);
         self.hear_of_the_masters_end()

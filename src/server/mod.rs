@@ -127,7 +127,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             return Ok(self);
         }
         self.core().listen_to_signals()?;
-        self.core().keep_deadline(Self::CONCURRENCY)?;
+        self.core().listen_to_nudges()?;
         self.server_bind()?;
         self.core().bound()?;
         let active = self.server_activate().and_then(|()| self.core().activated());
@@ -184,6 +184,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             _ => {}
         }
         let _busy = self.core().shared().enter();
+        keep_deadline(&**self);
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
@@ -392,6 +393,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let shared = Arc::clone(server.core().shared());
     let _closing = shared.closing();
     let _busy = shared.enter();
+    keep_deadline(&**server);
     if S::CONCURRENCY == Concurrency::Processes && !warn_of_threads() {
         child_signal::may_be_held();
     }
@@ -404,6 +406,13 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
     let report = drain(&hooks)?;
     ended.map(|()| report)
+}
+
+/// The loop of a forking server is never busy in a handler.
+fn keep_deadline<S: BaseServer>(server: &S) {
+    if S::CONCURRENCY != Concurrency::Processes {
+        server.core().keep_deadline();
+    }
 }
 
 /// A forked child has only the thread that forked; a lock that another thread held is held for ever. True if there
