@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -13,12 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
-use nix::unistd::{Pid, Uid, geteuid, setuid};
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::{Pid, Uid, close, geteuid, setuid};
 use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
 use support::{
-    CEILING, children, children_of, exchange_line, logged, process_state, queued, read_to_end, temp_path, wait_until,
+    CEILING, children, children_of, connect, exchange_line, logged, process_state, queued, read_to_end, temp_path,
+    wait_until,
 };
 
 tests![
@@ -43,6 +46,8 @@ tests![
     a_worker_that_hangs_is_killed_and_replaced,
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
+    a_worker_whose_descriptors_are_closed_is_replaced,
+    a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
     a_worker_that_waits_does_not_hang,
     a_handler_that_writes_does_not_hang,
     a_handler_that_says_that_it_gets_on_does_not_hang,
@@ -510,6 +515,47 @@ fn a_worker_that_hangs_is_killed_and_replaced() {
     assert_ne!(request(&address), process);
     stop(running, 1, 1);
     assert!(logged().contains(&format!("ERROR worker {process} has not got on for 200ms: killing it")));
+}
+
+fn a_worker_whose_descriptors_are_closed_is_replaced() {
+    let close_others = |request: &mut TcpRequest| -> HandlerResult {
+        writeln!(request, "{}", std::process::id())?;
+        let own = request.get_ref().as_raw_fd();
+        for descriptor in (3..100).filter(|descriptor| *descriptor != own) {
+            let _ = close(descriptor);
+        }
+        Ok(())
+    };
+    let running = PreForkTcpServer::new(ANY_PORT, close_others)
+        .workers(2)
+        .spawn()
+        .unwrap();
+    let process = || read_to_end(connect(running.server_address()));
+    let mut before = process();
+    for _ in 0..4 {
+        let next = process();
+        assert_ne!(next, before);
+        before = next;
+    }
+    stop(running, 5, 0);
+    let ended = logged()
+        .iter()
+        .filter(|line| line.contains("Bad file descriptor"))
+        .count();
+    assert!(ended > 0, "{:?}", logged());
+}
+
+fn a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason() {
+    let server = server().workers(2).bind().unwrap();
+    let socket = server.fileno().unwrap().try_clone_to_owned().unwrap();
+    let running = server.spawn().unwrap();
+    wait_until("the workers are there", || children().len() == 2);
+    shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap();
+    let error = running.join().unwrap_err();
+    assert!(
+        error.to_string().starts_with("the listening socket is broken: "),
+        "{error}"
+    );
 }
 
 fn a_worker_that_hangs_as_it_starts_is_killed() {

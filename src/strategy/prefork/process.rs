@@ -98,10 +98,18 @@ impl<S: BaseServer> PreFork<S> {
         if let Some(master) = self.core().shared().master() {
             match &outcome {
                 Ok(()) => master.left(self.core().has_time()),
-                Err(error) => master.broken(error),
+                Err(error) if is_everybodys(error) => master.broken(error),
+                // The worker fails, and is replaced.
+                Err(_) => {}
             }
         }
         drain_worker(&server)?;
         outcome
     }
+}
+
+/// Whether what has ended a worker's accepting would end that of the others, too: the listening socket itself takes no
+/// calls any more (EINVAL). Descriptors are a process's own, and a handler may have closed them all.
+fn is_everybodys(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none()
 }
