@@ -21,7 +21,8 @@ use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::{
-    EchoLine, children, connect, exchange_line, is_listening, logged, process_state, read_to_end, temp_path, wait_until,
+    EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state, read_to_end,
+    temp_path, wait_until,
 };
 
 tests![
@@ -41,6 +42,7 @@ tests![
     a_child_of_one_server_does_not_keep_the_connections_of_another_open,
     forcing_spares_descriptors_that_are_somebody_elses_by_now,
     a_child_that_was_killed_costs_its_own_request_only,
+    a_child_that_a_real_time_signal_has_killed_is_reaped,
     a_child_that_exits_with_a_status_of_its_own_is_told,
     an_error_in_a_child_is_reported_in_the_child,
     a_panic_in_a_child_is_reported_in_the_child,
@@ -437,6 +439,19 @@ fn a_child_that_was_killed_costs_its_own_request_only() {
         "{:?}",
         logged()
     );
+}
+
+fn a_child_that_a_real_time_signal_has_killed_is_reaped() {
+    let (journal, pen) = journal();
+    let server = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen);
+    let running = server.max_connections(1).spawn().unwrap();
+    for _ in 0..2 {
+        let (client, process) = client_in_progress(running.server_address());
+        kill_by_number(40, process);
+        assert_eq!(read_to_end(&client), b"");
+    }
+    assert_eq!(counts(running.stop().unwrap()), (0, 2));
+    assert!(journal.events().iter().all(|end| end.ends_with(": Some(40) None")));
 }
 
 fn a_child_that_exits_with_a_status_of_its_own_is_told() {

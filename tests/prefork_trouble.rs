@@ -20,8 +20,8 @@ use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
 use support::{
-    CEILING, children, children_of, connect, exchange_line, logged, process_state, queued, read_to_end, temp_path,
-    wait_until,
+    CEILING, children, children_of, connect, exchange_line, kill_by_number, logged, process_state, queued, read_to_end,
+    temp_path, wait_until,
 };
 
 tests![
@@ -43,6 +43,7 @@ tests![
     a_first_worker_that_cannot_be_forked_is_an_error,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
+    a_worker_that_a_real_time_signal_has_killed_is_replaced,
     a_worker_that_hangs_is_killed_and_replaced,
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
@@ -506,6 +507,16 @@ fn without_descriptors_workers_wait_and_recover() {
 // ----- Workers that hang -------------------------------------------------------------------------
 
 const SOON: Duration = Duration::from_millis(200);
+
+fn a_worker_that_a_real_time_signal_has_killed_is_replaced() {
+    let (running, address) = serve(server().workers(1), 1);
+    let client = Client::start(&address, "hang");
+    let process = client.process;
+    kill_by_number(40, process);
+    client.expect_loss();
+    assert_ne!(request(&address), process);
+    stop(running, 1, 1);
+}
 
 fn a_worker_that_hangs_is_killed_and_replaced() {
     let (running, address) = serve(server().workers(1).hang_timeout(SOON), 1);

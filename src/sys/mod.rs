@@ -18,6 +18,8 @@ mod try_lock;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -71,6 +73,15 @@ pub(crate) fn fork() -> io::Result<Fork> {
         ForkResult::Child => Ok(Fork::Child(mask)),
         ForkResult::Parent { child } => Ok(Fork::Parent(child)),
     }
+}
+
+/// waitpid(2), without waiting: how a child of this process has ended, which is gone then; `None` while it runs. nix has
+/// no name for the end by a real-time signal, and would lose it.
+pub(crate) fn reap(child: Pid) -> nix::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a value that lives through the call.
+    let ended = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
+    Ok((Errno::result(ended)? != 0).then(|| ExitStatus::from_raw(status)))
 }
 
 /// _exit(2): ends the process without running destructors or exit handlers, which are the parent's.
