@@ -74,6 +74,9 @@ tests![
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
+/// A signal without a name.
+const REAL_TIME: i32 = 40;
+
 fn counts(report: Report) -> (u64, u64) {
     (report.served, report.failed)
 }
@@ -447,7 +450,7 @@ fn a_child_that_a_real_time_signal_has_killed_is_reaped() {
     let running = server.max_connections(1).spawn().unwrap();
     for _ in 0..2 {
         let (client, process) = client_in_progress(running.server_address());
-        kill_by_number(40, process);
+        kill_by_number(REAL_TIME, process);
         assert_eq!(read_to_end(&client), b"");
     }
     assert_eq!(counts(running.stop().unwrap()), (0, 2));
@@ -539,16 +542,16 @@ fn signals_do_the_default_in_the_child() {
     let tell = |request: &mut TcpRequest| {
         let caught = signals("SigCgt:");
         let is_caught = |signal: i32| caught & (1 << (signal - 1)) != 0;
-        let list: Vec<_> = [signal::SIGTERM, signal::SIGHUP, signal::SIGCHLD].map(is_caught).into();
+        let list = [signal::SIGTERM, signal::SIGHUP, signal::SIGCHLD, REAL_TIME].map(is_caught);
         writeln!(request, "{list:?} {}", is_caught(signal::SIGINT))
     };
     let server = ForkingTcpServer::new(ANY_PORT, tell);
-    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGHUP, signal::SIGINT]);
+    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGHUP, signal::SIGINT, REAL_TIME]);
     let running = server.spawn().unwrap();
     // Of the terminal's SIGINT the parent decides: it is caught, and nothing comes of it.
     assert_eq!(
         read_to_end(connect(running.server_address())),
-        b"[false, false, false] true\n"
+        b"[false, false, false, false] true\n"
     );
     running.stop().unwrap();
 }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
@@ -90,13 +90,12 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Puts the default action of `signal` back. For a child after fork, which has no use for the
-/// parent's handlers.
+/// Puts the default action of the signal with this number back, which may be a real-time one. For a child after fork,
+/// which has no use for the parent's handlers.
 pub(crate) fn default_action(number: i32) {
-    if let Ok(name) = Signal::try_from(number) {
-        // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler.
-        let _ = unsafe { signal(name, SigHandler::SigDfl) };
-    }
+    // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler; a number that is none is
+    // refused.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
 }
 
 /// The signal that makes a thread look what it has to do, which is stuck in a handler's read: the timer of
@@ -104,11 +103,13 @@ pub(crate) fn default_action(number: i32) {
 /// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
 pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
 
-/// Lets this thread be sent the signal with this number.
+/// Lets this thread be sent the signal with this number, which may be a real-time one.
 pub(crate) fn unblock(number: i32) {
-    if let Ok(signal) = Signal::try_from(number) {
-        let _ = SigSet::from(signal).thread_unblock();
-    }
+    let mut set = *SigSet::empty().as_ref();
+    // SAFETY: the pointer is to an initialised set; a number that is none is refused.
+    unsafe { libc::sigaddset(&raw mut set, number) };
+    // SAFETY: the pointer is to an initialised set, and the mask before is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
 }
 
 /// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent
