@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
 use nix::sys::socket::{Shutdown, shutdown};
-use nix::unistd::{Pid, Uid, close, geteuid, setuid};
+use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
@@ -48,6 +48,7 @@ tests![
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
     a_worker_whose_descriptors_are_closed_is_replaced,
+    a_daemon_that_a_handler_has_become_ends_with_its_request,
     a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
     a_worker_that_waits_does_not_hang,
     a_handler_that_writes_does_not_hang,
@@ -554,6 +555,29 @@ fn a_worker_whose_descriptors_are_closed_is_replaced() {
         .filter(|line| line.contains("Bad file descriptor"))
         .count();
     assert!(ended > 0, "{:?}", logged());
+}
+
+fn a_daemon_that_a_handler_has_become_ends_with_its_request() {
+    for threads in [false, true] {
+        let handler = |request: &mut TcpRequest| -> HandlerResult {
+            // Which ends the worker, and goes on in a child of it.
+            daemon(true, true)?;
+            Ok(writeln!(request, "{}", std::process::id())?)
+        };
+        let running = if threads {
+            ThreadingTcpServer::new(ANY_PORT, handler).prefork().workers(1).spawn()
+        } else {
+            PreForkTcpServer::new(ANY_PORT, handler).workers(1).spawn()
+        };
+        let running = running.unwrap();
+        for _ in 0..2 {
+            let answer = read_to_end(connect(running.server_address()));
+            let process = String::from_utf8(answer).unwrap().trim().parse().unwrap();
+            wait_until_gone(&[process]);
+        }
+        let report = running.stop().unwrap();
+        assert_eq!(report.served + report.failed, 2, "{report:?}");
+    }
 }
 
 fn a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason() {
