@@ -21,7 +21,8 @@ use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::{
-    EchoLine, children, connect, exchange_line, is_listening, logged, process_state, read_to_end, temp_path, wait_until,
+    EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state, read_to_end,
+    temp_path, wait_until,
 };
 
 tests![
@@ -41,6 +42,7 @@ tests![
     a_child_of_one_server_does_not_keep_the_connections_of_another_open,
     forcing_spares_descriptors_that_are_somebody_elses_by_now,
     a_child_that_was_killed_costs_its_own_request_only,
+    a_child_that_a_real_time_signal_has_killed_is_reaped,
     a_child_that_exits_with_a_status_of_its_own_is_told,
     an_error_in_a_child_is_reported_in_the_child,
     a_panic_in_a_child_is_reported_in_the_child,
@@ -48,6 +50,8 @@ tests![
     the_listening_socket_is_closed_in_the_child,
     signals_do_the_default_in_the_child,
     sigterm_ends_a_child_although_the_program_listens_to_it,
+    sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started,
+    a_child_that_is_ended_as_it_begins_does_not_stop_the_server,
     a_child_ends_without_running_the_programs_exit,
     other_threads_are_warned_of,
     a_program_without_other_threads_is_not_warned,
@@ -69,6 +73,9 @@ tests![
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
+
+/// A signal without a name.
+const REAL_TIME: i32 = 40;
 
 fn counts(report: Report) -> (u64, u64) {
     (report.served, report.failed)
@@ -437,6 +444,19 @@ fn a_child_that_was_killed_costs_its_own_request_only() {
     );
 }
 
+fn a_child_that_a_real_time_signal_has_killed_is_reaped() {
+    let (journal, pen) = journal();
+    let server = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen);
+    let running = server.max_connections(1).spawn().unwrap();
+    for _ in 0..2 {
+        let (client, process) = client_in_progress(running.server_address());
+        kill_by_number(REAL_TIME, process);
+        assert_eq!(read_to_end(&client), b"");
+    }
+    assert_eq!(counts(running.stop().unwrap()), (0, 2));
+    assert!(journal.events().iter().all(|end| end.ends_with(": Some(40) None")));
+}
+
 fn a_child_that_exits_with_a_status_of_its_own_is_told() {
     let exits = |request: &mut TcpRequest| -> io::Result<()> {
         let mut status = String::new();
@@ -522,16 +542,16 @@ fn signals_do_the_default_in_the_child() {
     let tell = |request: &mut TcpRequest| {
         let caught = signals("SigCgt:");
         let is_caught = |signal: i32| caught & (1 << (signal - 1)) != 0;
-        let list: Vec<_> = [signal::SIGTERM, signal::SIGHUP, signal::SIGCHLD].map(is_caught).into();
+        let list = [signal::SIGTERM, signal::SIGHUP, signal::SIGCHLD, REAL_TIME].map(is_caught);
         writeln!(request, "{list:?} {}", is_caught(signal::SIGINT))
     };
     let server = ForkingTcpServer::new(ANY_PORT, tell);
-    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGHUP, signal::SIGINT]);
+    let server = server.shutdown_on_signals([signal::SIGTERM, signal::SIGHUP, signal::SIGINT, REAL_TIME]);
     let running = server.spawn().unwrap();
     // Of the terminal's SIGINT the parent decides: it is caught, and nothing comes of it.
     assert_eq!(
         read_to_end(connect(running.server_address())),
-        b"[false, false, false] true\n"
+        b"[false, false, false, false] true\n"
     );
     running.stop().unwrap();
 }
@@ -556,6 +576,48 @@ fn sigterm_ends_a_child_although_the_program_listens_to_it() {
         "it was not the program's"
     );
     signal_hook::low_level::unregister(listening);
+}
+
+fn sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started() {
+    // Whoever started it may have forgotten that, or it has a thread that waits for the signal (sigwait(3)).
+    let sigterm = SigSet::from(Signal::SIGTERM);
+    sigterm.thread_block().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    sigterm.thread_unblock().unwrap();
+    let (client, _) = client_in_progress(running.server_address());
+    assert!(running.handle().close_connection(1));
+    assert_eq!(read_to_end(&client), b"");
+    assert_eq!(counts(running.stop().unwrap()), (0, 1));
+}
+
+/// Ends all children at once.
+struct Impatient<S>(S);
+
+impl<S: BaseServer> BaseServer for Impatient<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn service_actions(&self) {
+        for connection in self.stats().connections {
+            self.handle().close_connection(connection.number);
+        }
+        self.0.service_actions();
+    }
+}
+
+fn a_child_that_is_ended_as_it_begins_does_not_stop_the_server() {
+    let server = Impatient(ForkingTcpServer::new(ANY_PORT, tell_process));
+    let running = server.shutdown_on_signals([signal::SIGTERM]).spawn().unwrap();
+    for _ in 0..20 {
+        // It has told its process before it is ended, or not.
+        read_to_end(connect(running.server_address()));
+    }
+    assert_eq!(running.handle().state(), State::Serving);
+    assert_eq!(counts(running.stop().unwrap()), (0, 20));
 }
 
 fn a_child_ends_without_running_the_programs_exit() {

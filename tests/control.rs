@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 use socketserver::{Handled, Running, State, WaitError};
@@ -20,8 +20,8 @@ use support::matrix::udp_client;
 use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
 use support::{
-    CEILING, EchoLine, children_of, connect, connect_to, exchange_line, logged, process_state, read_to_end, temp_path,
-    wait_until,
+    CEILING, EchoLine, children_of, connect, connect_to, exchange_line, kill_by_number, logged, process_state,
+    read_to_end, temp_path, wait_until,
 };
 
 tests![
@@ -61,6 +61,7 @@ tests![
     signals_do_the_default_in_a_child,
     signals_are_listened_to_from_binding_on,
     signals_are_heard_that_were_blocked_when_the_program_was_started_under_every_strategy,
+    a_real_time_signal_is_heard_that_was_blocked_when_the_program_was_started,
     after_the_end_a_signal_runs_nothing,
     a_signal_that_cannot_be_caught_is_refused,
     a_signal_that_cannot_be_caught_set_after_binding_is_refused_when_serving_begins,
@@ -788,6 +789,20 @@ fn signals_are_heard_that_were_blocked_when_the_program_was_started_under_every_
         assert!(server.line().starts_with("hangup in "), "{strategy}");
         assert!(stop(server).output.starts_with("stopped: served=3 "), "{strategy}");
     }
+}
+
+fn a_real_time_signal_is_heard_that_was_blocked_when_the_program_was_started() {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&runs);
+    let server = bare().on_signal(40, move |_: &ServerHandle| {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    let running = server.spawn().unwrap();
+    kill_by_number(40, std::process::id());
+    wait_until("its function has run", || runs.load(Ordering::SeqCst) == 1);
+    running.stop().unwrap();
+    before.thread_set_mask().unwrap();
 }
 
 fn after_the_end_a_signal_runs_nothing() {

@@ -11,9 +11,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::process::{Process, as_ordinary_user, assert_never_wake_up, echo, echo_for_everybody, tasks_of_the_user};
+use support::process::{
+    Process, STRATEGIES, as_ordinary_user, assert_never_wake_up, echo, echo_for_everybody, tasks_of_the_user,
+};
 use support::talk::{assert_echoes, finish};
-use support::{TempPath, connect_to, queued, read_to_end, wait_until};
+use support::{TempPath, connect_to, exchange_line, queued, read_to_end, wait_until};
 
 tests![
     without_descriptors_a_threading_server_waits_and_recovers,
@@ -26,6 +28,7 @@ tests![
     without_any_thread_a_pool_serves_on_its_loop,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_pool,
+    without_timers_every_server_serves,
     without_processes_a_forking_server_loses_one_request_only,
     without_processes_a_forking_server_does_not_lose_all_that_come_at_once,
 ];
@@ -127,6 +130,25 @@ fn assert_recovers(strategy: &str) {
 
 fn without_descriptors_a_threading_server_waits_and_recovers() {
     assert_recovers("threading");
+}
+
+fn without_timers_every_server_serves() {
+    for strategy in STRATEGIES {
+        let echo = echo("tcp", strategy, "127.0.0.1:0");
+        let mut command = Command::new("prlimit");
+        command
+            .arg("--sigpending=0")
+            .arg(echo.get_program())
+            .args(echo.get_args());
+        let server = Process::start(&mut command);
+        let client = connect_to(server.address());
+        assert_eq!(exchange_line(&client, "hello\n"), "hello\n", "{strategy}");
+        drop(client);
+        let errors = stop(server, "served=1 failed=0");
+        // A forking server ends its children by signals.
+        let warned = errors.contains("no timer (Resource temporarily unavailable");
+        assert_eq!(warned, strategy != "forking", "{strategy}: {errors}");
+    }
 }
 
 fn without_descriptors_a_pool_waits_and_recovers() {

@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -12,23 +13,27 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill, killpg, raise};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
 use support::{
-    CEILING, children, children_of, exchange_line, logged, process_state, queued, read_to_end, temp_path, wait_until,
+    CEILING, children, children_of, connect, exchange_line, kill_by_number, logged, process_state, queued, read_to_end,
+    temp_path, wait_until,
 };
 
 tests![
-    roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, a_child_for_each_request;
+    roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, three_workers_of_another_user,
+        a_child_for_each_request;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
     sighup_replaces_all_workers,
     on_sighup_the_old_worker_serves_until_the_new_one_is_ready,
     on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start,
     sighup_under_load_fails_no_client,
+    workers_are_told_although_sigterm_was_blocked_when_the_program_was_started,
     a_signal_for_the_whole_group_spares_the_workers,
     a_second_signal_stops_at_once,
     sigterm_under_load_ends_all,
@@ -38,9 +43,13 @@ tests![
     a_first_worker_that_cannot_be_forked_is_an_error,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
+    a_worker_that_a_real_time_signal_has_killed_is_replaced,
     a_worker_that_hangs_is_killed_and_replaced,
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
+    a_worker_whose_descriptors_are_closed_is_replaced,
+    a_daemon_that_a_handler_has_become_ends_with_its_request,
+    a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
     a_worker_that_waits_does_not_hang,
     a_handler_that_writes_does_not_hang,
     a_handler_that_says_that_it_gets_on_does_not_hang,
@@ -48,6 +57,7 @@ tests![
     random_workers_with_threads_killed_again_and_again_cost_their_own_requests_only,
     a_random_child_of_a_forking_server_killed_again_and_again_costs_its_own_request_only,
     without_a_master_idle_workers_end,
+    without_a_master_workers_end_that_have_dropped_privileges,
     without_a_master_a_request_in_progress_ends_and_then_its_worker,
     without_a_master_a_worker_that_hangs_ends_at_the_deadline,
 ];
@@ -68,6 +78,20 @@ fn three_workers_with_threads() {
 
 fn three_workers_that_soon_give_up() {
     serve_as_role(server().workers(3).drain_timeout(Duration::from_millis(100)));
+}
+
+/// One that nobody else is, if this is root.
+fn user_of_the_workers() -> u32 {
+    if geteuid().is_root() {
+        999_999
+    } else {
+        geteuid().as_raw()
+    }
+}
+
+fn three_workers_of_another_user() {
+    let user = Uid::from_raw(user_of_the_workers());
+    serve_as_role(server().workers(3).worker_init(move || Ok(setuid(user)?)));
 }
 
 fn a_child_for_each_request() {
@@ -282,6 +306,21 @@ fn sighup_under_load_fails_no_client() {
     }
 }
 
+fn workers_are_told_although_sigterm_was_blocked_when_the_program_was_started() {
+    let sigterm = SigSet::from(Signal::SIGTERM);
+    sigterm.thread_block().unwrap();
+    let (running, address) = serve(server().workers(2), 2);
+    sigterm.thread_unblock().unwrap();
+    let old = children();
+    signal_master(Signal::SIGHUP);
+    wait_until("all are replaced", || {
+        let children = children();
+        children.len() == 2 && !children.iter().any(|worker| old.contains(worker))
+    });
+    request(&address);
+    stop(running, 1, 0);
+}
+
 /// A process killed every 100 ms, for ten seconds in all tests together: none can be gone before its request has
 /// been counted, and none is counted twice. A kill may cost so many requests, and leave so many uncounted.
 #[track_caller]
@@ -470,6 +509,16 @@ fn without_descriptors_workers_wait_and_recover() {
 
 const SOON: Duration = Duration::from_millis(200);
 
+fn a_worker_that_a_real_time_signal_has_killed_is_replaced() {
+    let (running, address) = serve(server().workers(1), 1);
+    let client = Client::start(&address, "hang");
+    let process = client.process;
+    kill_by_number(40, process);
+    client.expect_loss();
+    assert_ne!(request(&address), process);
+    stop(running, 1, 1);
+}
+
 fn a_worker_that_hangs_is_killed_and_replaced() {
     let (running, address) = serve(server().workers(1).hang_timeout(SOON), 1);
     let client = Client::start(&address, "hang");
@@ -478,6 +527,70 @@ fn a_worker_that_hangs_is_killed_and_replaced() {
     assert_ne!(request(&address), process);
     stop(running, 1, 1);
     assert!(logged().contains(&format!("ERROR worker {process} has not got on for 200ms: killing it")));
+}
+
+fn a_worker_whose_descriptors_are_closed_is_replaced() {
+    let close_others = |request: &mut TcpRequest| -> HandlerResult {
+        writeln!(request, "{}", std::process::id())?;
+        let own = request.get_ref().as_raw_fd();
+        for descriptor in (3..100).filter(|descriptor| *descriptor != own) {
+            let _ = close(descriptor);
+        }
+        Ok(())
+    };
+    let running = PreForkTcpServer::new(ANY_PORT, close_others)
+        .workers(2)
+        .spawn()
+        .unwrap();
+    let process = || read_to_end(connect(running.server_address()));
+    let mut before = process();
+    for _ in 0..4 {
+        let next = process();
+        assert_ne!(next, before);
+        before = next;
+    }
+    stop(running, 5, 0);
+    let ended = logged()
+        .iter()
+        .filter(|line| line.contains("Bad file descriptor"))
+        .count();
+    assert!(ended > 0, "{:?}", logged());
+}
+
+fn a_daemon_that_a_handler_has_become_ends_with_its_request() {
+    for threads in [false, true] {
+        let handler = |request: &mut TcpRequest| -> HandlerResult {
+            // Which ends the worker, and goes on in a child of it.
+            daemon(true, true)?;
+            Ok(writeln!(request, "{}", std::process::id())?)
+        };
+        let running = if threads {
+            ThreadingTcpServer::new(ANY_PORT, handler).prefork().workers(1).spawn()
+        } else {
+            PreForkTcpServer::new(ANY_PORT, handler).workers(1).spawn()
+        };
+        let running = running.unwrap();
+        for _ in 0..2 {
+            let answer = read_to_end(connect(running.server_address()));
+            let process = String::from_utf8(answer).unwrap().trim().parse().unwrap();
+            wait_until_gone(&[process]);
+        }
+        let report = running.stop().unwrap();
+        assert_eq!(report.served + report.failed, 2, "{report:?}");
+    }
+}
+
+fn a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason() {
+    let server = server().workers(2).bind().unwrap();
+    let socket = server.fileno().unwrap().try_clone_to_owned().unwrap();
+    let running = server.spawn().unwrap();
+    wait_until("the workers are there", || children().len() == 2);
+    shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap();
+    let error = running.join().unwrap_err();
+    assert!(
+        error.to_string().starts_with("the listening socket is broken: "),
+        "{error}"
+    );
 }
 
 fn a_worker_that_hangs_as_it_starts_is_killed() {
@@ -546,6 +659,20 @@ fn wait_until_gone(workers: &[u32]) {
 fn without_a_master_idle_workers_end() {
     let server = start("three_workers");
     let workers = wait_for_workers(server.id(), 3);
+    // Which kills it.
+    drop(server);
+    wait_until_gone(&workers);
+}
+
+/// With them goes the wish to be told of the master's end (`PR_SET_PDEATHSIG`, prctl(2)).
+fn without_a_master_workers_end_that_have_dropped_privileges() {
+    let server = start("three_workers_of_another_user");
+    let workers = wait_for_workers(server.id(), 3);
+    let user = format!("\nUid:\t{}\t", user_of_the_workers());
+    wait_until("they have dropped them", || {
+        let status = |worker: &u32| fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+        workers.iter().all(|worker| status(worker).contains(&user))
+    });
     // Which kills it.
     drop(server);
     wait_until_gone(&workers);

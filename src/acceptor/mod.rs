@@ -325,6 +325,7 @@ impl<T: Transport> Acceptor<T> {
         }
         self.server.service_actions();
         if let Some(master) = core.shared().master() {
+            master.end_copy();
             master.leave_in_time(wakeup);
         }
         let timeout = self.until_next_due(timeout);

@@ -53,6 +53,13 @@ pub(crate) fn release() {
     }
 }
 
+/// In a forked child, which has nothing to hold it back for: lets it through in the mask that is to be set.
+pub(crate) fn release_in(mask: &mut SigSet) {
+    if HELD.replace(0) > 0 {
+        mask.remove(Signal::SIGCHLD);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

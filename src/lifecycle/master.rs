@@ -30,6 +30,8 @@ pub(crate) struct Duty {
 #[derive(Debug)]
 pub(crate) struct Master {
     duty: Duty,
+    /// The process that it has forked.
+    worker: Pid,
     /// The master's own descriptors: see [`Wakeup`].
     stop: OwnedFd,
     wake: OwnedFd,
@@ -43,6 +45,7 @@ impl Master {
         let serves_queue = duty.slot.order() == Order::Drain;
         Master {
             duty,
+            worker: Pid::this(),
             stop,
             wake,
             serves_queue: serves_queue.into(),
@@ -128,6 +131,14 @@ impl Master {
     /// Whether the request with this number, counted in this worker, is the last that it accepts.
     fn is_last(&self, here: u64) -> bool {
         self.duty.max_requests.is_some_and(|max| here >= max)
+    }
+
+    /// Before another request: ends a process that a handler has forked in the worker, and that has come back from
+    /// there, as a daemon does. Nobody would ever tell it to.
+    pub(crate) fn end_copy(&self) {
+        if Pid::this() != self.worker {
+            sys::exit_now(0);
+        }
     }
 
     /// Before another request: a worker that serves one at a time leaves when its last has ended. Told sooner, it

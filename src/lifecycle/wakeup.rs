@@ -50,8 +50,6 @@ pub(crate) struct Wakeup {
     waiting: AtomicBool,
     /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
-    /// [`sys::NUDGE`] has come at some time: a child may have been told what it does not know.
-    nudged: AtomicBool,
     /// Signals, which the terminal sends to the whole group, are the parent's matter.
     deaf: AtomicBool,
     inline: InlineSlot,
@@ -89,7 +87,6 @@ impl Wakeup {
             signals: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
             in_child: AtomicBool::new(false),
-            nudged: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
@@ -211,9 +208,6 @@ impl Wakeup {
 
     /// Keeps the deadline, `timeout` after the server was told to stop, even if its loop is busy then.
     pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
-        if self.deadline.get().is_some() {
-            return Ok(());
-        }
         let timer = Timer::new(sys::NUDGE)?;
         let _ = self.deadline.set(Deadline { timer, timeout });
         if self.is_told_to_stop() {
@@ -248,7 +242,6 @@ impl Wakeup {
     /// [`sys::NUDGE`] arrived, from the timer or, in a forked child, from the parent: perhaps the server
     /// was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
     pub(crate) fn nudge(&self) {
-        self.nudged.store(true, Ordering::SeqCst);
         if !self.is_stopping() {
             return;
         }
@@ -303,10 +296,8 @@ impl Wakeup {
     /// The thread that would see to the drain serves a request itself.
     pub(crate) fn begin_inline(&self, inline: Inline) {
         self.inline.begin(inline);
-        // Whoever told it may have looked before. In a child the nudge may even have come before the child
-        // knew that it is one: then the descriptor tells.
-        let nudged = self.nudged.load(Ordering::SeqCst);
-        if self.is_told_to_stop() || (nudged && self.is_stopping()) {
+        // Whoever told it may have looked before.
+        if self.is_told_to_stop() {
             self.attend_inline();
         }
     }

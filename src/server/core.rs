@@ -3,15 +3,14 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
-use super::Concurrency;
 use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
@@ -43,6 +42,8 @@ pub struct Core<T: Transport> {
     /// Those that a forked child does not listen to, besides SIGCHLD and SIGTERM: a bit each.
     listened: AtomicU64,
     nudge: Mutex<Option<SignalGuard>>,
+    /// That of the drain deadline is made once.
+    timer: Once,
     /// As it is when the server is bound: asked for at each request, without a lock.
     max_connections: OnceLock<Option<Limit>>,
     waiting_room: WaitingRoom<T>,
@@ -70,6 +71,7 @@ impl<T: Transport> Core<T> {
             signals: Mutex::default(),
             listened: AtomicU64::new(0),
             nudge: Mutex::default(),
+            timer: Once::new(),
             max_connections: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
@@ -171,16 +173,16 @@ impl<T: Transport> Core<T> {
         Ok(())
     }
 
-    /// Sees to it that the drain deadline is kept while the loop is busy in a handler. In the process that serves: a
-    /// program that goes to the background after binding does not take a timer along (fork(2)).
-    pub(super) fn keep_deadline(&self, concurrency: Concurrency) {
-        // The loop of a forking server is never busy in a handler.
-        if concurrency != Concurrency::Processes
-            && let Ok(wakeup) = self.shared.wakeup()
-            && let Err(error) = wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))
-        {
-            log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
-        }
+    /// Sees to it that the drain deadline is kept while the loop is busy in a handler. Not before it serves: a program
+    /// may become a daemon after it has bound, and the timer would be left behind with its first process.
+    pub(super) fn keep_deadline(&self) {
+        self.timer.call_once(|| {
+            let timeout = self.attribute(|config| config.drain_timeout);
+            let kept = self.shared.wakeup().and_then(|wakeup| wakeup.keep_deadline(timeout));
+            if let Err(error) = kept {
+                log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
+            }
+        });
     }
 
     pub(super) fn ignore_signals(&self) {
@@ -276,12 +278,11 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// In a forked child: gives up what is the parent's.
-    pub(crate) fn enter_child(&self) {
+    /// In a forked child: gives up what is the parent's. Signals come from then on, as `mask` says, and SIGTERM.
+    pub(crate) fn enter_child(&self, mut mask: SigSet) {
         if let Ok(wakeup) = self.shared.wakeup() {
             wakeup.enter_child();
         }
-        child_signal::release();
         // SIGTERM whoever listens to it: a drain must be able to end the child. Not SIGINT, which comes from the
         // terminal to the whole group: the parent decides what becomes of it.
         for signal in [SIGCHLD, SIGTERM] {
@@ -301,6 +302,10 @@ impl<T: Transport> Core<T> {
             self.linger.abandon();
         }
         self.stop_listening(true);
+        child_signal::release_in(&mut mask);
+        mask.remove(Signal::SIGTERM);
+        // It fails for no mask that there is.
+        let _ = mask.thread_set_mask();
     }
 
     /// In a worker of a prefork server, right after the fork: makes anew all that a process that serves by
@@ -315,14 +320,25 @@ impl<T: Transport> Core<T> {
         let master = Arc::new(Master::new(duty, parents));
         let transport = self.transport().ok_or_else(not_bound)?;
         self.waiter()?.renew(transport.socket(), wakeup)?;
-        wakeup.keep_deadline(self.attribute(|config| config.drain_timeout))?;
+        self.keep_deadline();
         sys::on_sigterm_in_worker(Arc::clone(wakeup), Arc::clone(&master))?;
-        // A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+        self.shared.set_master(master);
+        self.hear_of_the_masters_end()
+    }
+
+    /// In a worker: from now on it is told when its master has ended. To be called again if it may have changed its
+    /// user or group, with which Linux forgets that (`PR_SET_PDEATHSIG`, prctl(2)).
+    ///
+    /// A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+    ///
+    /// # Errors
+    ///
+    /// The master has ended already.
+    pub(crate) fn hear_of_the_masters_end(&self) -> io::Result<()> {
         set_pdeathsig(Signal::SIGTERM)?;
-        if master.is_gone() {
+        if self.shared.master().is_some_and(|master| master.is_gone()) {
             return Err(io::Error::other("the master has ended"));
         }
-        self.shared.set_master(master);
         Ok(())
     }
 }

@@ -200,7 +200,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             _ => {}
         }
         let _busy = self.core().shared().enter();
-        self.core().keep_deadline(Self::CONCURRENCY);
+        keep_deadline(&**self);
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
@@ -409,6 +409,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let shared = Arc::clone(server.core().shared());
     let _closing = shared.closing();
     let _busy = shared.enter();
+    keep_deadline(&**server);
     if S::CONCURRENCY == Concurrency::Processes {
         child_signal::may_be_held(!warn_of_threads());
     }
@@ -416,12 +417,18 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
         .core()
         .alone
         .store(S::CONCURRENCY == Concurrency::None, Ordering::Relaxed);
-    server.core().keep_deadline(S::CONCURRENCY);
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
     let report = drain(&hooks)?;
     ended.map(|()| report)
+}
+
+/// The loop of a forking server is never busy in a handler.
+fn keep_deadline<S: BaseServer>(server: &S) {
+    if S::CONCURRENCY != Concurrency::Processes {
+        server.core().keep_deadline();
+    }
 }
 
 /// A forked child has only the thread that forked; a lock that another thread held is held for ever. True if there

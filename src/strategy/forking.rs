@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
@@ -173,8 +173,8 @@ impl<S: BaseServer> Forking<S> {
     }
 
     /// In the child: runs the request and ends the process.
-    fn run_child(&self, job: Job<S::Transport>) -> ! {
-        self.core().enter_child();
+    fn run_child(&self, job: Job<S::Transport>, mask: SigSet) -> ! {
+        self.core().enter_child(mask);
         let served = job.run_inline();
         sys::exit_now(i32::from(!served))
     }
@@ -214,7 +214,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
         // a page fault, and page faults are most of what a fork costs.
         self.core().timeouts();
         match sys::fork() {
-            Ok(Fork::Child) => self.run_child(job),
+            Ok(Fork::Child(mask)) => self.run_child(job, mask),
             Ok(Fork::Parent(pid)) => {
                 if let Some(request) = job.leave_to_child() {
                     self.children().all.push(Child { pid, request });

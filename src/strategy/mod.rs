@@ -44,10 +44,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::server::{BaseServer, Concurrency};
+use crate::sys;
 
 /// Strategies as adaptors, as iterators have them: `TcpServer::new(addr, h).threading()`.
 ///
@@ -96,13 +96,12 @@ const fn one_strategy<S: BaseServer>() {
 
 /// How a child of ours ended; `None` while it runs.
 fn exit_status(pid: Pid) -> Option<ExitStatus> {
-    match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
-        Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
+    match sys::reap(pid) {
+        Ok(status) => status,
         Err(Errno::ECHILD) => {
             log::warn!("child {pid} was reaped by another part of this program; what it served counts as failed");
             Some(ExitStatus::from_raw(1 << 8))
         }
-        _ => None,
+        Err(_) => None,
     }
 }

@@ -18,13 +18,15 @@ mod try_lock;
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
@@ -42,8 +44,9 @@ pub(crate) use try_lock::TryLock;
 
 /// The two sides of a fork.
 pub(crate) enum Fork {
-    /// In the new process. It must leave by [`exit_now`].
-    Child,
+    /// In the new process, where signals are blocked, except SIGCHLD: those that come at once would find the parent's
+    /// handlers. With the parent's mask, to be set once it has its own. It must leave by [`exit_now`].
+    Child(SigSet),
     /// In the process that called, with the new process's id.
     Parent(Pid),
 }
@@ -53,14 +56,32 @@ pub(crate) enum Fork {
 /// The child may do all that a single-threaded process may. Whether the parent was single-threaded is
 /// looked at when serving starts (a warning names the risk): CPython treats `os.fork` the same way.
 pub(crate) fn fork() -> io::Result<Fork> {
+    let mut held = SigSet::all();
+    // The end of a child is for the thread that forks. Held back from it, that would interrupt another.
+    held.remove(Signal::SIGCHLD);
+    let mask = held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     // SAFETY: the child goes on only in `Forking::process_request` or `PreFork::start_worker`, which run
     // handlers and leave by `_exit`; it never returns into code that holds the parent's locks. With other
     // threads alive a handler could meet a lock held at the moment of the fork: the allocator's are reset by libc
     // (pthread_atfork), the others are what the warning is about. Memory stays sound: a deadlock at worst.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Child => Ok(Fork::Child),
+    let forked = unsafe { nix::unistd::fork() };
+    if !matches!(forked, Ok(ForkResult::Child)) {
+        // It fails for no mask that there is.
+        let _ = mask.thread_set_mask();
+    }
+    match forked? {
+        ForkResult::Child => Ok(Fork::Child(mask)),
         ForkResult::Parent { child } => Ok(Fork::Parent(child)),
     }
+}
+
+/// waitpid(2), without waiting: how a child of this process has ended, which is gone then; `None` while it runs. nix has
+/// no name for the end by a real-time signal, and would lose it.
+pub(crate) fn reap(child: Pid) -> nix::Result<Option<ExitStatus>> {
+    let mut status = 0;
+    // SAFETY: the pointer is to a value that lives through the call.
+    let ended = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
+    Ok((Errno::result(ended)? != 0).then(|| ExitStatus::from_raw(status)))
 }
 
 /// _exit(2): ends the process without running destructors or exit handlers, which are the parent's.
@@ -69,13 +90,12 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Puts the default action of `signal` back. For a child after fork, which has no use for the
-/// parent's handlers.
+/// Puts the default action of the signal with this number back, which may be a real-time one. For a child after fork,
+/// which has no use for the parent's handlers.
 pub(crate) fn default_action(number: i32) {
-    if let Ok(name) = Signal::try_from(number) {
-        // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler.
-        let _ = unsafe { signal(name, SigHandler::SigDfl) };
-    }
+    // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler; a number that is none is
+    // refused.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
 }
 
 /// The signal that makes a thread look what it has to do, which is stuck in a handler's read: the timer of
@@ -83,11 +103,13 @@ pub(crate) fn default_action(number: i32) {
 /// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
 pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
 
-/// Lets this thread be sent the signal with this number.
+/// Lets this thread be sent the signal with this number, which may be a real-time one.
 pub(crate) fn unblock(number: i32) {
-    if let Ok(signal) = Signal::try_from(number) {
-        let _ = SigSet::from(signal).thread_unblock();
-    }
+    let mut set = *SigSet::empty().as_ref();
+    // SAFETY: the pointer is to an initialised set; a number that is none is refused.
+    unsafe { libc::sigaddset(&raw mut set, number) };
+    // SAFETY: the pointer is to an initialised set, and the mask before is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
 }
 
 /// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent

@@ -23,6 +23,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -151,6 +152,13 @@ pub fn children_of(parent: u32) -> Vec<u32> {
         .collect();
     found.sort_unstable();
     found
+}
+
+/// Sends a signal that has no name, a real-time one (signal(7)).
+#[track_caller]
+pub fn kill_by_number(signal: i32, process: u32) {
+    let command = format!("kill -{signal} {process}");
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
 }
 
 /// The state letter of a process (`Z`: zombie), if it exists.

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
@@ -45,23 +45,20 @@ impl<S: BaseServer> PreFork<S> {
         };
         // Held over the fork: in the child, a lock that another thread held would stay locked.
         let (mut workers, mut registry) = (self.state(), shared.registry.hold());
-        // A signal that comes right after the fork must find the worker's own handlers: those that it has from
-        // the master would stop the master.
-        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        let forked = sys::fork();
-        if let Ok(Fork::Child) = forked {
-            workers.forget();
-            registry.forget_workers();
-            drop((workers, registry));
-            self.run_worker(wake, duty, &mask, acceptor.clone());
+        match sys::fork()? {
+            Fork::Child(mask) => {
+                workers.forget();
+                registry.forget_workers();
+                drop((workers, registry));
+                self.run_worker(wake, duty, mask, acceptor.clone())
+            }
+            Fork::Parent(pid) => {
+                registry.add_worker(Arc::clone(&slot));
+                workers.push(Worker::new(pid, slot, wake, Arc::clone(acceptor.server())));
+                log::debug!("worker {pid} was started");
+                Ok(())
+            }
         }
-        mask.thread_set_mask()?;
-        if let Fork::Parent(pid) = forked? {
-            registry.add_worker(Arc::clone(&slot));
-            workers.push(Worker::new(pid, slot, wake, Arc::clone(acceptor.server())));
-            log::debug!("worker {pid} was started");
-        }
-        Ok(())
     }
 
     fn with_jitter(&self, requests: u64) -> u64 {
@@ -73,7 +70,7 @@ impl<S: BaseServer> PreFork<S> {
     }
 
     /// In the worker: serves, and ends the process.
-    fn run_worker(&self, wake: EventFd, duty: Duty, mask: &SigSet, acceptor: Acceptor<S::Transport>) -> ! {
+    fn run_worker(&self, wake: EventFd, duty: Duty, mask: SigSet, acceptor: Acceptor<S::Transport>) -> ! {
         let slot = Arc::clone(&duty.slot);
         let work = AssertUnwindSafe(|| self.work(wake, duty, mask, acceptor));
         match catch_unwind(work) {
@@ -84,23 +81,35 @@ impl<S: BaseServer> PreFork<S> {
         sys::exit_now(1)
     }
 
-    fn work(&self, wake: EventFd, duty: Duty, mask: &SigSet, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+    fn work(&self, wake: EventFd, duty: Duty, mut mask: SigSet, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
         self.core().after_fork(&wake, duty)?;
         drop(wake);
         sys::default_action(SIGCHLD);
+        // Whatever the master does without it: a worker is told with this.
+        mask.remove(Signal::SIGTERM);
         mask.thread_set_mask()?;
         if let Some(init) = &self.worker_init {
             init()?;
+            // It may have dropped privileges.
+            self.core().hear_of_the_masters_end()?;
         }
         let server = Arc::clone(acceptor.server());
         let outcome = self.inner.serve(acceptor);
         if let Some(master) = self.core().shared().master() {
             match &outcome {
                 Ok(()) => master.left(self.core().has_time()),
-                Err(error) => master.broken(error),
+                Err(error) if is_everybodys(error) => master.broken(error),
+                // The worker fails, and is replaced.
+                Err(_) => {}
             }
         }
         drain_worker(&server)?;
         outcome
     }
+}
+
+/// Whether what has ended a worker's accepting would end that of the others, too: the listening socket itself takes no
+/// calls any more (EINVAL). Descriptors are a process's own, and a handler may have closed them all.
+fn is_everybodys(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput && error.raw_os_error().is_none()
 }
