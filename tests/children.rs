@@ -22,7 +22,7 @@ use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::{
     EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state, read_to_end,
-    temp_path, wait_until,
+    temp_path, uninterrupted, wait_until,
 };
 
 tests![
@@ -1005,7 +1005,7 @@ fn a_udp_child_replies() {
     for _ in 0..3 {
         client.send(b"who?").unwrap();
         let mut buffer = [0; 20];
-        assert_from_a_child(client.recv(&mut buffer), &buffer);
+        assert_from_a_child(uninterrupted(|| client.recv(&mut buffer)), &buffer);
     }
     wait_until_reaped();
     assert_eq!(counts(running.stop().unwrap()), (3, 0));
@@ -1020,7 +1020,7 @@ fn a_unix_datagram_child_replies() {
     for _ in 0..3 {
         client.send(b"who?").unwrap();
         let mut buffer = [0; 20];
-        assert_from_a_child(client.recv(&mut buffer), &buffer);
+        assert_from_a_child(uninterrupted(|| client.recv(&mut buffer)), &buffer);
     }
     wait_until_reaped();
     assert_eq!(counts(running.stop().unwrap()), (3, 0));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
-use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup, child_signal};
+use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
 use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
 use crate::transport::Transport;
@@ -205,7 +205,6 @@ impl<T: Transport> Acceptor<T> {
         };
         drop(place);
         self.flush();
-        child_signal::release();
         next
     }
 
@@ -234,12 +233,6 @@ impl<T: Transport> Acceptor<T> {
 
     /// One request at most, within `timeout`: what `handle_request` does.
     pub(crate) fn one(&mut self, timeout: Option<Duration>) -> io::Result<Handled> {
-        let handled = self.one_within(timeout);
-        child_signal::release();
-        handled
-    }
-
-    fn one_within(&mut self, timeout: Option<Duration>) -> io::Result<Handled> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut place = Place::default();
         loop {

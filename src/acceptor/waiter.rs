@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::lifecycle::{Wakeup, child_signal, poll_timeout};
+use crate::lifecycle::{Wakeup, poll_timeout};
 use crate::sys;
 
 /// Waits for the listener and for wake-ups, in sets (epoll(7)) that a process never changes once it has made
@@ -148,19 +148,10 @@ impl Waiter {
                 let _ = own.set(set);
             }
         }
-        let Some(set) = own.get().or(self.all[0].get()) else {
-            return Ok(Event::Other);
-        };
-        if child_signal::is_held() {
-            let spell = timeout.unwrap_or(Duration::MAX).min(child_signal::SPELL);
-            let event = self.wait_in(set, listener, wakeup, Some(spell))?;
-            if event != Event::TimedOut || timeout == Some(spell) {
-                return Ok(event);
-            }
-            // The end of a child ends the next wait: it writes the wake-up now, if it did not come before.
-            child_signal::release();
+        match own.get().or(self.all[0].get()) {
+            Some(set) => self.wait_in(set, listener, wakeup, timeout),
+            None => Ok(Event::Other),
         }
-        self.wait_in(set, listener, wakeup, timeout)
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
@@ -170,7 +161,6 @@ impl Waiter {
         wakeup: &Wakeup,
         timeout: Option<Duration>,
     ) -> io::Result<Event> {
-        child_signal::release();
         self.wait_in(&self.quiet, listener, wakeup, timeout)
     }
 

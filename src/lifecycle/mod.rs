@@ -1,7 +1,6 @@
 //! The life of a server: new → bound → serving → draining → closed, and who may ask for what when.
 
 mod activity;
-pub(crate) mod child_signal;
 mod drain;
 mod handle;
 mod inline;

@@ -11,7 +11,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::child_signal;
 use super::drain::GRACE;
 use super::inline::{Inline, InlineSlot};
 use super::sleepers::Sleepers;
@@ -438,7 +437,6 @@ impl Wakeup {
 
     /// The loops have ended: the one thread that is left drains.
     pub(crate) fn begin_draining(&self) {
-        child_signal::release();
         self.draining.store(true, Ordering::SeqCst);
     }
 
@@ -464,7 +462,6 @@ impl Wakeup {
 
     /// Waits for a wake-up or for being told to stop, at most `timeout`; takes the wake-up.
     pub(crate) fn wait_stop(&self, timeout: Option<Duration>) -> io::Result<()> {
-        child_signal::release();
         let mut fds = [
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
@@ -506,7 +503,6 @@ pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
 
 /// Waits until one of them is written to, at most `timeout`, and takes that.
 fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
-    child_signal::release();
     let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
     match poll(&mut fds, poll_timeout(timeout)) {
         Ok(0) | Err(Errno::EINTR) => Ok(()),

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
-use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, Wakeup, child_signal, run_actions};
+use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, Wakeup, run_actions};
 use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom};
 use crate::sys::{self, Reaction, SignalGuard};
 use crate::timeouts::Timeouts;
@@ -302,7 +302,6 @@ impl<T: Transport> Core<T> {
             self.linger.abandon();
         }
         self.stop_listening(true);
-        child_signal::release_in(&mut mask);
         mask.remove(Signal::SIGTERM);
         // It fails for no mask that there is.
         let _ = mask.thread_set_mask();

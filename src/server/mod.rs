@@ -16,7 +16,7 @@ use crate::error::{HandlerResult, RequestError};
 use crate::handler::BaseRequestHandler;
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
-use crate::lifecycle::{Report, Running, ServerHandle, ShutdownHandle, State, child_signal, drain};
+use crate::lifecycle::{Report, Running, ServerHandle, ShutdownHandle, State, drain};
 use crate::limits::{Capacity, LimitKind};
 use crate::stats::Stats;
 use crate::transport::{SocketType, Transport};
@@ -411,7 +411,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let _busy = shared.enter();
     keep_deadline(&**server);
     if S::CONCURRENCY == Concurrency::Processes {
-        child_signal::may_be_held(!warn_of_threads());
+        warn_of_threads();
     }
     server
         .core()
@@ -431,9 +431,8 @@ fn keep_deadline<S: BaseServer>(server: &S) {
     }
 }
 
-/// A forked child has only the thread that forked; a lock that another thread held is held for ever. True if there
-/// are others.
-fn warn_of_threads() -> bool {
+/// A forked child has only the thread that forked; a lock that another thread held is held for ever.
+fn warn_of_threads() {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         log::warn!(
@@ -441,7 +440,6 @@ fn warn_of_threads() -> bool {
              thread holds at the moment of the fork; serve from the main thread before starting others"
         );
     }
-    threads > 1
 }
 
 /// A server that is made from an address and a handler: what lets `Threading::new(addr, handler)` make

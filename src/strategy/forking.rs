@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal, kill};
@@ -11,7 +10,6 @@ use signal_hook::consts::SIGCHLD;
 
 use super::{exit_status, one_strategy};
 use crate::job::{Force, Job, Remote};
-use crate::lifecycle::child_signal;
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency};
@@ -56,43 +54,10 @@ use crate::transport::Transport;
 pub struct Forking<S: BaseServer> {
     inner: S,
     max_children: Limit,
-    children: Mutex<Children<S::Transport>>,
+    children: Mutex<Vec<Child<S::Transport>>>,
     /// Listens to SIGCHLD from binding to closing.
     signal: Mutex<Option<SignalGuard>>,
 }
-
-/// The processes that have not been reaped.
-struct Children<T: Transport> {
-    all: Vec<Child<T>>,
-    /// The one to look after next, among so many.
-    turn: usize,
-}
-
-impl<T: Transport> Default for Children<T> {
-    fn default() -> Self {
-        Children {
-            all: Vec::new(),
-            turn: 0,
-        }
-    }
-}
-
-impl<T: Transport> Children<T> {
-    /// Takes out the next, in turn, if it has ended.
-    fn reap_next(&mut self) -> Option<Ended<T>> {
-        if self.turn >= self.all.len() {
-            self.turn = 0;
-        }
-        let Some(status) = exit_status(self.all.get(self.turn)?.pid) else {
-            self.turn += 1;
-            return None;
-        };
-        Some((self.all.swap_remove(self.turn), status))
-    }
-}
-
-/// A child that has ended, and how.
-type Ended<T> = (Child<T>, ExitStatus);
 
 /// A process that serves a request.
 struct Child<T: Transport> {
@@ -122,32 +87,34 @@ impl<S: BaseServer> Forking<S> {
 
     /// How many children there are now: Python's `active_children`, whose content is nobody else's matter.
     pub fn active_children(&self) -> usize {
-        self.children().all.len()
+        self.children().len()
     }
 
-    fn children(&self) -> MutexGuard<'_, Children<S::Transport>> {
+    fn children(&self) -> MutexGuard<'_, Vec<Child<S::Transport>>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reaps the children that have ended: Python's `collect_children`. Never waits, never asks for a
-    /// process that is not ours. Nothing is asked at all unless some child of the program has ended, or that is
-    /// not told at once.
+    /// process that is not ours. Nothing is asked at all unless some child of the program has ended.
     fn collect_children(&self) {
         if self.core().shared().take_child_exited() {
-            self.reap(usize::MAX);
-        } else if child_signal::is_held() {
-            // Twice as many as are forked meanwhile.
-            self.reap(2);
+            self.reap();
         }
     }
 
-    /// Looks after so many children, if there are, in turn.
-    fn reap(&self, count: usize) {
-        for _ in 0..self.active_children().min(count) {
-            let ended = self.children().reap_next();
-            if let Some((child, status)) = ended {
-                child.request.ended(child.pid.as_raw(), status);
+    fn reap(&self) {
+        let mut ended = Vec::new();
+        let mut children = self.children();
+        let mut next = 0;
+        while next < children.len() {
+            match exit_status(children[next].pid) {
+                None => next += 1,
+                Some(status) => ended.push((children.swap_remove(next), status)),
             }
+        }
+        drop(children);
+        for (child, status) in ended {
+            child.request.ended(child.pid.as_raw(), status);
         }
     }
 
@@ -158,7 +125,7 @@ impl<S: BaseServer> Forking<S> {
         if condemned.is_empty() {
             return;
         }
-        for child in &self.children().all {
+        for child in self.children().iter() {
             if condemned.contains(&child.request.number()) {
                 let _ = kill(child.pid, Signal::SIGTERM);
             }
@@ -167,7 +134,7 @@ impl<S: BaseServer> Forking<S> {
 
     fn signal_children(&self, signal: Signal) {
         // Children are reaped under the same lock: none of these pids can be another process by now.
-        for child in &self.children().all {
+        for child in self.children().iter() {
             let _ = kill(child.pid, signal);
         }
     }
@@ -217,9 +184,8 @@ impl<S: BaseServer> BaseServer for Forking<S> {
             Ok(Fork::Child(mask)) => self.run_child(job, mask),
             Ok(Fork::Parent(pid)) => {
                 if let Some(request) = job.leave_to_child() {
-                    self.children().all.push(Child { pid, request });
+                    self.children().push(Child { pid, request });
                 }
-                child_signal::hold();
             }
             Err(error) => {
                 self.core().shared().congested();
@@ -255,7 +221,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn server_close(&self) {
-        self.reap(usize::MAX);
+        self.reap();
         *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.inner.server_close();
     }

@@ -12,7 +12,9 @@ use socketserver::Construct;
 use socketserver::prelude::*;
 
 use super::journal::{Journal, Journaled, journal};
-use super::{CEILING, EchoLine, TempPath, children, connect, exchange_line, inet, temp_path, wait_until};
+use super::{
+    CEILING, EchoLine, TempPath, children, connect, exchange_line, inet, temp_path, uninterrupted, wait_until,
+};
 
 /// CPython's handler, which also fails when told to.
 #[derive(Clone)]
@@ -84,14 +86,14 @@ impl Kind {
                 let client = udp_client(server);
                 client.send(line.as_bytes()).unwrap();
                 let mut answer = [0; 100];
-                let length = client.recv(&mut answer).unwrap();
+                let length = uninterrupted(|| client.recv(&mut answer)).unwrap();
                 String::from_utf8(answer[..length].to_vec()).unwrap()
             }
             Kind::UnixDatagram => {
                 let (client, _path) = unix_datagram_client(server);
                 client.send(line.as_bytes()).unwrap();
                 let mut answer = [0; 100];
-                let length = client.recv(&mut answer).unwrap();
+                let length = uninterrupted(|| client.recv(&mut answer)).unwrap();
                 String::from_utf8(answer[..length].to_vec()).unwrap()
             }
         }

@@ -20,7 +20,7 @@ pub mod talk;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::Command;
@@ -72,6 +72,16 @@ pub fn run(tests: Vec<(&'static str, fn())>) {
         })
         .collect();
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// Calls again what a signal has interrupted: in a process that serves with processes, the end of any of them.
+pub fn uninterrupted<R>(mut call: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Waits until `condition` holds; panics with `what` if it does not within [`CEILING`].

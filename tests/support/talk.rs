@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socketserver::prelude::*;
 
-use super::{CEILING, connect, exchange_line, read_to_end};
+use super::{CEILING, connect, exchange_line, read_to_end, uninterrupted};
 
 /// A handler without state.
 pub type Handler = fn(&mut TcpRequest) -> io::Result<()>;
@@ -57,7 +57,7 @@ pub fn finish(client: &TcpStream) {
 #[track_caller]
 pub fn assert_waits(client: &TcpStream) {
     client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-    let error = (&*client).read(&mut [0]).unwrap_err();
+    let error = uninterrupted(|| (&*client).read(&mut [0])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     client.set_read_timeout(Some(CEILING)).unwrap();
 }
