@@ -61,7 +61,10 @@ use workers::Workers;
 /// | [`max_requests`](Self::max_requests): after so many a worker is replaced by a fresh one | 1000, and up to a tenth more |
 ///
 /// Workers that are on their way out, and serve their last requests, do not count. A worker with threads
-/// waits for a request as long as it can take another, whatever it serves meanwhile.
+/// waits for a request as long as it can take another, whatever it serves meanwhile. When it is replaced, it drains as a
+/// server that stops: connections that have answered a message and wait for the next end, and the rest at the
+/// [`drain_timeout`](crate::Config::drain_timeout). One that serves one at a time leaves when its last connection has
+/// ended.
 ///
 /// # A process for each request
 ///
