@@ -3,16 +3,16 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
-use support::process::{Process, STRATEGIES, assert_ended, echo, echo_path, pid, start};
+use support::process::{Process, STRATEGIES, assert_ended, assert_ends_well_unread, echo, echo_path, start};
 use support::talk::{assert_waits, finish, in_progress};
 use support::{connect, exchange_line, read_to_end, temp_path};
 
@@ -170,17 +170,7 @@ fn standard_output_has_two_lines_and_the_log_is_elsewhere() {
 }
 
 fn it_ends_well_although_nobody_reads_its_output_any_more() {
-    let mut command = echo("tcp", "threading", "127.0.0.1:0");
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert!(line.starts_with("listening on 127.0.0.1:"), "{line}");
-    kill(pid(child.id()), Signal::SIGTERM).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(output.stderr, b"", "{output:?}");
+    assert_ends_well_unread(&mut echo("tcp", "threading", "127.0.0.1:0"));
 }
 
 // ----- What it says instead of serving -----------------------------------------------------------

@@ -555,13 +555,18 @@ fn a_refused_client_takes_no_token() {
     stop(running, 0, 0);
 }
 
-fn faster_than_the_rate_a_client_is_rejected() {
-    let rate = RateLimit::reject(10).per(AN_HOUR).burst(3);
-    let running = threading()
+/// Tells those whom the rate rejects.
+fn rated(rate: RateLimit) -> Running {
+    threading()
         .max_rate_per_address(rate)
         .farewell("busy\n")
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+fn faster_than_the_rate_a_client_is_rejected() {
+    let rate = RateLimit::reject(10).per(AN_HOUR).burst(3);
+    let running = rated(rate);
     let address = running.server_address();
     for _ in 0..3 {
         let client = connect_from(2, address);
@@ -576,11 +581,7 @@ fn faster_than_the_rate_a_client_is_rejected() {
 
 fn a_rate_of_one_for_ever_admits_one() {
     let rate = RateLimit::reject(1).per(Duration::MAX);
-    let running = threading()
-        .max_rate_per_address(rate)
-        .farewell("busy\n")
-        .spawn()
-        .unwrap();
+    let running = rated(rate);
     let address = running.server_address();
     let client = connect_from(2, address);
     assert_echoes(&client);

@@ -337,9 +337,16 @@ impl Shared {
         }
     }
 
-    /// Whether this thread runs the server's loop or one of its requests.
-    pub(crate) fn is_entered(self: &Arc<Self>) -> bool {
-        BUSY_FOR.get() == Arc::as_ptr(self)
+    /// Before waiting for the end of the server.
+    ///
+    /// # Errors
+    ///
+    /// This thread runs the server's loop or one of its requests.
+    fn check_no_deadlock(self: &Arc<Self>) -> Result<(), WaitError> {
+        if BUSY_FOR.get() == Arc::as_ptr(self) {
+            return Err(WaitError::Deadlock);
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Report, ServerHandle, Shared, ShutdownHandle, WaitError};
+use super::{Report, ServerHandle, Shared, ShutdownHandle};
 use crate::address::Address;
 use crate::hooks::guarded;
 
@@ -110,12 +110,9 @@ impl Running {
         self.thread.take().map_or_else(|| Ok(Report::default()), join)
     }
 
-    /// As [`ShutdownHandle::wait`](ShutdownHandle::wait).
     fn check_no_deadlock(&self) -> io::Result<()> {
-        if self.shared.is_entered() {
-            return Err(io::Error::new(io::ErrorKind::Deadlock, WaitError::Deadlock));
-        }
-        Ok(())
+        let checked = self.shared.check_no_deadlock();
+        checked.map_err(|error| io::Error::new(io::ErrorKind::Deadlock, error))
     }
 
     fn finish(&mut self) -> io::Result<Report> {

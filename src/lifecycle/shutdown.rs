@@ -71,9 +71,7 @@ impl ShutdownHandle {
     }
 
     fn wait_deadline(&self, deadline: Option<Instant>) -> Result<(), WaitError> {
-        if self.shared.is_entered() {
-            return Err(WaitError::Deadlock);
-        }
+        self.shared.check_no_deadlock()?;
         if self.shared.wait_closed(deadline) {
             Ok(())
         } else {

@@ -39,8 +39,8 @@ pub struct Core<T: Transport> {
     pub(crate) told_second: AtomicU64,
     /// What the program has asked for, as far as it is listened to.
     signals: Mutex<Vec<SignalGuard>>,
-    /// Those that a forked child does not listen to, besides SIGCHLD and SIGTERM: a bit each.
-    listened: AtomicU64,
+    /// Those that do the default in a forked child, a bit each. Apart, because it may not wait for a lock.
+    not_for_children: AtomicU64,
     nudge: Mutex<Option<SignalGuard>>,
     /// That of the drain deadline is made once.
     timer: Once,
@@ -69,7 +69,7 @@ impl<T: Transport> Core<T> {
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
-            listened: AtomicU64::new(0),
+            not_for_children: AtomicU64::new(0),
             nudge: Mutex::default(),
             timer: Once::new(),
             max_connections: OnceLock::new(),
@@ -158,10 +158,12 @@ impl<T: Transport> Core<T> {
                 guards.swap_remove(before);
             }
         }
-        let of_a_child = |signal: &i32| ![SIGCHLD, SIGINT, SIGTERM, sys::NUDGE].contains(signal);
-        let signals = guards.iter().map(|guard| guard.signal).filter(of_a_child);
+        // SIGTERM whoever listens to it: a drain must be able to end the child. Not SIGINT, which comes from the
+        // terminal to the whole group: the parent decides what becomes of it.
+        let listened = guards.iter().map(|guard| guard.signal).chain([SIGCHLD, SIGTERM]);
+        let signals = listened.filter(|signal| ![SIGINT, sys::NUDGE].contains(signal));
         let bits = signals.fold(0, |bits, signal| bits | Wakeup::signal_bit(signal));
-        self.listened.store(bits, Ordering::Relaxed);
+        self.not_for_children.store(bits, Ordering::Relaxed);
         Ok(())
     }
 
@@ -278,21 +280,14 @@ impl<T: Transport> Core<T> {
         }
     }
 
-    /// In a forked child: gives up what is the parent's. Signals come from then on, as `mask` says, and SIGTERM.
-    pub(crate) fn enter_child(&self, mut mask: SigSet) {
+    /// In a forked child: gives up what is the parent's. Signals come from then on, as [`sys::let_signals_come`] says.
+    pub(crate) fn enter_child(&self, mask: SigSet) {
         if let Ok(wakeup) = self.shared.wakeup() {
             wakeup.enter_child();
         }
-        // SIGTERM whoever listens to it: a drain must be able to end the child. Not SIGINT, which comes from the
-        // terminal to the whole group: the parent decides what becomes of it.
-        for signal in [SIGCHLD, SIGTERM] {
+        let signals = self.not_for_children.load(Ordering::Relaxed);
+        for signal in (1..=64).filter(|signal| signals & Wakeup::signal_bit(*signal) != 0) {
             sys::default_action(signal);
-        }
-        let listened = self.listened.load(Ordering::Relaxed);
-        if listened != 0 {
-            for signal in (1..=64).filter(|signal| listened & Wakeup::signal_bit(*signal) != 0) {
-                sys::default_action(signal);
-            }
         }
         // Connections of others, which would not end for their clients before this process does.
         if !self.waiting_room.is_empty() {
@@ -302,9 +297,7 @@ impl<T: Transport> Core<T> {
             self.linger.abandon();
         }
         self.stop_listening(true);
-        mask.remove(Signal::SIGTERM);
-        // It fails for no mask that there is.
-        let _ = mask.thread_set_mask();
+        sys::let_signals_come(mask);
     }
 
     /// In a worker of a prefork server, right after the fork: makes anew all that a process that serves by

@@ -45,7 +45,7 @@ pub(crate) use try_lock::TryLock;
 /// The two sides of a fork.
 pub(crate) enum Fork {
     /// In the new process, where signals are blocked, except SIGCHLD: those that come at once would find the parent's
-    /// handlers. With the parent's mask, to be set once it has its own. It must leave by [`exit_now`].
+    /// handlers. With the parent's mask, for [`let_signals_come`] once it has its own. It must leave by [`exit_now`].
     Child(SigSet),
     /// In the process that called, with the new process's id.
     Parent(Pid),
@@ -73,6 +73,14 @@ pub(crate) fn fork() -> io::Result<Fork> {
         ForkResult::Child => Ok(Fork::Child(mask)),
         ForkResult::Parent { child } => Ok(Fork::Parent(child)),
     }
+}
+
+/// In a forked process that has its own handlers by now: lets signals come, as the parent's `mask` says, and SIGTERM
+/// whatever it says: with that a parent ends it.
+pub(crate) fn let_signals_come(mut mask: SigSet) {
+    mask.remove(Signal::SIGTERM);
+    // It fails for no mask that there is.
+    let _ = mask.thread_set_mask();
 }
 
 /// waitpid(2), without waiting: how a child of this process has ended, which is gone then; `None` while it runs. nix has

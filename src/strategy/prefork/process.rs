@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
@@ -81,13 +81,11 @@ impl<S: BaseServer> PreFork<S> {
         sys::exit_now(1)
     }
 
-    fn work(&self, wake: EventFd, duty: Duty, mut mask: SigSet, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+    fn work(&self, wake: EventFd, duty: Duty, mask: SigSet, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
         self.core().after_fork(&wake, duty)?;
         drop(wake);
         sys::default_action(SIGCHLD);
-        // Whatever the master does without it: a worker is told with this.
-        mask.remove(Signal::SIGTERM);
-        mask.thread_set_mask()?;
+        sys::let_signals_come(mask);
         if let Some(init) = &self.worker_init {
             init()?;
             // It may have dropped privileges.
