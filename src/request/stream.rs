@@ -216,8 +216,9 @@ pub(crate) fn about_to_fork() {
 /// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
 /// [`BufRead`]'s methods are used: the buffer is made then, and a handler that reads into memory of its
 /// own pays for none. Writing sends at once unless [`set_wbufsize`](Self::set_wbufsize) says otherwise,
-/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. Messages are
-/// read and written with [`framed`](Self::framed).
+/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. What [`write!`] formats is
+/// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
+/// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
@@ -442,6 +443,17 @@ impl<S: Stream> BufRead for StreamRequest<S> {
     }
 }
 
+/// Writes `text` with one write. By itself each of its parts would be a write, and be sent: the second would wait for
+/// the acknowledgement of the first, which the peer delays (Nagle's algorithm).
+pub(super) fn write_formatted(writer: &mut impl Write, text: fmt::Arguments<'_>) -> io::Result<()> {
+    if let Some(text) = text.as_str() {
+        return writer.write_all(text.as_bytes());
+    }
+    let mut whole = Vec::new();
+    whole.write_fmt(text)?;
+    writer.write_all(&whole)
+}
+
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let count = {
@@ -459,6 +471,10 @@ impl<S: Stream> Write for StreamRequest<S> {
         };
         self.context.answered();
         Ok(count)
+    }
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        write_formatted(self, text)
     }
 
     fn flush(&mut self) -> io::Result<()> {
