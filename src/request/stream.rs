@@ -111,6 +111,24 @@ use crate::timeouts::Timeouts;
 ///
 /// Before that, read no further than the wrapped stream begins: what [`BufRead`] has read ahead of it stays with the
 /// outer request, unless [`set_rbufsize(1)`](StreamRequest::set_rbufsize) has it read byte by byte.
+///
+/// # TLS
+///
+/// A TLS library reads the socket as often as it takes until a handshake or a record is complete. Clocks are looked at
+/// between two reads of the request, so a client that sends it a byte now and then could stay for ever, except thus:
+///
+/// * The handshake is made in [`setup`](crate::BaseRequestHandler::setup), on the request itself, which any library can
+///   read and write. With rustls: `connection.complete_io(request)`.
+/// * The wrapper's `read` reads the socket once; if that completes nothing, it fails with
+///   [`Interrupted`](io::ErrorKind::Interrupted): the request looks at its clocks and calls again. With rustls: what
+///   `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
+///
+/// A handler that can do without a request of the wrapped stream writes no wrapper at all: it puts the library's stream
+/// around its request, as in `rustls::Stream::new(&mut connection, request)`, and all clocks hold.
+///
+/// The last word of TLS (`close_notify`) is said after [`run_handler`](crate::run_handler). A drain ends the reading of
+/// the socket without one, which libraries report as an error (`UnexpectedEof`): if the server
+/// [is draining](ServerContext::is_draining), that is the end of the stream.
 pub trait Stream: Read + Write + Send + 'static {
     /// Ends one direction or both (shutdown(2)).
     ///
@@ -347,7 +365,8 @@ impl<S: Stream> StreamRequest<S> {
 
     /// The two directions apart, so that one can be read while the other is written, by one thread or
     /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
-    /// sockets do.
+    /// sockets do. The request is lent to both: what else is wanted of it, such as
+    /// [`client_address`](Self::client_address), is cloned before.
     ///
     /// ```
     /// use std::io::{BufRead, Write};
