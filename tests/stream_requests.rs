@@ -129,7 +129,8 @@ impl Stream for Pieces {}
 // In pieces, the second would wait for the acknowledgement of the first: 40 ms each time.
 fn what_is_formatted_is_sent_in_one_piece() {
     let mut request = StreamRequest::new(Pieces::default(), "a client");
-    writeln!(request, "{}: {:?}", "answer", 42).unwrap();
+    let name = String::from("answer");
+    writeln!(request, "{name}: {:?}", 42).unwrap();
     writeln!(&mut request as &mut dyn Write, "{}", 1).unwrap();
     writeln!(StreamRequest::split(&mut request).1, "{}!", 2).unwrap();
     writeln!(request, "as it is").unwrap();
