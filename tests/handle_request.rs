@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -40,6 +41,8 @@ tests![
     closing_waits_for_the_requests_and_counts_them,
     service_actions_run_once_a_turn,
     service_actions_run_at_each_poll_interval_without_a_request,
+    service_actions_run_at_each_poll_interval_while_all_workers_are_busy,
+    service_actions_of_an_idle_server_run_on_one_thread,
     service_actions_run_at_each_poll_interval_while_the_server_drains,
     verify_comes_before_process,
     a_refused_request_is_shut_down_exactly_once,
@@ -352,6 +355,63 @@ fn service_actions_run_at_each_poll_interval_without_a_request() {
         turns.load(Ordering::SeqCst) >= 10
     });
     assert_eq!(running.stop().unwrap().served, 0);
+}
+
+fn service_actions_run_at_each_poll_interval_while_all_workers_are_busy() {
+    let leave = support::gate::Gate::default();
+    let in_handler = leave.clone();
+    let server = ThreadPoolTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+        request.write_all(b"begun\n")?;
+        in_handler.wait();
+        io::Result::Ok(())
+    });
+    let server = Loop::over(server.workers(1)).poll_interval(Duration::from_millis(1));
+    let turns = Arc::clone(&server.turns);
+    let running = server.spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), ""), "begun\n");
+    let ten_more = |when| {
+        let before = turns.load(Ordering::SeqCst);
+        wait_until(when, || turns.load(Ordering::SeqCst) >= before + 10);
+    };
+    ten_more("service_actions has run ten times while it serves");
+    running.shutdown_handle().shutdown();
+    ten_more("service_actions has run ten times while it stops");
+    leave.open();
+    assert_eq!(running.join().unwrap().drained, 1);
+}
+
+/// Where service actions have run, and how often.
+struct Threads<S>(S, Arc<Mutex<HashMap<ThreadId, usize>>>);
+
+impl<S: BaseServer> BaseServer for Threads<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn service_actions(&self) {
+        *self.1.lock().unwrap().entry(thread::current().id()).or_default() += 1;
+        self.inner().service_actions();
+    }
+}
+
+// Each of the threads that wait for requests would multiply the interval.
+fn service_actions_of_an_idle_server_run_on_one_thread() {
+    fn assert_one_thread(server: impl BaseServer) {
+        let threads = Arc::default();
+        let server = Threads(server, Arc::clone(&threads)).poll_interval(Duration::from_millis(1));
+        let running = server.spawn().unwrap();
+        let most = || threads.lock().unwrap().values().copied().max().unwrap_or_default();
+        wait_until("service_actions has run a hundred times on a thread", || most() >= 100);
+        let regular = threads.lock().unwrap().values().filter(|turns| **turns > 10).count();
+        assert_eq!(regular, 1, "{threads:?}");
+        running.stop().unwrap();
+    }
+    assert_one_thread(TcpServer::new("127.0.0.1:0", EchoLine));
+    assert_one_thread(ThreadingTcpServer::new("127.0.0.1:0", EchoLine));
+    assert_one_thread(ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).workers(4));
 }
 
 fn service_actions_run_at_each_poll_interval_while_the_server_drains() {

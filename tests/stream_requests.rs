@@ -5,7 +5,7 @@ mod support;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ tests![
     wfile_is_a_writer_whose_descriptor_is_the_requests,
     a_small_write_reaches_the_peer_without_a_flush,
     write_returns_the_number_of_bytes,
+    what_is_formatted_is_sent_in_one_piece,
     a_write_of_16_mib_is_complete_although_signals_interrupt_it,
     a_read_goes_on_although_a_signal_interrupts_it,
     the_two_halves_work_in_two_threads,
@@ -84,6 +85,57 @@ fn write_returns_the_number_of_bytes() {
         write!(request, " {whole} {half} {}", request.get_ref().peer_addr()?.port() > 0)
     }
     assert_eq!(serve_well(handler, |_| {}), b"12345123 5 3 true");
+}
+
+/// Keeps each write apart.
+#[derive(Default)]
+struct Pieces(Mutex<Vec<Vec<u8>>>);
+
+impl Read for Pieces {
+    fn read(&mut self, _out: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Read for &Pieces {
+    fn read(&mut self, _out: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        (&*self).write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Write for &Pieces {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().push(data.to_vec());
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Pieces {}
+
+// In pieces, the second would wait for the acknowledgement of the first: 40 ms each time.
+fn what_is_formatted_is_sent_in_one_piece() {
+    let mut request = StreamRequest::new(Pieces::default(), "a client");
+    let name = String::from("answer");
+    writeln!(request, "{name}: {:?}", 42).unwrap();
+    writeln!(&mut request as &mut dyn Write, "{}", 1).unwrap();
+    writeln!(StreamRequest::split(&mut request).1, "{}!", 2).unwrap();
+    writeln!(request, "as it is").unwrap();
+    let pieces = request.get_ref().0.lock().unwrap().clone();
+    assert_eq!(pieces, ["answer: 42\n", "1\n", "2!\n", "as it is\n"].map(Vec::from));
 }
 
 // SocketWriterTest.test_write (c): support.SOCK_MAX_SIZE bytes, SIGUSR1 in the middle of the send.

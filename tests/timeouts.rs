@@ -35,6 +35,7 @@ tests![
     a_client_that_says_nothing_is_gone_at_the_handshake_timeout,
     a_set_up_that_never_ends_is_gone_at_the_handshake_timeout,
     the_handshake_is_over_with_the_first_byte,
+    a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline,
     a_slow_reader_is_gone_at_the_write_timeout_over_tcp,
     a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets,
     a_slow_reader_of_a_message_is_gone_at_the_write_timeout,
@@ -279,6 +280,69 @@ fn the_handshake_is_over_with_the_first_byte() {
     past.recv_timeout(CEILING).unwrap();
     client.write_all(b"2").unwrap();
     assert_eq!(read_to_end(client), b"both");
+    running.stop().unwrap();
+}
+
+/// Gives whole lines only, as TLS does records.
+struct WholeLines {
+    stream: TcpStream,
+    line: Vec<u8>,
+}
+
+impl Read for WholeLines {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut byte = [0];
+        if self.stream.read(&mut byte)? == 0 {
+            return Ok(0);
+        }
+        self.line.extend(byte);
+        if byte != *b"\n" {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        let line = std::mem::take(&mut self.line);
+        out[..line.len()].copy_from_slice(&line);
+        Ok(line.len())
+    }
+}
+
+impl Write for WholeLines {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.stream.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for WholeLines {
+    fn set_stream_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_stream_read_timeout(timeout)
+    }
+}
+
+fn a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline() {
+    use socketserver::Request as _;
+    let (journal, pen) = journal();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
+        let stream = WholeLines {
+            stream: request.get_ref().try_clone()?,
+            line: Vec::new(),
+        };
+        let mut inner = StreamRequest::new(stream, request.client_address().clone());
+        inner.attach(request.server().clone());
+        inner.begin(request.timeouts())?;
+        run_handler(&EchoLine, &mut inner)
+    });
+    let running = Journaled::over(server.request_timeout(millis(200)), &pen)
+        .spawn()
+        .unwrap();
+    let mut client = connect(running.server_address());
+    assert_eq!(exchange_line(connect(running.server_address()), "whole\n"), "whole\n");
+    wait_until("the server has given it up", || {
+        client.write_all(b"x").is_err() || journal.count("handle_error") > 0
+    });
+    assert_failed(&journal, "request: not done within 0.2 s");
     running.stop().unwrap();
 }
 

@@ -113,7 +113,7 @@ struct Place {
 /// ```
 pub struct Acceptor<T: Transport> {
     server: Outermost<T>,
-    /// At least so often `service_actions` runs.
+    /// At least so often `service_actions` runs here.
     interval: Option<Duration>,
     /// The end of a child may have to interrupt a wait.
     forks: bool,
@@ -256,9 +256,9 @@ impl<T: Transport> Acceptor<T> {
     pub(crate) fn stand_by(&self) -> io::Result<bool> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
-        wakeup.wait_stop(None)?;
+        wakeup.wait_stop(self.interval)?;
         core.look_again()?;
-        core.run_signal_actions();
+        self.server.service_actions();
         if let Err(error) = core.keep_suspension() {
             self.back_off(&error)?;
             wakeup.wake();
@@ -280,7 +280,7 @@ impl<T: Transport> Acceptor<T> {
         const SLICE: Duration = Duration::from_millis(10);
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
-        core.run_signal_actions();
+        self.server.service_actions();
         let patience = core.drain_time_left();
         if wakeup.is_forced() || patience.is_zero() {
             core.give_up_queue(&self.server);
@@ -292,10 +292,12 @@ impl<T: Transport> Acceptor<T> {
         Ok(true)
     }
 
-    /// A clone for the thread with this number among those that accept.
+    /// A clone for the thread with this number among those that accept. They can all be busy, and many can wait: the
+    /// interval is kept by the one that [stands by](Self::stand_by).
     pub(crate) fn for_thread(&self, number: usize) -> Self {
         Acceptor {
             set: number,
+            interval: None,
             ..self.clone()
         }
     }

@@ -1,11 +1,13 @@
 //! The two directions of a connection apart.
 
+use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
+use super::stream::write_formatted;
 use super::watched::{Counted, Watched, end_reading};
 use super::{ServerContext, Stream};
 
@@ -126,6 +128,10 @@ where
         };
         self.answered();
         Ok(count)
+    }
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        write_formatted(self, text)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -111,6 +111,24 @@ use crate::timeouts::Timeouts;
 ///
 /// Before that, read no further than the wrapped stream begins: what [`BufRead`] has read ahead of it stays with the
 /// outer request, unless [`set_rbufsize(1)`](StreamRequest::set_rbufsize) has it read byte by byte.
+///
+/// # TLS
+///
+/// A TLS library reads the socket as often as it takes until a handshake or a record is complete. Clocks are looked at
+/// between two reads of the request, so a client that sends it a byte now and then could stay for ever, except thus:
+///
+/// * The handshake is made in [`setup`](crate::BaseRequestHandler::setup), on the request itself, which any library can
+///   read and write. With rustls: `connection.complete_io(request)`.
+/// * The wrapper's `read` reads the socket once; if that completes nothing, it fails with
+///   [`Interrupted`](io::ErrorKind::Interrupted): the request looks at its clocks and calls again. With rustls: what
+///   `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
+///
+/// A handler that can do without a request of the wrapped stream writes no wrapper at all: it puts the library's stream
+/// around its request, as in `rustls::Stream::new(&mut connection, request)`, and all clocks hold.
+///
+/// The last word of TLS (`close_notify`) is said after [`run_handler`](crate::run_handler). A drain ends the reading of
+/// the socket without one, which libraries report as an error (`UnexpectedEof`): if the server
+/// [is draining](ServerContext::is_draining), that is the end of the stream.
 pub trait Stream: Read + Write + Send + 'static {
     /// Ends one direction or both (shutdown(2)).
     ///
@@ -216,8 +234,9 @@ pub(crate) fn about_to_fork() {
 /// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
 /// [`BufRead`]'s methods are used: the buffer is made then, and a handler that reads into memory of its
 /// own pays for none. Writing sends at once unless [`set_wbufsize`](Self::set_wbufsize) says otherwise,
-/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. Messages are
-/// read and written with [`framed`](Self::framed).
+/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. What [`write!`] formats is
+/// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
+/// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
@@ -346,7 +365,8 @@ impl<S: Stream> StreamRequest<S> {
 
     /// The two directions apart, so that one can be read while the other is written, by one thread or
     /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
-    /// sockets do.
+    /// sockets do. The request is lent to both: what else is wanted of it, such as
+    /// [`client_address`](Self::client_address), is cloned before.
     ///
     /// ```
     /// use std::io::{BufRead, Write};
@@ -442,6 +462,17 @@ impl<S: Stream> BufRead for StreamRequest<S> {
     }
 }
 
+/// Writes `text` with one write. By itself each of its parts would be a write, and be sent: the second would wait for
+/// the acknowledgement of the first, which the peer delays (Nagle's algorithm).
+pub(super) fn write_formatted(writer: &mut impl Write, text: fmt::Arguments<'_>) -> io::Result<()> {
+    if let Some(text) = text.as_str() {
+        return writer.write_all(text.as_bytes());
+    }
+    let mut whole = Vec::new();
+    whole.write_fmt(text)?;
+    writer.write_all(&whole)
+}
+
 impl<S: Stream> Write for StreamRequest<S> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let count = {
@@ -459,6 +490,10 @@ impl<S: Stream> Write for StreamRequest<S> {
         };
         self.context.answered();
         Ok(count)
+    }
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        write_formatted(self, text)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -45,7 +45,8 @@ pub enum Concurrency {
 /// A server is a stack: a bare server ([`TcpServer`](crate::TcpServer), …) wrapped in a strategy
 /// ([`Threading`](crate::Threading), …) and in mix-ins of your own, in any order. Every hook forwards
 /// to the wrapped server unless it is overridden, as `super()` does in Python, and the framework calls
-/// hooks on the outermost layer, so an override takes effect on either side of the strategy.
+/// hooks on the outermost layer, so an override takes effect on either side of the strategy. Only
+/// [`process_request`](Self::process_request) has to be outside, as in Python: it is the strategy's own.
 ///
 /// A mix-in is three lines and the hook that it changes:
 ///
@@ -329,7 +330,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Decides where and when a request runs: the hook of strategies. Called on the accept loop, which
-    /// waits until it returns.
+    /// waits until it returns. A strategy does not call that of the server that it wraps. That of a bare server, and
+    /// mostly those of [`Threading`](crate::Threading) and [`ThreadPool`](crate::ThreadPool), whose threads accept for
+    /// themselves, return when the request is over.
     fn process_request(&self, job: Job<Self::Transport>) {
         self.inner().process_request(job);
     }
@@ -367,7 +370,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Does what is to be done at each turn of the accept loop, and while the server drains. A turn
     /// comes with each request and wake-up; for one at least every so often, set
-    /// [`poll_interval`](crate::Configure::poll_interval).
+    /// [`poll_interval`](crate::Configure::poll_interval). Where several threads accept, as under
+    /// [`Threading`](crate::Threading), it can run on more than one of them at a time.
     fn service_actions(&self) {
         self.inner().service_actions();
     }
