@@ -330,7 +330,13 @@ impl<T: Transport> Core<T> {
     ///
     /// The master has ended already.
     pub(crate) fn hear_of_the_masters_end(&self) -> io::Result<()> {
-        set_pdeathsig(Signal::SIGTERM)?;
+        set_pdeathsig(Signal::SIGTERM).map_err(|errno| {
+            let error = io::Error::from(errno);
+            io::Error::new(
+                error.kind(),
+                format!("a worker must hear of its master's end (prctl): {error}"),
+            )
+        })?;
         if self.shared.master().is_some_and(|master| master.is_gone()) {
             return Err(io::Error::other("the master has ended"));
         }
