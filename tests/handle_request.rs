@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ tests![
     an_unbound_server_says_what_to_call,
     a_closed_server_says_so,
     closing_waits_for_the_requests_and_counts_them,
+    closed_by_two_threads_at_once_it_is_closed_once,
+    closing_in_a_handler_is_a_deadlock_and_stops_it,
     service_actions_run_once_a_turn,
     service_actions_run_at_each_poll_interval_without_a_request,
     service_actions_run_at_each_poll_interval_while_all_workers_are_busy,
@@ -330,6 +332,76 @@ fn closing_waits_for_the_requests_and_counts_them() {
         assert_eq!(read_to_end(client), b"done\n");
     }
     opening.join().unwrap();
+}
+
+/// Counts how often it is closed.
+struct Closes<S> {
+    inner: S,
+    count: Arc<AtomicUsize>,
+}
+
+impl<S: BaseServer> BaseServer for Closes<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn server_close(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.inner.server_close();
+    }
+}
+
+fn closed_by_two_threads_at_once_it_is_closed_once() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let leave = support::gate::Gate::default();
+    let in_handler = leave.clone();
+    let handler = move |_: &mut TcpRequest| in_handler.wait();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", handler).drain_timeout(None);
+    let server = bound(Closes {
+        inner: server,
+        count: Arc::clone(&count),
+    });
+    let _client = client(&*server, "");
+    server.handle_request().unwrap();
+    let (threads, closing) = mpsc::channel();
+    let close = || {
+        let (server, threads) = (Arc::clone(&server), threads.clone());
+        thread::spawn(move || {
+            threads.send(gettid()).unwrap();
+            server.close().unwrap().served
+        })
+    };
+    let both = [close(), close()];
+    for _ in &both {
+        let thread = closing.recv().unwrap();
+        wait_until("it waits", || is_asleep(thread));
+    }
+    leave.open();
+    for thread in both {
+        assert_eq!(thread.join().unwrap(), 1);
+    }
+    assert_eq!(server.close().unwrap().served, 1);
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+fn closing_in_a_handler_is_a_deadlock_and_stops_it() {
+    let slot = Arc::new(OnceLock::<Arc<dyn Fn() -> io::Result<Report> + Send + Sync>>::new());
+    let close = Arc::clone(&slot);
+    let handler = move |request: &mut TcpRequest| {
+        let error = close.get().unwrap()().unwrap_err();
+        write!(request, "{:?}", error.kind())
+    };
+    let server = bound(TcpServer::new("127.0.0.1:0", handler).drain_timeout(None));
+    let weak = Arc::downgrade(&server);
+    let _ = slot.set(Arc::new(move || weak.upgrade().unwrap().close()));
+    let client = client(&*server, "");
+    server.handle_request().unwrap();
+    assert_eq!(read_to_end(client), b"Deadlock");
+    assert_eq!(server.handle_request().unwrap(), Handled::Stopped);
+    assert_eq!(server.close().unwrap().served, 1);
 }
 
 fn service_actions_run_once_a_turn() {

@@ -25,7 +25,7 @@ use nix::sys::socket::{
 };
 use socketserver::prelude::*;
 use socketserver::{
-    AddressFamily, Config, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
+    AddressFamily, Config, Running, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
 };
 use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
@@ -48,6 +48,8 @@ tests![
     the_longest_datagram_is_as_set_for_a_socket_made_elsewhere,
     a_datagram_socket_made_elsewhere_is_not_drained,
     a_socket_made_elsewhere_that_somebody_shuts_down_ends_serving_under_every_strategy,
+    of_two_servers_on_one_socket_one_that_stops_leaves_no_client_behind_under_every_strategy,
+    of_two_servers_on_one_socket_a_bare_one_that_is_suspended_leaves_no_client_behind,
     a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
     ipv6_follows_from_the_address,
     ipv6_follows_from_the_address_for_udp,
@@ -431,6 +433,45 @@ fn a_datagram_socket_made_elsewhere_is_not_drained() {
     socket.set_read_timeout(Some(CEILING)).unwrap();
     assert_eq!(socket.recv(&mut [0; 99]).unwrap(), 11);
     assert_eq!(socket.recv(&mut [0; 99]).unwrap(), 16);
+}
+
+/// Two servers on one listener, again and again: a client comes and the first, which the kernel wakes for it, is told
+/// something. Whoever serves it, it is served.
+#[track_caller]
+fn assert_leaves_nobody<S: BaseServer>(make: impl Fn(Tcp) -> S, tell: impl Fn(&Running)) {
+    const ROUNDS: usize = 100;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = Address::from(listener.local_addr().unwrap());
+    let tcp = || Tcp::try_from(listener.try_clone().unwrap()).unwrap();
+    for round in 0..ROUNDS {
+        // Woken up, it does not get the processor at once.
+        let first = make(tcp()).sched_batch(true).spawn().unwrap();
+        assert_eq!(exchange_line(connect(&address), "one\n"), "one\n");
+        let other = TcpServer::with_transport(tcp(), EchoLine).spawn().unwrap();
+        wait_until("both serve", || other.handle().state() == State::Serving);
+        let client = connect(&address);
+        tell(&first);
+        assert_eq!(exchange_line(client, "two\n"), "two\n", "round {round}");
+        first.stop().unwrap();
+        other.stop().unwrap();
+    }
+}
+
+fn of_two_servers_on_one_socket_one_that_stops_leaves_no_client_behind_under_every_strategy() {
+    let stop = |server: &Running| server.shutdown_handle().shutdown();
+    let bare = |tcp| TcpServer::with_transport(tcp, EchoLine);
+    assert_leaves_nobody(bare, stop);
+    assert_leaves_nobody(|tcp| bare(tcp).threading(), stop);
+    assert_leaves_nobody(|tcp| bare(tcp).thread_pool().workers(2), stop);
+    assert_leaves_nobody(|tcp| bare(tcp).forking(), stop);
+    assert_leaves_nobody(|tcp| bare(tcp).prefork().workers(1), stop);
+}
+
+fn of_two_servers_on_one_socket_a_bare_one_that_is_suspended_leaves_no_client_behind() {
+    assert_leaves_nobody(
+        |tcp| TcpServer::with_transport(tcp, EchoLine),
+        |server| server.handle().suspend(),
+    );
 }
 
 /// Whoever waits for such a socket is woken up at once, for ever, and never gets anything.

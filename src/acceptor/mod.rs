@@ -462,8 +462,9 @@ impl<T: Transport> Acceptor<T> {
         let has_ahead = self.server.core().transport().is_some_and(Transport::has_ahead);
         let sleepers = wakeup.sleepers().filter(|_| !has_ahead);
         let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
-        if backlog.is_none() && !may_accept(shared) {
-            // The request may have come before the listener was out of the sets; the next turn takes it out.
+        if backlog.is_none() && !may_accept(shared) && !self.server.core().is_ready_made() {
+            // The request may have come before the listener was out of the sets; the next turn takes it out. Where
+            // others may have the socket, too, none of them was woken for the request: it is left to nobody.
             return Ok(Turn::Again);
         }
         let attempt = self.backoffs.accepting.attempt();

@@ -199,7 +199,11 @@ impl<T: Transport> Core<T> {
     pub(crate) fn end_patience(&self, server: &Outermost<T>) {
         let registry = &self.shared().registry;
         if let (Some(running), false) = (registry.begin_forcing(), registry.is_idle()) {
-            log::warn!("{running} requests did not end in time: shutting their sockets down");
+            if running > 0 {
+                log::warn!("{running} requests did not end in time: shutting their sockets down");
+            } else {
+                log::warn!("worker processes without a request did not end in time: making them");
+            }
             self.waiting_room().drop_all(server);
             server.terminate_requests(Force::Terminate);
         }

@@ -342,7 +342,7 @@ impl Shared {
     /// # Errors
     ///
     /// This thread runs the server's loop or one of its requests.
-    fn check_no_deadlock(self: &Arc<Self>) -> Result<(), WaitError> {
+    pub(crate) fn check_no_deadlock(self: &Arc<Self>) -> Result<(), WaitError> {
         if BUSY_FOR.get() == Arc::as_ptr(self) {
             return Err(WaitError::Deadlock);
         }

@@ -106,20 +106,15 @@ impl Running {
     ///
     /// If the server's thread did.
     pub fn join(mut self) -> io::Result<Report> {
-        self.check_no_deadlock()?;
+        self.shared.check_no_deadlock()?;
         self.thread.take().map_or_else(|| Ok(Report::default()), join)
-    }
-
-    fn check_no_deadlock(&self) -> io::Result<()> {
-        let checked = self.shared.check_no_deadlock();
-        checked.map_err(|error| io::Error::new(io::ErrorKind::Deadlock, error))
     }
 
     fn finish(&mut self) -> io::Result<Report> {
         let Some(thread) = self.thread.take() else {
             return Ok(Report::default());
         };
-        self.check_no_deadlock()?;
+        self.shared.check_no_deadlock()?;
         let patience = self
             .drain_timeout
             .map(|timeout| timeout.saturating_add(Self::HEAD_START));

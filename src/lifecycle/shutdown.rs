@@ -1,6 +1,7 @@
 //! Asking a server to stop, and waiting until it has.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,3 +111,13 @@ impl fmt::Display for WaitError {
 }
 
 impl std::error::Error for WaitError {}
+
+impl From<WaitError> for io::Error {
+    fn from(error: WaitError) -> Self {
+        let kind = match error {
+            WaitError::Deadlock => io::ErrorKind::Deadlock,
+            WaitError::TimedOut => io::ErrorKind::TimedOut,
+        };
+        io::Error::new(kind, error)
+    }
+}

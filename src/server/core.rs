@@ -31,6 +31,8 @@ pub struct Core<T: Transport> {
     /// The transport was made elsewhere: binding and listening are done.
     pub(super) ready_made: bool,
     waiter: OnceLock<Waiter>,
+    /// A thread sees to the end of a server whose requests were handled one by one.
+    pub(super) closing: AtomicBool,
     /// One thread accepts, and serves what it has accepted.
     pub(super) alone: AtomicBool,
     /// What is left to accept; set when the server was told to stop.
@@ -65,6 +67,7 @@ impl<T: Transport> Core<T> {
             transport: OnceLock::new(),
             ready_made: false,
             waiter: OnceLock::new(),
+            closing: AtomicBool::new(false),
             alone: AtomicBool::new(false),
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
@@ -327,7 +330,13 @@ impl<T: Transport> Core<T> {
     ///
     /// The master has ended already.
     pub(crate) fn hear_of_the_masters_end(&self) -> io::Result<()> {
-        set_pdeathsig(Signal::SIGTERM)?;
+        set_pdeathsig(Signal::SIGTERM).map_err(|errno| {
+            let error = io::Error::from(errno);
+            io::Error::new(
+                error.kind(),
+                format!("a worker must hear of its master's end (prctl): {error}"),
+            )
+        })?;
         if self.shared.master().is_some_and(|master| master.is_gone()) {
             return Err(io::Error::other("the master has ended"));
         }

@@ -211,13 +211,21 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Drains and closes a server whose requests were handled one by one: what `serve_forever` does at
-    /// its end, those that the kernel had queued included. Python: `server_close()` with `block_on_close`.
+    /// its end, those that the kernel had queued included. Python: `server_close()` with `block_on_close`. Again, or
+    /// while another thread does it, it waits for that end.
     ///
     /// # Errors
     ///
-    /// Waiting itself failed.
+    /// Waiting itself failed; [`Deadlock`](io::ErrorKind::Deadlock) in a request or a hook of the server itself, which
+    /// has been asked to stop all the same.
     fn close(self: &Arc<Self>) -> io::Result<Report> {
         self.shutdown();
+        let shared = self.core().shared();
+        shared.check_no_deadlock()?;
+        if self.core().closing.swap(true, Ordering::SeqCst) {
+            shared.wait_closed(None);
+            return Ok(shared.registry.report(shared.wakeup()?.stopped_at().elapsed()));
+        }
         serve_bound(self)
     }
 

@@ -23,7 +23,9 @@ use crate::transport::Transport;
 ///   parent do not run. It has closed the listening socket, and its signals do the default, except
 ///   SIGINT, which a terminal sends to the whole group: the parent decides.
 /// * The parent reaps children as they end, and only its own: other children of the program are left to
-///   whoever started them. A child that was killed, or ended with another status, goes to
+///   whoever started them. (As process 1 of a container the program also gets the orphans of others, such as what a
+///   handler has started and left behind, and they stay zombies: have an init there, as `docker run --init`.)
+///   A child that was killed, or ended with another status, goes to
 ///   `handle_error` as [`Cause::Exit`](crate::Cause::Exit), in the parent.
 /// * At [`max_children`](Self::max_children) the server stops accepting until one has ended, unless told to
 ///   reject.
