@@ -208,6 +208,7 @@ mod hooks;
 mod job;
 mod lifecycle;
 mod limits;
+mod mutex;
 mod observer;
 #[doc = include_str!("performance.md")]
 pub mod performance {}

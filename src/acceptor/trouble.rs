@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use crate::lifecycle::Shared;
+use crate::mutex::Mutex;
 use crate::observer::Event;
 
 /// What to do about an error of accept(2) or recvmsg(2).
@@ -123,10 +124,6 @@ impl Backoff {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// To be called before what may fail.
     pub(crate) fn attempt(&self) -> Attempt {
         Attempt(self.number.load(Ordering::Relaxed))
@@ -141,7 +138,7 @@ impl Backoff {
     /// Whether to try again at once. What should pass does not always: a security module that forbids
     /// accepting says EPERM each time and leaves the connection in the queue.
     pub(super) fn may_retry(&self) -> bool {
-        let mut trouble = self.lock();
+        let mut trouble = self.trouble.lock();
         if trouble.retries == 0 && trouble.delay == 0 {
             self.renumber(&trouble);
         }
@@ -153,7 +150,7 @@ impl Backoff {
     /// The next delay; only the first of an episode is logged.
     pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
         let what = self.what;
-        let mut trouble = self.lock();
+        let mut trouble = self.trouble.lock();
         let begins = trouble.delay == 0;
         trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
         let delay = Duration::from_millis(trouble.delay);
@@ -176,7 +173,7 @@ impl Backoff {
         if attempt.0.is_multiple_of(2) {
             return;
         }
-        let mut trouble = self.lock();
+        let mut trouble = self.trouble.lock();
         if self.number.load(Ordering::Relaxed) != attempt.0 {
             return;
         }

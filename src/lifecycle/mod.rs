@@ -21,7 +21,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -30,6 +30,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::hooks::guarded;
 use crate::limits::AddressRules;
+use crate::mutex::Mutex;
 use crate::observer::{Event, Observer};
 use crate::stats::Stats;
 
@@ -287,14 +288,14 @@ impl Shared {
             if let Ok(wakeup) = &self.wakeup {
                 wakeup.closed();
             }
-            let _lock = self.closed_lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let _lock = self.closed_lock.lock();
             self.closed.notify_all();
         }
     }
 
     /// Waits until the server is closed or `deadline` has passed; true if it is closed.
     pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> bool {
-        let mut lock = self.closed_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.closed_lock.lock();
         while self.state() != State::Closed {
             lock = match deadline {
                 None => self.closed.wait(lock).unwrap_or_else(PoisonError::into_inner),

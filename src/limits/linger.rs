@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use crate::hooks::Hooks;
+use crate::mutex::Mutex;
 use crate::request::Request;
 use crate::transport::Transport;
 
@@ -38,7 +39,7 @@ impl<T: Transport> Linger<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, T::Request)>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -117,7 +118,7 @@ impl<T: Transport> Linger<T> {
     /// In a forked child, which must not keep them open: drops them.
     pub(crate) fn abandon(&self) {
         // The thread that forked holds no lock; another thread's would be held for ever.
-        if let Ok(mut queue) = self.queue.try_lock() {
+        if let Some(mut queue) = self.queue.try_lock() {
             queue.clear();
         }
     }

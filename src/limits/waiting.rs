@@ -1,13 +1,14 @@
 //! Requests that were accepted and wait until the limits on their address let them run.
 
 use std::collections::VecDeque;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::hooks::Outermost;
 use crate::job::{Active, Job, process};
 use crate::lifecycle::Ticket;
+use crate::mutex::Mutex;
 use crate::transport::Transport;
 
 /// Where they wait, each with its connection and without a thread or process.
@@ -36,7 +37,7 @@ impl<T: Transport> WaitingRoom<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting<T>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -114,7 +115,7 @@ impl<T: Transport> WaitingRoom<T> {
     /// Closes them without a server: in a forked child, which must not keep them open.
     pub(crate) fn abandon(&self) {
         // The thread that forked holds no lock; another thread's would be held for ever in a child.
-        let Ok(queue) = self.queue.try_lock() else { return };
+        let Some(queue) = self.queue.try_lock() else { return };
         for Waiting { active, mut ticket, .. } in self.take(queue) {
             ticket.forget_socket();
             drop((active, ticket));
