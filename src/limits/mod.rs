@@ -2,6 +2,7 @@
 
 mod addresses;
 mod linger;
+mod queue;
 mod reject;
 mod waiting;
 
