@@ -222,7 +222,7 @@ impl Shared {
         }
         let event = event();
         for observer in observers {
-            guarded("an observer", (), || observer.observe(&event));
+            guarded("an observer", || observer.observe(&event));
         }
     }
 
