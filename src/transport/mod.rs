@@ -4,6 +4,7 @@ mod datagrams;
 mod inbox;
 mod inet;
 mod outbox;
+mod socket;
 mod tcp;
 mod udp;
 mod unix_access;
@@ -89,7 +90,8 @@ pub enum SocketType {
 /// # }
 /// ```
 pub trait Transport: Sized + Send + Sync + 'static {
-    /// The listening socket. It must be non-blocking, until [`let_wait`](Self::let_wait) is called.
+    /// The listening socket. It is non-blocking, until [`let_wait`](Self::let_wait) is called, unless
+    /// [`accept`](Self::accept) does not wait on it all the same.
     type Socket: AsFd + Send + Sync;
 
     /// What is accepted: [`StreamRequest<S>`](crate::StreamRequest) or

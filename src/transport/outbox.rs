@@ -1,6 +1,5 @@
 //! Replies that are held back, to be sent with one system call.
 
-use std::cmp::min;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -199,7 +198,7 @@ impl<P: Peer> Held<P> {
             }
             reply.sent = true;
             if let Some(longest) = reply.alone {
-                self.longest_segment = min(self.longest_segment, longest);
+                self.longest_segment = self.longest_segment.min(longest);
             }
         }
     }
