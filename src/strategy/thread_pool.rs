@@ -11,6 +11,7 @@ use super::accepting::Accepting;
 use super::one_strategy;
 use super::stack::StackSize;
 use crate::acceptor::Acceptor;
+use crate::error::invalid_input;
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::mutex::Mutex;
@@ -84,8 +85,8 @@ impl<S: BaseServer> ThreadPool<S> {
         self
     }
 
-    /// Sets how large the stacks of the workers are, in bytes, as [`Threading::stack_size`](crate::Threading::stack_size)
-    /// does. With less than 64 KiB the server does not bind.
+    /// Sets how large the stacks of the workers are, in bytes, as
+    /// [`Threading::stack_size`](crate::Threading::stack_size) does. With less than 64 KiB the server does not bind.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = StackSize(Some(bytes));
@@ -152,7 +153,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     fn server_bind(&self) -> io::Result<()> {
         if self.workers == 0 {
             let text = "a thread pool of 0 workers would never serve anybody: set workers to 1 or more";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(invalid_input(text));
         }
         self.stack_size.check()?;
         self.inner.server_bind()
