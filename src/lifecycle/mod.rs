@@ -1,6 +1,7 @@
 //! The life of a server: new → bound → serving → draining → closed, and who may ask for what when.
 
 mod activity;
+mod board;
 mod drain;
 mod handle;
 mod inline;
@@ -8,11 +9,11 @@ mod master;
 mod registry;
 mod report;
 mod running;
-mod scoreboard;
 mod shutdown;
 mod signals;
 mod slab;
 mod sleepers;
+mod slot;
 mod stamp;
 mod ticket;
 mod wakeup;
@@ -38,8 +39,8 @@ pub(crate) use activity::Activity;
 pub(crate) use drain::{Backlog, drain, drain_worker};
 pub(crate) use master::{Duty, Master};
 pub(crate) use registry::Registry;
-pub(crate) use scoreboard::{Order, Slot, Stage};
 pub(crate) use signals::run_actions;
+pub(crate) use slot::{Order, Slot, Stage};
 pub(crate) use ticket::{Admission, Pause, Ticket};
 pub(crate) use wakeup::{Wakeup, event, poll_timeout};
 

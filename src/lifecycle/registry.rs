@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::activity::Activity;
-use super::scoreboard::{Board, Slot};
+use super::board::Board;
 use super::slab::Slab;
+use super::slot::Slot;
 use super::{Report, State};
 use crate::address::Address;
 use crate::limits::{AddressRules, Addresses, Capacity, Verdict};
