@@ -224,7 +224,7 @@ mod transport;
 pub use acceptor::{Acceptor, Handled};
 pub use address::{Address, AddressFamily};
 pub use aliases::*;
-pub use config::{Config, Configure, Replies};
+pub use config::{Config, Configure};
 pub use error::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub use handler::{BaseRequestHandler, IntoHandlerResult, run_handler};
 pub use job::{Active, Force, Job};
@@ -239,7 +239,7 @@ pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServ
 pub use stats::{Connection, Stats};
 pub use strategy::{Forking, PreFork, Strategies, ThreadPool, Threading};
 pub use timeouts::{Timeout, TimeoutError, TimeoutKind, Timeouts};
-pub use transport::{SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
+pub use transport::{Replies, SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
 
 /// The README's program is compiled with the doc tests.
 #[cfg(doctest)]

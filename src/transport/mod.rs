@@ -4,6 +4,7 @@ mod datagrams;
 mod inbox;
 mod inet;
 mod outbox;
+mod replies;
 mod socket;
 mod tcp;
 mod udp;
@@ -19,6 +20,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::request::Request;
 
+pub use replies::Replies;
 pub use tcp::Tcp;
 pub use udp::Udp;
 pub use unix_datagram::UnixDatagrams;
