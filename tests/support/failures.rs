@@ -133,6 +133,34 @@ impl Failing {
     }
 }
 
+/// The tests of all behaviours below.
+macro_rules! behaviours {
+    ($($behaviour:ident),* $(,)?) => {
+        /// What becomes of requests that fail, as tests of the servers `S`, whose strategy their names begin with.
+        pub fn tests_of<S: Construct<Handler = Steps>>(strategy: &str) -> Vec<(String, fn())> {
+            vec![$((format!("{strategy}::{}", stringify!($behaviour)), $behaviour::<S> as fn())),*]
+        }
+    };
+}
+
+behaviours![
+    the_steps_run_in_order_and_then_the_request_is_closed,
+    an_error_in_handle_is_reported_once_and_the_server_goes_on,
+    a_panic_in_handle_is_reported_once_and_the_server_goes_on,
+    an_error_in_setup_ends_the_request,
+    a_panic_in_setup_ends_the_request,
+    an_error_in_finish_is_reported_once,
+    a_panic_in_finish_is_reported_once,
+    of_two_failures_that_of_handle_is_reported,
+    the_error_is_reported_where_the_handler_ran,
+    a_panic_in_handle_error_ends_nothing,
+    a_panic_in_shutdown_request_or_close_request_ends_nothing,
+    a_panic_in_service_actions_ends_nothing,
+    a_panic_in_get_request_ends_nothing,
+    a_panic_in_verify_request_costs_one_request,
+    a_panic_in_process_request_costs_one_request,
+];
+
 /// `test_*_handled`: setup, handle and finish in this order, then the request is shut down and closed.
 pub fn the_steps_run_in_order_and_then_the_request_is_closed<S: Construct<Handler = Steps>>() {
     let server = Failing::start::<S>();
