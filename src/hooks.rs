@@ -46,7 +46,8 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     }
 
     fn capacity(&self) -> Capacity {
-        BaseServer::capacity(self)
+        // The attributes' limit, in which no layer has a say.
+        guarded("capacity", || BaseServer::capacity(self)).unwrap_or_else(|| BaseServer::core(self).capacity())
     }
 
     /// And what signals ask for: both are done at each turn of the accept loop, and while it drains.

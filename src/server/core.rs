@@ -87,7 +87,8 @@ impl<T: Transport> Core<T> {
         &self.linger
     }
 
-    pub(super) fn capacity(&self) -> Capacity {
+    /// What the attributes say, whatever layers there are.
+    pub(crate) fn capacity(&self) -> Capacity {
         let frozen = self.max_connections.get().copied();
         match frozen.unwrap_or_else(|| self.attribute(|config| config.max_connections)) {
             Some(limit) => Capacity::UNLIMITED.and(limit, LimitKind::Connections),

@@ -384,7 +384,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// How many requests may be in progress at once, and what happens beyond: a layer with a limit of its own
     /// adds it with [`Capacity::and`] to what its inner server says. Asked before a request is accepted, and
-    /// again when it has been.
+    /// again when it has been. If it panics, only [`max_connections`](crate::Config::max_connections) is kept to.
     fn capacity(&self) -> Capacity {
         self.inner().capacity()
     }

@@ -5,8 +5,8 @@ use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 
-use socketserver::Construct;
 use socketserver::prelude::*;
+use socketserver::{Capacity, Construct};
 
 use super::journal::{Journal, Journaled, Pen, journal};
 use super::{connect, read_to_end, wait_until};
@@ -157,6 +157,7 @@ behaviours![
     a_panic_in_shutdown_request_or_close_request_ends_nothing,
     a_panic_in_service_actions_ends_nothing,
     a_panic_in_get_request_ends_nothing,
+    a_panic_in_capacity_ends_nothing,
     a_panic_in_verify_request_costs_one_request,
     a_panic_in_process_request_costs_one_request,
 ];
@@ -321,6 +322,11 @@ impl<S: BaseServer> BaseServer for Panicking<S> {
         self.hook("service_actions");
         self.inner.service_actions();
     }
+
+    fn capacity(&self) -> Capacity {
+        self.hook("capacity");
+        self.inner.capacity()
+    }
 }
 
 /// Sends a request to a server one of whose hooks panics, and one after it.
@@ -348,6 +354,10 @@ pub fn a_panic_in_service_actions_ends_nothing<S: Construct<Handler = Steps>>() 
 /// gh-99777 and others: no hook that fails ends the loop.
 pub fn a_panic_in_get_request_ends_nothing<S: Construct<Handler = Steps>>() {
     with_a_panic_in::<S>("get_request", "", "done\n").stop(2, 0);
+}
+
+pub fn a_panic_in_capacity_ends_nothing<S: Construct<Handler = Steps>>() {
+    with_a_panic_in::<S>("capacity", "", "done\n").stop(2, 0);
 }
 
 /// A panic in `hook`, on the accept loop, before the handler had the request: the client sees an end or,
