@@ -9,6 +9,8 @@ use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::error::invalid_input;
+
 /// The address of a server or of a client, of any family.
 ///
 /// One type for all families, because a client's address can be of another family than its
@@ -108,7 +110,7 @@ impl Address {
         match self {
             Address::Inet(address) => Ok(vec![*address]),
             Address::Name(name) if !name.starts_with('\0') => resolve_name(name),
-            _ => Err(invalid(format!(
+            _ => Err(invalid_input(format!(
                 "`{self}` is a Unix socket address; TCP and UDP take HOST:PORT"
             ))),
         }
@@ -117,7 +119,7 @@ impl Address {
     /// The Internet address that a datagram can be sent to.
     pub(crate) fn to_inet(&self) -> io::Result<SocketAddr> {
         self.as_inet()
-            .ok_or_else(|| invalid(format!("`{self}` is not an Internet address")))
+            .ok_or_else(|| invalid_input(format!("`{self}` is not an Internet address")))
     }
 
     /// The Unix socket address that this means.
@@ -130,12 +132,12 @@ impl Address {
                 None => unix::SocketAddr::from_pathname(&**name),
             },
             Address::Unnamed => {
-                return Err(invalid(
-                    "the peer has no address: a Unix datagram client must bind a path to get a reply".into(),
+                return Err(invalid_input(
+                    "the peer has no address: a Unix datagram client must bind a path to get a reply",
                 ));
             }
             Address::Inet(address) => {
-                return Err(invalid(format!(
+                return Err(invalid_input(format!(
                     "`{address}` is an Internet address; a Unix socket takes a path"
                 )));
             }
@@ -153,7 +155,7 @@ impl Address {
             Address::Abstract(name) => name.len(),
             _ => self.to_string().len(),
         };
-        invalid(format!(
+        invalid_input(format!(
             "`{self}` cannot be a socket address: it has {length} bytes, and a Unix socket takes 1 to 107 \
              without a NUL byte (sun_path, unix(7)); use a shorter path"
         ))
@@ -163,17 +165,17 @@ impl Address {
 fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
     // In brackets a colon is the address's own.
     let Some((host, port)) = name.rsplit_once(':').filter(|_| !name.ends_with(']')) else {
-        return Err(invalid(format!(
+        return Err(invalid_input(format!(
             "`{name}` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one"
         )));
     };
     let Ok(port) = port.parse::<u16>() else {
-        return Err(invalid(format!(
+        return Err(invalid_input(format!(
             "`{name}` has no valid port: `{port}` is not a number from 0 to 65535"
         )));
     };
     if host.contains(':') && !host.starts_with('[') {
-        return Err(invalid(format!(
+        return Err(invalid_input(format!(
             "`{name}` is ambiguous: write an IPv6 address in brackets, such as [::1]:80"
         )));
     }
@@ -194,10 +196,6 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
         ));
     }
     Ok(found)
-}
-
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 /// As it would be written: `127.0.0.1:80`, `/run/x.sock`, `@name` for an abstract name, `(unnamed)`.

@@ -199,6 +199,11 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     }
 }
 
+/// What was asked for makes no sense: `text` says why, and what to do.
+pub(crate) fn invalid_input(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text.into())
+}
+
 /// Binding or listening failed: what the system said, at which address, and what to do.
 #[derive(Debug)]
 struct BindError {
@@ -222,7 +227,8 @@ impl BindError {
             }
             Some(Errno::EADDRNOTAVAIL) => "no interface of this machine has that address",
             Some(Errno::EACCES | Errno::EPERM) => {
-                "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write permission on its directory"
+                "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write permission on its \
+                 directory"
             }
             Some(Errno::ENOENT) => "its directory does not exist; create it first",
             Some(Errno::ENOTDIR) => "a part of the path before its last is not a directory",

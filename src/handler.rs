@@ -60,8 +60,8 @@ use crate::request::Request;
     label = "is no handler of `{R}`",
     note = "a handler implements `BaseRequestHandler<{R}>`, or is a closure or function of `&mut {R}` that returns \
             nothing or `Result<(), E>`",
-    note = "it has to be `Clone`, `Send`, `Sync` and `'static`, and so has all that a closure captures: each request works \
-            on a clone, perhaps on another thread; what requests share goes into an `Arc`"
+    note = "it has to be `Clone`, `Send`, `Sync` and `'static`, and so has all that a closure captures: each request \
+            works on a clone, perhaps on another thread; what requests share goes into an `Arc`"
 )]
 pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
     /// Prepares; does nothing unless overridden. After an error here neither `handle` nor `finish` runs.

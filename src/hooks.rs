@@ -46,13 +46,14 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     }
 
     fn capacity(&self) -> Capacity {
-        BaseServer::capacity(self)
+        // The attributes' limit, in which no layer has a say.
+        guarded("capacity", || BaseServer::capacity(self)).unwrap_or_else(|| BaseServer::core(self).capacity())
     }
 
     /// And what signals ask for: both are done at each turn of the accept loop, and while it drains.
     fn service_actions(&self) {
         BaseServer::core(self).run_signal_actions();
-        guarded("service_actions", (), || BaseServer::service_actions(self));
+        guarded("service_actions", || BaseServer::service_actions(self));
     }
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
@@ -68,7 +69,7 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     }
 
     fn reject_request(&self, request: &mut <S::Transport as Transport>::Request, limit: LimitKind) {
-        guarded("reject_request", (), || {
+        guarded("reject_request", || {
             BaseServer::reject_request(self, request, limit);
         });
     }
@@ -82,34 +83,34 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     }
 
     fn shutdown_request(&self, request: &mut <S::Transport as Transport>::Request) {
-        guarded("shutdown_request", (), || BaseServer::shutdown_request(self, request));
+        guarded("shutdown_request", || BaseServer::shutdown_request(self, request));
     }
 
     fn close_request(&self, request: <S::Transport as Transport>::Request) {
-        guarded("close_request", (), || BaseServer::close_request(self, request));
+        guarded("close_request", || BaseServer::close_request(self, request));
     }
 
     fn handle_error(&self, error: &RequestError) {
-        guarded("handle_error", (), || BaseServer::handle_error(self, error));
+        guarded("handle_error", || BaseServer::handle_error(self, error));
     }
 
     fn drain_requests(&self) {
-        guarded("drain_requests", (), || BaseServer::drain_requests(self));
+        guarded("drain_requests", || BaseServer::drain_requests(self));
     }
 
     fn terminate_requests(&self, force: Force) {
-        guarded("terminate_requests", (), || BaseServer::terminate_requests(self, force));
+        guarded("terminate_requests", || BaseServer::terminate_requests(self, force));
     }
 
     fn server_close(&self) {
-        guarded("server_close", (), || BaseServer::server_close(self));
+        guarded("server_close", || BaseServer::server_close(self));
     }
 }
 
-/// Runs a hook; a hook that panics is logged and never ends the loop.
-pub(crate) fn guarded<R>(hook: &str, otherwise: R, run: impl FnOnce() -> R) -> R {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        log::error!("{hook} panicked: {}", panic_message(payload.as_ref()));
-        otherwise
-    })
+/// Runs a hook; `None` if it panics, which is logged and never ends the loop.
+pub(crate) fn guarded<R>(hook: &str, run: impl FnOnce() -> R) -> Option<R> {
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    outcome
+        .inspect_err(|payload| log::error!("{hook} panicked: {}", panic_message(payload.as_ref())))
+        .ok()
 }

@@ -1,6 +1,5 @@
 //! One request on its way through the hooks.
 
-use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
@@ -121,6 +120,9 @@ pub struct Job<T: Transport> {
 /// below the handler, for as long as that runs.
 type Parts<T> = Box<(Active<T>, Ticket)>;
 
+/// Why the parts are there.
+const WHOLE: &str = "a job has its request until it is consumed";
+
 impl<T: Transport> Job<T> {
     /// A request has come: gives it its number and context.
     #[inline]
@@ -145,17 +147,13 @@ impl<T: Transport> Job<T> {
 
     /// What the limits say to it.
     pub(crate) fn ask_limits(&mut self) -> Admission {
-        let Some((active, ticket)) = self.parts.as_deref_mut() else {
-            unreachable!("a job has its request until it is consumed")
-        };
+        let (active, ticket) = self.parts.as_deref_mut().expect(WHOLE);
         ticket.admit(&active.request, self.server.capacity())
     }
 
     /// Apart: it is not to be a job, or not yet.
     pub(crate) fn into_parts(mut self) -> (Outermost<T>, Active<T>, Ticket) {
-        let Some((active, ticket)) = self.parts.take().map(|parts| *parts) else {
-            unreachable!("a job has its request until it is consumed")
-        };
+        let (active, ticket) = *self.parts.take().expect(WHOLE);
         (Arc::clone(&self.server), active, ticket)
     }
 
@@ -179,10 +177,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn active(&self) -> &Active<T> {
-        let Some((active, _)) = self.parts.as_deref() else {
-            unreachable!("a job has its request until it is consumed")
-        };
-        active
+        &self.parts.as_deref().expect(WHOLE).0
     }
 
     /// Runs the request to its end on this thread: `finish_request`, `handle_error` if that fails,
@@ -365,8 +360,7 @@ impl<T: Transport> Remote<T> {
 /// closed by its own drop.
 pub(crate) fn process<T: Transport>(server: &Outermost<T>, job: Job<T>) {
     let client_address = job.client_address().clone();
-    let outcome: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| server.process_request(job)));
-    if let Err(payload) = outcome {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| server.process_request(job))) {
         server.handle_error(&RequestError::new(
             Phase::Process,
             client_address,

@@ -188,8 +188,8 @@
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
 //!
-//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"` it
-//! ends the process: of a child or a worker that request's, or those beside it, else the whole program.
+//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"`
+//! it ends the process: of a child or a worker that request's, or those beside it, else the whole program.
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]
@@ -208,6 +208,7 @@ mod hooks;
 mod job;
 mod lifecycle;
 mod limits;
+mod mutex;
 mod observer;
 #[doc = include_str!("performance.md")]
 pub mod performance {}
@@ -223,7 +224,7 @@ mod transport;
 pub use acceptor::{Acceptor, Handled};
 pub use address::{Address, AddressFamily};
 pub use aliases::*;
-pub use config::{Config, Configure, Replies};
+pub use config::{Config, Configure};
 pub use error::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub use handler::{BaseRequestHandler, IntoHandlerResult, run_handler};
 pub use job::{Active, Force, Job};
@@ -238,7 +239,7 @@ pub use server::{BaseServer, Concurrency, Construct, Core, RequestOf, SocketServ
 pub use stats::{Connection, Stats};
 pub use strategy::{Forking, PreFork, Strategies, ThreadPool, Threading};
 pub use timeouts::{Timeout, TimeoutError, TimeoutKind, Timeouts};
-pub use transport::{SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
+pub use transport::{Replies, SocketType, Tcp, Transport, Udp, UnixDatagrams, UnixStreams};
 
 /// The README's program is compiled with the doc tests.
 #[cfg(doctest)]

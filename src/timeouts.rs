@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::error::HandlerResult;
+use crate::error::{HandlerResult, invalid_input};
 use crate::handler::BaseRequestHandler;
 use crate::request::{Stream, StreamRequest};
 
@@ -126,10 +126,9 @@ impl Timeouts {
         ];
         match named.into_iter().find(|(_, timeout)| *timeout == Some(Duration::ZERO)) {
             None => Ok(()),
-            Some((kind, _)) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("the {kind} timeout is zero, which would end every request at once; set none for no limit"),
-            )),
+            Some((kind, _)) => Err(invalid_input(format!(
+                "the {kind} timeout is zero, which would end every request at once; set none for no limit"
+            ))),
         }
     }
 }

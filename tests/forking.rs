@@ -19,34 +19,8 @@ use support::failures::{self, Steps};
 use support::journal::journal;
 use support::{children, connect, process_state, read_to_end, wait_until};
 
-/// These behaviours, which every strategy has, and those of this file.
-macro_rules! with_forking {
-    ($($behaviour:ident),* $(,)? ; $($alone:ident),* $(,)?) => {
-        fn main() {
-            support::run(vec![
-                $((concat!("forking::", stringify!($behaviour)), failures::$behaviour::<ForkingTcpServer<Steps>>),)*
-                $((stringify!($alone), $alone),)*
-            ]);
-        }
-    };
-}
-
-with_forking![
-    the_steps_run_in_order_and_then_the_request_is_closed,
-    an_error_in_handle_is_reported_once_and_the_server_goes_on,
-    a_panic_in_handle_is_reported_once_and_the_server_goes_on,
-    an_error_in_setup_ends_the_request,
-    a_panic_in_setup_ends_the_request,
-    an_error_in_finish_is_reported_once,
-    a_panic_in_finish_is_reported_once,
-    of_two_failures_that_of_handle_is_reported,
-    the_error_is_reported_where_the_handler_ran,
-    a_panic_in_handle_error_ends_nothing,
-    a_panic_in_shutdown_request_or_close_request_ends_nothing,
-    a_panic_in_service_actions_ends_nothing,
-    a_panic_in_get_request_ends_nothing,
-    a_panic_in_verify_request_costs_one_request,
-    a_panic_in_process_request_costs_one_request;
+tests![
+    also: failures::tests_of::<ForkingTcpServer<Steps>>("forking");
     the_child_of_a_handler_that_failed_ends_with_status_1,
     a_child_that_was_killed_is_reported_in_the_parent,
     a_child_that_ended_with_another_status_is_reported_in_the_parent,

@@ -12,36 +12,12 @@ use support::failures::{self, Steps};
 use support::journal::{Journaled, journal};
 use support::{connect, inet, logged, read_to_end, wait_until};
 
-/// Each of these behaviours with each of the strategies.
-macro_rules! with_each_strategy {
-    ($($behaviour:ident),* $(,)? ; $($alone:ident),* $(,)?) => {
-        fn main() {
-            support::run(vec![
-                $((concat!("sync::", stringify!($behaviour)), failures::$behaviour::<TcpServer<Steps>>),)*
-                $((concat!("threading::", stringify!($behaviour)), failures::$behaviour::<ThreadingTcpServer<Steps>>),)*
-                $((concat!("pool::", stringify!($behaviour)), failures::$behaviour::<ThreadPoolTcpServer<Steps>>),)*
-                $((stringify!($alone), $alone),)*
-            ]);
-        }
-    };
-}
-
-with_each_strategy![
-    the_steps_run_in_order_and_then_the_request_is_closed,
-    an_error_in_handle_is_reported_once_and_the_server_goes_on,
-    a_panic_in_handle_is_reported_once_and_the_server_goes_on,
-    an_error_in_setup_ends_the_request,
-    a_panic_in_setup_ends_the_request,
-    an_error_in_finish_is_reported_once,
-    a_panic_in_finish_is_reported_once,
-    of_two_failures_that_of_handle_is_reported,
-    the_error_is_reported_where_the_handler_ran,
-    a_panic_in_handle_error_ends_nothing,
-    a_panic_in_shutdown_request_or_close_request_ends_nothing,
-    a_panic_in_service_actions_ends_nothing,
-    a_panic_in_get_request_ends_nothing,
-    a_panic_in_verify_request_costs_one_request,
-    a_panic_in_process_request_costs_one_request;
+tests![
+    also: [
+        failures::tests_of::<TcpServer<Steps>>("sync"),
+        failures::tests_of::<ThreadingTcpServer<Steps>>("threading"),
+        failures::tests_of::<ThreadPoolTcpServer<Steps>>("pool"),
+    ].concat();
     handle_request_returns_as_usual_when_the_handler_fails,
     handle_request_returns_as_usual_when_the_handler_panics,
     a_closure_that_never_returns_is_a_handler,

@@ -307,6 +307,7 @@ fn steps_of_handlers_run_and_fail_as_under_every_strategy() {
     failures::a_panic_in_shutdown_request_or_close_request_ends_nothing::<Failing>();
     failures::a_panic_in_service_actions_ends_nothing::<Failing>();
     failures::a_panic_in_get_request_ends_nothing::<Failing>();
+    failures::a_panic_in_capacity_ends_nothing::<Failing>();
 }
 
 fn a_child_of_the_program_is_left_to_the_program() {

@@ -29,7 +29,7 @@ use socketserver::{
 };
 use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
-use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, wait_until};
+use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, uninterrupted, wait_until};
 
 tests![
     roles: serves_an_inherited_descriptor_in_threads, serves_an_inherited_descriptor_in_a_pool,
@@ -361,7 +361,7 @@ fn a_udp_socket_made_elsewhere_is_served_under_every_strategy() {
         let mut answer = [0; 9];
         for _ in 0..3 {
             client.send(b"hello\n").unwrap();
-            assert_eq!(client.recv(&mut answer).unwrap(), 6);
+            assert_eq!(uninterrupted(|| client.recv(&mut answer)).unwrap(), 6);
         }
         assert_eq!(running.stop().unwrap().served, 3);
         UdpSocket::bind(address).unwrap();

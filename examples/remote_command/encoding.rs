@@ -54,16 +54,11 @@ impl Encoding {
                 let mut end = 0;
                 loop {
                     // The first byte of two is 0x81 or more.
-                    let next = end
-                        + if encoded.get(end).is_some_and(|byte| *byte > 0x80) {
-                            2
-                        } else {
-                            1
-                        };
-                    if next > length {
+                    let width = 1 + usize::from(encoded.get(end).is_some_and(|byte| *byte > 0x80));
+                    if end + width > length {
                         return end;
                     }
-                    end = next;
+                    end += width;
                 }
             }
         }
@@ -85,8 +80,8 @@ fn encode_gbk(text: &str, into: &mut Vec<u8>) {
     }
 }
 
-/// Whether only a newer standard gave the character its code, or nobody did (private use): the Web's GBK has these, too,
-/// which is that of `encoding_rs`; Python's has not.
+/// Whether only a newer standard gave the character its code, or nobody did (private use): the Web's GBK has these,
+/// too, which is that of `encoding_rs`; Python's has not.
 fn is_newer_than_gbk(character: char) -> bool {
     matches!(
         character,

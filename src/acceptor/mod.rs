@@ -1,5 +1,6 @@
 //! The accept loop: waiting, accepting, and going on when accepting fails.
 
+mod backoff;
 mod trouble;
 mod waiter;
 
@@ -16,9 +17,7 @@ use crate::limits::Admitted;
 use crate::server::{Core, not_bound};
 use crate::transport::Transport;
 
-use trouble::{Attempt, Remedy, is_out_of_descriptors, remedy};
-
-pub(crate) use trouble::Backoff;
+pub(crate) use backoff::Backoff;
 pub(crate) use waiter::{Event, Waiter};
 
 /// The episodes of one server's accepting.
@@ -229,6 +228,16 @@ impl<T: Transport> Acceptor<T> {
             self.backoffs.processing.succeeded(attempt);
             Ok(())
         }
+    }
+
+    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
+    fn pause_for_place(&self, delay: Duration) -> io::Result<()> {
+        let core = self.server.core();
+        let wakeup = core.shared().wakeup()?;
+        if wakeup.is_stopping() {
+            return wakeup.wait_place(delay);
+        }
+        core.wait_quiet(Some(delay)).map(drop)
     }
 
     /// One request at most, within `timeout`: what `handle_request` does.
@@ -493,108 +502,6 @@ impl<T: Transport> Acceptor<T> {
             Admitted::Rejected => Turn::Rejected,
         })
     }
-
-    fn after_error(&self, error: &io::Error, attempt: Attempt, wakeup: &Wakeup, refusing: bool) -> io::Result<Turn<T>> {
-        match remedy(error) {
-            Remedy::Wait => {
-                // It takes a descriptor to look.
-                self.backoffs.accepting.succeeded(attempt);
-                if refusing {
-                    return Ok(self.stopped());
-                }
-                self.back_with_nothing(wakeup)?;
-                Ok(Turn::Again)
-            }
-            Remedy::Retry if self.backoffs.accepting.may_retry() => {
-                log::debug!("accept: {error}");
-                Ok(Turn::Again)
-            }
-            Remedy::BackOff if is_out_of_descriptors(error) && self.spare_descriptors(wakeup)? => Ok(Turn::Again),
-            // Without a descriptor it cannot be accepted, but seen that there is nothing.
-            Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
-            Remedy::Retry | Remedy::BackOff => {
-                // They have what may be wanting.
-                self.server.core().linger().close_all(&*self.server);
-                self.back_off(error)?;
-                Ok(Turn::Again)
-            }
-            // Another acceptor has found the queue empty, and it is closed.
-            Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
-            Remedy::GiveUp => Err(broken(error.kind(), error)),
-        }
-    }
-
-    /// From now on nobody sleeps in accept(2), before whose wait Linux takes a descriptor: those who sleep may have all
-    /// that were free, and others who wait for the same client, awake, would not get one. Nor are any spent on more
-    /// sets. True if somebody may have slept till now.
-    fn spare_descriptors(&self, wakeup: &Wakeup) -> io::Result<bool> {
-        self.server.core().waiter()?.spare_descriptors();
-        Ok(wakeup.sleepers().is_some_and(|sleepers| {
-            let slept = sleepers.turn_off();
-            if slept {
-                sleepers.wait_until_out();
-            }
-            slept
-        }))
-    }
-
-    /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
-    /// looks for.
-    fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
-        let core = self.server.core();
-        let Some(transport) = core.transport() else {
-            return Ok(());
-        };
-        let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on()) else {
-            return self.check_not_shut_down();
-        };
-        // Takes the wake-up, if there is one.
-        core.waiter()?
-            .wait(0, transport.socket(), wakeup, Some(Duration::ZERO))?;
-        sleepers.rearm(|| may_accept(core.shared()));
-        Ok(())
-    }
-
-    /// Who waits for a socket that was shut down for reading is told at once that there is something, for ever, and
-    /// there never will be (but a TCP listener says so when it accepts). Others who have the socket may do that.
-    ///
-    /// # Errors
-    ///
-    /// It was, and not by this server, which has been told to stop then. Of a master that refuses new requests a worker
-    /// may not have heard yet.
-    fn check_not_shut_down(&self) -> io::Result<()> {
-        let (core, shared) = (self.server.core(), self.shared());
-        let by_master = shared.master().is_some() && !core.is_ready_made();
-        if by_master || !core.is_shut_down() || shared.is_stopping() {
-            return Ok(());
-        }
-        Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
-    }
-
-    /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
-    /// for an acceptor that has none.
-    fn back_off(&self, error: &io::Error) -> io::Result<()> {
-        let delay = self.backoffs.accepting.next(error);
-        let wakeup = self.shared().wakeup()?;
-        if wakeup.is_stopping() {
-            return wakeup.wait(delay);
-        }
-        wakeup.wait_stop(Some(delay))
-    }
-
-    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
-    fn pause_for_place(&self, delay: Duration) -> io::Result<()> {
-        let core = self.server.core();
-        let wakeup = core.shared().wakeup()?;
-        if wakeup.is_stopping() {
-            return wakeup.wait_place(delay);
-        }
-        core.wait_quiet(Some(delay)).map(drop)
-    }
-}
-
-fn broken(kind: io::ErrorKind, why: &dyn fmt::Display) -> io::Error {
-    io::Error::new(kind, format!("the listening socket is broken: {why}"))
 }
 
 /// Whether there is nothing that all who accept have to know.

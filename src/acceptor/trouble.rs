@@ -1,19 +1,19 @@
-//! When accepting fails: what each error calls for, and how long to wait.
+//! When accepting fails: what each error calls for, and doing that.
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::lifecycle::Shared;
-use crate::observer::Event;
+use super::backoff::Attempt;
+use super::{Acceptor, Turn, may_accept};
+use crate::lifecycle::Wakeup;
+use crate::transport::Transport;
 
 /// What to do about an error of accept(2) or recvmsg(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Remedy {
+enum Remedy {
     /// There was nothing after all.
     Wait,
     /// It was one connection's trouble; the next may be fine.
@@ -25,7 +25,7 @@ pub(super) enum Remedy {
 }
 
 /// The table of accept(2)'s errors, and of those of recvmsg(2) on a datagram socket.
-pub(super) fn remedy(error: &io::Error) -> Remedy {
+fn remedy(error: &io::Error) -> Remedy {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
         return if error.kind() == io::ErrorKind::WouldBlock {
             Remedy::Wait
@@ -64,131 +64,111 @@ pub(super) fn remedy(error: &io::Error) -> Remedy {
 }
 
 /// Of this process, or of the whole system.
-pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+fn is_out_of_descriptors(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
-/// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
-/// Shared by all that accept for a server: an episode is one for all of them.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    what: &'static str,
-    /// Whose observers hear of it.
-    server: Option<Arc<Shared>>,
-    /// The number of the trouble that there is, an odd one; even while all is well.
-    number: AtomicU64,
-    /// Locked to change the number.
-    trouble: Mutex<Trouble>,
+impl<T: Transport> Acceptor<T> {
+    /// Does what the error of an attempt calls for. `refusing`: nothing new comes, so nothing is left when there is
+    /// nothing.
+    pub(super) fn after_error(
+        &self,
+        error: &io::Error,
+        attempt: Attempt,
+        wakeup: &Wakeup,
+        refusing: bool,
+    ) -> io::Result<Turn<T>> {
+        match remedy(error) {
+            Remedy::Wait => {
+                // It takes a descriptor to see that there is nothing: if they had run out, that is over.
+                self.backoffs.accepting.succeeded(attempt);
+                if refusing {
+                    return Ok(self.stopped());
+                }
+                self.back_with_nothing(wakeup)?;
+                Ok(Turn::Again)
+            }
+            Remedy::Retry if self.backoffs.accepting.may_retry() => {
+                log::debug!("accept: {error}");
+                Ok(Turn::Again)
+            }
+            Remedy::BackOff if is_out_of_descriptors(error) && self.spare_descriptors(wakeup)? => Ok(Turn::Again),
+            // Without a descriptor it cannot be accepted, but seen that there is nothing.
+            Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
+            Remedy::Retry | Remedy::BackOff => {
+                // They have what may be wanting.
+                self.server.core().linger().close_all(&*self.server);
+                self.back_off(error)?;
+                Ok(Turn::Again)
+            }
+            // Another acceptor has found the queue empty, and it is closed.
+            Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
+            Remedy::GiveUp => Err(broken(error.kind(), error)),
+        }
+    }
+
+    /// From now on nobody sleeps in accept(2), before whose wait Linux takes a descriptor: those who sleep may have all
+    /// that were free, and others who wait for the same client, awake, would not get one. Nor are any spent on more
+    /// sets. True if somebody may have slept till now.
+    fn spare_descriptors(&self, wakeup: &Wakeup) -> io::Result<bool> {
+        self.server.core().waiter()?.spare_descriptors();
+        Ok(wakeup.sleepers().is_some_and(|sleepers| {
+            let slept = sleepers.turn_off();
+            if slept {
+                sleepers.wait_until_out();
+            }
+            slept
+        }))
+    }
+
+    /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
+    /// looks for.
+    fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
+        let core = self.server.core();
+        let Some(transport) = core.transport() else {
+            return Ok(());
+        };
+        let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on()) else {
+            return self.check_not_shut_down();
+        };
+        // Takes the wake-up, if there is one.
+        core.waiter()?
+            .wait(0, transport.socket(), wakeup, Some(Duration::ZERO))?;
+        sleepers.rearm(|| may_accept(core.shared()));
+        Ok(())
+    }
+
+    /// Who waits for a socket that was shut down for reading is told at once that there is something, for ever, and
+    /// there never will be (but a TCP listener says so when it accepts). Others who have the socket may do that.
+    ///
+    /// # Errors
+    ///
+    /// It was, and not by this server, which has been told to stop then. Of a master that refuses new requests a worker
+    /// may not have heard yet.
+    fn check_not_shut_down(&self) -> io::Result<()> {
+        let (core, shared) = (self.server.core(), self.shared());
+        let by_master = shared.master().is_some() && !core.is_ready_made();
+        if by_master || !core.is_shut_down() || shared.is_stopping() {
+            return Ok(());
+        }
+        Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
+    }
+
+    /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
+    /// for an acceptor that has none.
+    pub(super) fn back_off(&self, error: &io::Error) -> io::Result<()> {
+        let delay = self.backoffs.accepting.next(error);
+        let wakeup = self.shared().wakeup()?;
+        if wakeup.is_stopping() {
+            return wakeup.wait(delay);
+        }
+        wakeup.wait_stop(Some(delay))
+    }
 }
 
-/// What is ended by an attempt that succeeds.
-#[derive(Debug, Default)]
-struct Trouble {
-    /// The last delay in milliseconds; 0 outside of an episode.
-    delay: u64,
-    /// When the episode began.
-    since: Option<Instant>,
-    /// Attempts in a row that failed and were repeated at once.
-    retries: u32,
-}
-
-/// An attempt that has begun: the number of the trouble there was by then.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Attempt(u64);
-
-impl Backoff {
-    const FIRST: u64 = 5;
-    const LONGEST: u64 = 1000;
-    const MOST_RETRIES: u32 = 100;
-
-    pub(crate) fn new(what: &'static str) -> Self {
-        Backoff {
-            what,
-            server: None,
-            number: AtomicU64::new(0),
-            trouble: Mutex::default(),
-        }
-    }
-
-    /// Tells the observers of this server, too.
-    pub(crate) fn of(mut self, server: &Arc<Shared>) -> Self {
-        self.server = Some(Arc::clone(server));
-        self
-    }
-
-    fn observe<'a>(&self, event: impl FnOnce() -> Event<'a>) {
-        if let Some(server) = &self.server {
-            server.observe(event);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// To be called before what may fail.
-    pub(crate) fn attempt(&self) -> Attempt {
-        Attempt(self.number.load(Ordering::Relaxed))
-    }
-
-    /// There is new trouble: what began before says nothing about its end.
-    fn renumber(&self, _lock: &MutexGuard<'_, Trouble>) {
-        let next_odd = |number: u64| (number + 1) | 1;
-        self.number.update(Ordering::Relaxed, Ordering::Relaxed, next_odd);
-    }
-
-    /// Whether to try again at once. What should pass does not always: a security module that forbids
-    /// accepting says EPERM each time and leaves the connection in the queue.
-    pub(super) fn may_retry(&self) -> bool {
-        let mut trouble = self.lock();
-        if trouble.retries == 0 && trouble.delay == 0 {
-            self.renumber(&trouble);
-        }
-        let more = trouble.retries < Self::MOST_RETRIES;
-        trouble.retries += u32::from(more);
-        more
-    }
-
-    /// The next delay; only the first of an episode is logged.
-    pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
-        let what = self.what;
-        let mut trouble = self.lock();
-        let begins = trouble.delay == 0;
-        trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
-        let delay = Duration::from_millis(trouble.delay);
-        if begins {
-            trouble.since = Some(Instant::now());
-            self.renumber(&trouble);
-            drop(trouble);
-            log::warn!("{what}: {reason}; trying again until it works");
-            self.observe(|| Event::BackOffBegun {
-                what,
-                reason: reason.to_string(),
-            });
-        }
-        delay
-    }
-
-    /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
-    /// only now gets on, had what has run out since.
-    pub(crate) fn succeeded(&self, attempt: Attempt) {
-        if attempt.0.is_multiple_of(2) {
-            return;
-        }
-        let mut trouble = self.lock();
-        if self.number.load(Ordering::Relaxed) != attempt.0 {
-            return;
-        }
-        self.number.store(attempt.0 + 1, Ordering::Relaxed);
-        let ended = std::mem::take(&mut *trouble);
-        drop(trouble);
-        if let Some(since) = ended.since {
-            let (what, duration) = (self.what, since.elapsed());
-            log::info!("{what}: over");
-            self.observe(|| Event::BackOffEnded { what, duration });
-        }
-    }
+fn broken(kind: io::ErrorKind, why: &dyn fmt::Display) -> io::Error {
+    io::Error::new(kind, format!("the listening socket is broken: {why}"))
 }
 
 #[cfg(test)]
@@ -239,46 +219,5 @@ mod tests {
             }
         }
         assert_eq!(remedy(&io::Error::other("a transport's own")), Remedy::BackOff);
-    }
-
-    #[test]
-    fn a_back_off_doubles_to_a_second_and_starts_again() {
-        let backoff = Backoff::new("test");
-        let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
-        assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
-        backoff.succeeded(backoff.attempt());
-        assert_eq!(backoff.next(&"").as_millis(), 5);
-    }
-
-    #[test]
-    fn an_attempt_that_began_before_an_episode_does_not_end_it() {
-        let backoff = Backoff::new("test");
-        let before = backoff.attempt();
-        assert_eq!(backoff.next(&"").as_millis(), 5);
-        backoff.succeeded(before);
-        assert_eq!(backoff.next(&"").as_millis(), 10);
-        let in_the_first = backoff.attempt();
-        backoff.succeeded(backoff.attempt());
-        assert_eq!(backoff.next(&"").as_millis(), 5);
-        backoff.succeeded(in_the_first);
-        assert_eq!(backoff.next(&"").as_millis(), 10);
-    }
-
-    #[test]
-    fn an_attempt_that_began_while_others_were_repeated_does_not_end_the_episode_they_led_to() {
-        let backoff = Backoff::new("test");
-        assert!(backoff.may_retry());
-        let before = backoff.attempt();
-        assert_eq!(backoff.next(&"").as_millis(), 5);
-        backoff.succeeded(before);
-        assert_eq!(backoff.next(&"").as_millis(), 10);
-    }
-
-    #[test]
-    fn what_should_pass_and_does_not_is_not_retried_for_ever() {
-        let backoff = Backoff::new("test");
-        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
-        backoff.succeeded(backoff.attempt());
-        assert!(backoff.may_retry());
     }
 }

@@ -2,14 +2,15 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::lifecycle::{Wakeup, poll_timeout};
+use crate::mutex::Mutex;
 use crate::sys;
 
 /// Waits for the listener and for wake-ups, in sets (epoll(7)) that a process never changes once it has made
@@ -89,7 +90,7 @@ impl Waiter {
         if self.listening.load(Ordering::SeqCst) != suspended() {
             return Ok(());
         }
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         let listen = !suspended();
         for set in self.all.iter().filter_map(OnceLock::get) {
             let changed = if listen {
@@ -116,7 +117,7 @@ impl Waiter {
         if !self.shared.load(Ordering::Relaxed) {
             return;
         }
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _changing = self.changing.lock();
         if !self.listening.load(Ordering::SeqCst) {
             return;
         }
@@ -141,7 +142,7 @@ impl Waiter {
     ) -> io::Result<Event> {
         let own = &self.all[number % SETS];
         if own.get().is_none() && !self.spares.load(Ordering::Relaxed) {
-            let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _changing = self.changing.lock();
             let listener = self.listening.load(Ordering::SeqCst).then_some(listener);
             // Without a descriptor for it, the first set does.
             if let Ok(set) = listener_set(listener, wakeup) {

@@ -65,8 +65,8 @@ fn end_requests<T: Transport>(server: &Outermost<T>, wakeup: &Wakeup, in_child: 
     Ok(())
 }
 
-/// Waits until no request is in progress and no worker left. `deadline` of `None` is none; `patient` waits end early when
-/// the server is told to stop at once.
+/// Waits until no request is in progress and no worker left. `deadline` of `None` is none; `patient` waits end early
+/// when the server is told to stop at once.
 fn wait_until_idle<T: Transport>(
     server: &Outermost<T>,
     wakeup: &Wakeup,
@@ -156,29 +156,24 @@ impl<T: Transport> Core<T> {
     /// Has the kernel refuse new requests, so that its queue comes to an end. Returns how many of the
     /// queued ones are to be accepted.
     fn refuse(&self) -> u32 {
-        match self.transport() {
-            // Others may accept from it: neither is it ours to deafen, nor are the queued ours to take.
-            _ if self.is_ready_made() => 0,
-            None => 0,
-            Some(transport) => match transport.refuse() {
-                Ok(()) => u32::MAX,
-                Err(error) => {
-                    log::debug!("new requests cannot be refused before the queued are accepted: {error}");
-                    // As many as fit into the queue (Linux has room for one more than listen(2) was told): a
-                    // flood of new ones must not put the end off.
-                    self.attribute(|config| config.request_queue_size).saturating_add(1)
-                }
-            },
-        }
+        // From one that was made elsewhere others may accept: neither is it ours to deafen, nor are the queued ours.
+        let Some(transport) = self.transport().filter(|_| !self.is_ready_made()) else {
+            return 0;
+        };
+        let Err(error) = transport.refuse() else {
+            return u32::MAX;
+        };
+        log::debug!("new requests cannot be refused before the queued are accepted: {error}");
+        // As many as fit into the queue (Linux has room for one more than listen(2) was told): a flood of new ones
+        // must not put the end off.
+        self.attribute(|config| config.request_queue_size).saturating_add(1)
     }
 
     /// Whether the kernel may have a request for us. Always said of a Unix socket that refuses (poll(2): its
     /// reading side is shut down).
     pub(crate) fn has_queued(&self) -> bool {
-        let Some(transport) = self.transport() else {
-            return false;
-        };
-        readable(transport.socket().as_fd())
+        self.transport()
+            .is_some_and(|transport| readable(transport.socket().as_fd()))
     }
 
     /// Whether the listening socket was shut down for reading, by whoever has it.

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::unistd::{Pid, getppid, write};
 
 use super::Wakeup;
-use super::scoreboard::{Board, Order, Slot, Stage};
+use super::board::Board;
+use super::slot::{Order, Slot, Stage};
 use crate::address::Address;
 use crate::stats::{End, Way};
 use crate::sys;

@@ -1,6 +1,7 @@
 //! The life of a server: new → bound → serving → draining → closed, and who may ask for what when.
 
 mod activity;
+mod board;
 mod drain;
 mod handle;
 mod inline;
@@ -8,11 +9,11 @@ mod master;
 mod registry;
 mod report;
 mod running;
-mod scoreboard;
 mod shutdown;
 mod signals;
 mod slab;
 mod sleepers;
+mod slot;
 mod stamp;
 mod ticket;
 mod wakeup;
@@ -21,7 +22,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -30,6 +31,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::hooks::guarded;
 use crate::limits::AddressRules;
+use crate::mutex::Mutex;
 use crate::observer::{Event, Observer};
 use crate::stats::Stats;
 
@@ -37,8 +39,8 @@ pub(crate) use activity::Activity;
 pub(crate) use drain::{Backlog, drain, drain_worker};
 pub(crate) use master::{Duty, Master};
 pub(crate) use registry::Registry;
-pub(crate) use scoreboard::{Order, Slot, Stage};
 pub(crate) use signals::run_actions;
+pub(crate) use slot::{Order, Slot, Stage};
 pub(crate) use ticket::{Admission, Pause, Ticket};
 pub(crate) use wakeup::{Wakeup, event, poll_timeout};
 
@@ -221,7 +223,7 @@ impl Shared {
         }
         let event = event();
         for observer in observers {
-            guarded("an observer", (), || observer.observe(&event));
+            guarded("an observer", || observer.observe(&event));
         }
     }
 
@@ -287,14 +289,14 @@ impl Shared {
             if let Ok(wakeup) = &self.wakeup {
                 wakeup.closed();
             }
-            let _lock = self.closed_lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let _lock = self.closed_lock.lock();
             self.closed.notify_all();
         }
     }
 
     /// Waits until the server is closed or `deadline` has passed; true if it is closed.
     pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> bool {
-        let mut lock = self.closed_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lock = self.closed_lock.lock();
         while self.state() != State::Closed {
             lock = match deadline {
                 None => self.closed.wait(lock).unwrap_or_else(PoisonError::into_inner),

@@ -4,17 +4,19 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::activity::Activity;
-use super::scoreboard::{Board, Slot};
+use super::board::Board;
 use super::slab::Slab;
+use super::slot::Slot;
 use super::{Report, State};
 use crate::address::Address;
 use crate::limits::{AddressRules, Addresses, Capacity, Verdict};
+use crate::mutex::Mutex;
 use crate::request::Request;
 use crate::stats::{Connection, Counts, End, Stats, Way};
 
@@ -114,8 +116,7 @@ impl Inner {
 
 impl Registry {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        // The records are consistent at every point where a thread could panic.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// The number of another request, counted from 1.

@@ -141,8 +141,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shared.shutdown();
         // A panic of the server's thread is logged: thrown from here, it could abort the program.
-        let ended = guarded("the server's thread", Ok(Report::default()), || self.finish());
-        if let Err(error) = ended
+        if let Some(Err(error)) = guarded("the server's thread", || self.finish())
             && error.kind() != io::ErrorKind::Deadlock
         {
             log::error!("{error}");

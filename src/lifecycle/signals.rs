@@ -78,7 +78,7 @@ pub(crate) fn run_actions(shared: &Arc<Shared>, signals: u64, actions: &[(i32, S
         match action {
             SignalAction::Run(run) => {
                 let handle = ServerHandle::new(Arc::clone(shared));
-                guarded("a signal's action", (), || run(&handle));
+                guarded("a signal's action", || run(&handle));
             }
             SignalAction::DumpStats => shared.stats().log(),
             SignalAction::Drain | SignalAction::Stop => {}

@@ -1,14 +1,12 @@
 //! Closing rejected connections so that their clients read the farewell.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
+use super::queue::Queue;
 use crate::hooks::Hooks;
 use crate::request::Request;
 use crate::transport::Transport;
@@ -19,9 +17,8 @@ use crate::transport::Transport;
 /// and a reset can overtake the farewell: the client sees an error instead. So the sending side ends at once,
 /// which the client reads as the end of the stream, and the rest a little later (a "lingering close").
 pub(crate) struct Linger<T: Transport> {
-    queue: Mutex<VecDeque<(Instant, T::Request)>>,
-    /// Its length, to be looked at without the lock.
-    length: AtomicUsize,
+    /// Each with the time when it is to be closed: the first one first.
+    queue: Queue<(Instant, T::Request)>,
 }
 
 impl<T: Transport> Linger<T> {
@@ -31,18 +28,11 @@ impl<T: Transport> Linger<T> {
     const MOST: usize = 64;
 
     pub(crate) fn new() -> Self {
-        Linger {
-            queue: Mutex::default(),
-            length: AtomicUsize::new(0),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, T::Request)>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        Linger { queue: Queue::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.length.load(Ordering::Relaxed) == 0
+        self.queue.is_empty()
     }
 
     /// Ends the sending side, and closes the connection in a moment.
@@ -54,11 +44,10 @@ impl<T: Transport> Linger<T> {
         };
         // The client may be gone already (ENOTCONN).
         let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
-        let mut queue = self.lock();
-        queue.push_back((Instant::now() + Self::TIME, request));
-        let early = (queue.len() > Self::MOST).then(|| queue.pop_front()).flatten();
-        self.length.store(queue.len(), Ordering::Relaxed);
-        drop(queue);
+        let early = self.queue.with(|queue| {
+            queue.push_back((Instant::now() + Self::TIME, request));
+            (queue.len() > Self::MOST).then(|| queue.pop_front()).flatten()
+        });
         if let Some((_, request)) = early {
             close(server, request);
         }
@@ -70,29 +59,27 @@ impl<T: Transport> Linger<T> {
             return None;
         }
         let now = Instant::now();
-        loop {
-            let mut queue = self.lock();
-            let (due, _) = queue.front()?;
-            if *due > now {
-                return Some(*due);
-            }
-            let (_, request) = queue.pop_front()?;
-            self.length.store(queue.len(), Ordering::Relaxed);
-            drop(queue);
+        let (over, next) = self.queue.with(|queue| {
+            let count = queue.iter().take_while(|(due, _)| *due <= now).count();
+            let over: Vec<_> = queue.drain(..count).collect();
+            (over, queue.front().map(|(due, _)| *due))
+        });
+        for (_, request) in over {
             close(server, request);
         }
+        next
     }
 
     /// Closes all: their descriptors are needed, or the server ends.
     pub(crate) fn close_all(&self, server: &dyn Hooks<T>) {
-        for (_, request) in self.take() {
+        for (_, request) in self.queue.take() {
             close(server, request);
         }
     }
 
     /// Waits until the clients have closed, as long as the last one's time, and closes all.
     pub(crate) fn finish(&self, server: &dyn Hooks<T>) {
-        let mut left = Vec::from(self.take());
+        let mut left = Vec::from(self.queue.take());
         while let Some(&(due, _)) = left.last() {
             let patience = due.saturating_duration_since(Instant::now());
             let wait = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
@@ -109,17 +96,9 @@ impl<T: Transport> Linger<T> {
         }
     }
 
-    fn take(&self) -> VecDeque<(Instant, T::Request)> {
-        self.length.store(0, Ordering::Relaxed);
-        std::mem::take(&mut self.lock())
-    }
-
     /// In a forked child, which must not keep them open: drops them.
     pub(crate) fn abandon(&self) {
-        // The thread that forked holds no lock; another thread's would be held for ever.
-        if let Ok(mut queue) = self.queue.try_lock() {
-            queue.clear();
-        }
+        drop(self.queue.try_take());
     }
 }
 

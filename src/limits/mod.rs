@@ -2,6 +2,7 @@
 
 mod addresses;
 mod linger;
+mod queue;
 mod reject;
 mod waiting;
 
@@ -10,6 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::error::invalid_input;
 
 pub(crate) use addresses::{AddressRules, Addresses, Verdict};
 pub(crate) use linger::Linger;
@@ -290,8 +292,9 @@ pub(crate) fn check(config: &Config) -> io::Result<()> {
     } else {
         return Ok(());
     };
-    let text = format!("with {at_zero} at 0 the server would never serve anybody: set it to 1 or more");
-    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+    Err(invalid_input(format!(
+        "with {at_zero} at 0 the server would never serve anybody: set it to 1 or more"
+    )))
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! Requests that were accepted and wait until the limits on their address let them run.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::queue::Queue;
 use crate::hooks::Outermost;
 use crate::job::{Active, Job, process};
 use crate::lifecycle::Ticket;
@@ -15,9 +13,7 @@ use crate::transport::Transport;
 /// The kernel's queue cannot hold them: it gives connections out in their order, so the first of a client
 /// over its limit would stop all others.
 pub(crate) struct WaitingRoom<T: Transport> {
-    queue: Mutex<VecDeque<Waiting<T>>>,
-    /// Its length, to be looked at without the lock.
-    length: AtomicUsize,
+    queue: Queue<Waiting<T>>,
 }
 
 struct Waiting<T: Transport> {
@@ -29,24 +25,16 @@ struct Waiting<T: Transport> {
 
 impl<T: Transport> WaitingRoom<T> {
     pub(crate) fn new() -> Self {
-        WaitingRoom {
-            queue: Mutex::default(),
-            length: AtomicUsize::new(0),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting<T>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        WaitingRoom { queue: Queue::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.length.load(Ordering::Relaxed) == 0
+        self.queue.is_empty()
     }
 
     pub(crate) fn push(&self, active: Active<T>, ticket: Ticket, turn: Instant) {
-        let mut queue = self.lock();
-        queue.push_back(Waiting { turn, active, ticket });
-        self.length.store(queue.len(), Ordering::Relaxed);
+        let waiting = Waiting { turn, active, ticket };
+        self.queue.with(|queue| queue.push_back(waiting));
     }
 
     /// The first one that may run now, on the place taken.
@@ -55,13 +43,11 @@ impl<T: Transport> WaitingRoom<T> {
             return None;
         }
         let (now, capacity) = (Instant::now(), server.capacity());
-        let mut queue = self.lock();
-        let index = queue
-            .iter_mut()
-            .position(|waiting| waiting.turn <= now && waiting.ticket.resume(place, capacity))?;
-        let Waiting { active, ticket, .. } = queue.remove(index)?;
-        self.length.store(queue.len(), Ordering::Relaxed);
-        drop(queue);
+        let mut may_run = |waiting: &mut Waiting<T>| waiting.turn <= now && waiting.ticket.resume(place, capacity);
+        let Waiting { active, ticket, .. } = self.queue.with(|queue| {
+            let index = queue.iter_mut().position(&mut may_run)?;
+            queue.remove(index)
+        })?;
         if !self.is_empty() {
             // Whoever asked may run this one itself: another acceptor shall look for more.
             if let Ok(wakeup) = server.core().shared().wakeup() {
@@ -77,12 +63,10 @@ impl<T: Transport> WaitingRoom<T> {
             return None;
         }
         let now = Instant::now();
-        let queue = self.lock();
-        queue
-            .iter()
-            .map(|waiting| waiting.turn)
-            .filter(|turn| *turn > now)
-            .min()
+        self.queue.with(|queue| {
+            let turns = queue.iter().map(|waiting| waiting.turn);
+            turns.filter(|turn| *turn > now).min()
+        })
     }
 
     /// Runs those that may run. For the drain: nobody accepts any more.
@@ -101,21 +85,14 @@ impl<T: Transport> WaitingRoom<T> {
 
     /// Their time is over: closes and counts them.
     pub(crate) fn drop_all(&self, server: &Outermost<T>) {
-        for Waiting { active, ticket, .. } in self.take(self.lock()) {
+        for Waiting { active, ticket, .. } in self.queue.take() {
             drop(Job::new(server, active, ticket));
         }
     }
 
-    fn take(&self, mut queue: MutexGuard<'_, VecDeque<Waiting<T>>>) -> VecDeque<Waiting<T>> {
-        self.length.store(0, Ordering::Relaxed);
-        std::mem::take(&mut queue)
-    }
-
     /// Closes them without a server: in a forked child, which must not keep them open.
     pub(crate) fn abandon(&self) {
-        // The thread that forked holds no lock; another thread's would be held for ever in a child.
-        let Ok(queue) = self.queue.try_lock() else { return };
-        for Waiting { active, mut ticket, .. } in self.take(queue) {
+        for Waiting { active, mut ticket, .. } in self.queue.try_take() {
             ticket.forget_socket();
             drop((active, ticket));
         }

@@ -1,8 +1,7 @@
 //! An observer that counts.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::{Event, Observer, Outcome};
+use crate::mutex::Mutex;
 
 /// Counts events, of one server or of several that it is attached to.
 ///
@@ -61,7 +60,7 @@ pub struct EventCounts {
 impl CountingObserver {
     /// What it has counted so far.
     pub fn counts(&self) -> EventCounts {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.counts.lock()
     }
 }
 
@@ -96,7 +95,7 @@ impl EventCounts {
 
 impl Observer for CountingObserver {
     fn observe(&self, event: &Event<'_>) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         if let Some(counter) = counts.counter(event) {
             *counter += 1;
         }

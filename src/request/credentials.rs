@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::stream::StreamRequest;
+use super::StreamRequest;
 
 /// The process at the other end of a Unix connection, as the kernel knows it: `SO_PEERCRED` (unix(7)).
 ///

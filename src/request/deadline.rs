@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::stream::{Stream, StreamRequest};
+use super::{Stream, StreamRequest};
 use crate::timeouts::Timeouts;
 
 impl<S: Stream> StreamRequest<S> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
-use super::stream::write_formatted;
+use super::stream_request::write_formatted;
 use super::watched::{Counted, Watched, end_reading};
 use super::{ServerContext, Stream};
 

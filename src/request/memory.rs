@@ -1,10 +1,10 @@
 //! A stream and a datagram socket in memory, for unit tests of handlers.
 
 use std::io::{self, Cursor, Read, Write};
-use std::sync::{Mutex, PoisonError};
 
 use super::{DatagramSocket, Stream};
 use crate::address::Address;
+use crate::mutex::Mutex;
 
 /// A stream in memory: a handler reads what it was made with and what it writes is kept.
 ///
@@ -36,19 +36,19 @@ impl MemoryStream {
 
     /// What has been written so far.
     pub fn written(&self) -> Vec<u8> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.output.lock().clone()
     }
 }
 
 impl Read for &MemoryStream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).read(out)
+        self.input.lock().read(out)
     }
 }
 
 impl Write for &MemoryStream {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.output.lock().unwrap_or_else(PoisonError::into_inner).write(data)
+        self.output.lock().write(data)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -96,16 +96,13 @@ pub struct MemoryDatagrams {
 impl MemoryDatagrams {
     /// What was sent so far, in order, and to whom.
     pub fn sent(&self) -> Vec<(Address, Vec<u8>)> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.sent.lock().clone()
     }
 }
 
 impl DatagramSocket for MemoryDatagrams {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        self.sent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((to.clone(), packet.to_vec()));
+        self.sent.lock().push((to.clone(), packet.to_vec()));
         Ok(())
     }
 }

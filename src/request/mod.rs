@@ -9,6 +9,7 @@ mod deadline;
 mod halves;
 mod memory;
 mod stream;
+mod stream_request;
 mod watched;
 
 use std::io;
@@ -22,8 +23,9 @@ pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
 pub use halves::{RFile, WFile};
 pub use memory::{MemoryDatagrams, MemoryStream};
-pub(crate) use stream::about_to_fork;
-pub use stream::{Stream, StreamRequest};
+pub use stream::Stream;
+pub use stream_request::StreamRequest;
+pub(crate) use stream_request::about_to_fork;
 
 /// What the framework itself needs of a request. Handlers use the methods of the concrete type,
 /// [`StreamRequest`] or [`DatagramRequest`]; only a transport with requests of its own implements this.

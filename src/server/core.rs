@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
@@ -16,6 +16,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, Wakeup, run_actions};
 use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom};
+use crate::mutex::Mutex;
 use crate::sys::{self, Reaction, SignalGuard};
 use crate::timeouts::Timeouts;
 use crate::transport::Transport;
@@ -89,7 +90,8 @@ impl<T: Transport> Core<T> {
         &self.linger
     }
 
-    pub(super) fn capacity(&self) -> Capacity {
+    /// What the attributes say, whatever layers there are.
+    pub(crate) fn capacity(&self) -> Capacity {
         let frozen = self.max_connections.get().copied();
         match frozen.unwrap_or_else(|| self.attribute(|config| config.max_connections)) {
             Some(limit) => Capacity::UNLIMITED.and(limit, LimitKind::Connections),
@@ -111,11 +113,11 @@ impl<T: Transport> Core<T> {
 
     /// One attribute, without copying them all.
     pub(crate) fn attribute<A>(&self, get: impl FnOnce(&Config) -> A) -> A {
-        get(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+        get(&self.config.lock())
     }
 
     pub(crate) fn configure(&self, set: impl FnOnce(&mut Config)) {
-        set(&mut self.config.lock().unwrap_or_else(PoisonError::into_inner));
+        set(&mut self.config.lock());
     }
 
     /// As they were set when the first request ran: no lock is taken for each.
@@ -148,7 +150,7 @@ impl<T: Transport> Core<T> {
     /// Listens to the signals that are set by now, as far as it does not yet.
     pub(super) fn listen_to_signals(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
-        let mut guards = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guards = self.signals.lock();
         for (signal, action) in &self.config().signals {
             let reaction = Reaction::from(action);
             let before = guards.iter().position(|guard| guard.signal == *signal);
@@ -174,7 +176,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn listen_to_nudges(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
-        *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = Some(nudge);
+        *self.nudge.lock() = Some(nudge);
         Ok(())
     }
 
@@ -191,8 +193,8 @@ impl<T: Transport> Core<T> {
     }
 
     pub(super) fn ignore_signals(&self) {
-        self.signals.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        *self.nudge.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.signals.lock().clear();
+        *self.nudge.lock() = None;
     }
 
     pub(super) fn server_bind(&self) -> io::Result<()> {

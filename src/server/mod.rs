@@ -159,10 +159,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     fn spawn(self) -> io::Result<Running> {
         let server = self.bind()?;
         let shared = Arc::clone(server.core().shared());
-        let (address, patience) = (
-            server.server_address(),
-            server.core().attribute(|config| config.drain_timeout),
-        );
+        let address = server.server_address();
+        let patience = server.core().attribute(|config| config.drain_timeout);
         let serve = move || serve_bound(&Arc::new(server));
         let thread = thread::Builder::new().name("socketserver".into()).spawn(serve)?;
         Ok(Running::new(shared, address, patience, thread))
@@ -205,7 +203,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
-            guarded("handle_timeout", (), || self.handle_timeout());
+            guarded("handle_timeout", || self.handle_timeout());
         }
         Ok(handled)
     }
@@ -398,7 +396,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// How many requests may be in progress at once, and what happens beyond: a layer with a limit of its own
     /// adds it with [`Capacity::and`] to what its inner server says. Asked before a request is accepted, and
-    /// again when it has been.
+    /// again when it has been. If it panics, only [`max_connections`](crate::Config::max_connections) is kept to.
     fn capacity(&self) -> Capacity {
         self.inner().capacity()
     }
@@ -418,17 +416,15 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 /// Serves a bound server to its end.
 fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let _batch = Batch::enter(server.core().attribute(|config| config.sched_batch));
-    let shared = Arc::clone(server.core().shared());
+    let shared = server.core().shared();
     let _closing = shared.closing();
     let _busy = shared.enter();
     keep_deadline(&**server);
     if S::CONCURRENCY == Concurrency::Processes {
         warn_of_threads();
     }
-    server
-        .core()
-        .alone
-        .store(S::CONCURRENCY == Concurrency::None, Ordering::Relaxed);
+    let alone = S::CONCURRENCY == Concurrency::None;
+    server.core().alone.store(alone, Ordering::Relaxed);
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));

@@ -3,10 +3,10 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use crate::acceptor::Acceptor;
 use crate::job::Job;
+use crate::mutex::Mutex;
 use crate::transport::Transport;
 
 /// The threads of a strategy that accept for themselves: how many do now, and how that ends.
@@ -84,11 +84,7 @@ impl Accepting {
     /// Nobody begins to accept any more. What made accepting end, if that was a fault.
     pub(super) fn finish(&self) -> io::Result<()> {
         self.end();
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .map_or(Ok(()), Err)
+        self.failure.lock().take().map_or(Ok(()), Err)
     }
 
     /// Nobody begins to accept any more.
@@ -128,10 +124,7 @@ impl Accepting {
 
     /// Accepting itself failed: that ends it, for all.
     fn fail<T: Transport>(&self, acceptor: &Acceptor<T>, error: io::Error) {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
+        self.failure.lock().get_or_insert(error);
         self.end();
         acceptor.shared().shutdown();
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::thread::Builder;
 
+use crate::error::invalid_input;
+
 /// As set; `None`: as the standard library has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StackSize(pub(super) Option<usize>);
@@ -16,13 +18,10 @@ impl StackSize {
     /// It is too small.
     pub(super) fn check(self) -> io::Result<()> {
         match self.0 {
-            Some(bytes) if bytes < Self::LEAST => {
-                let text = format!(
-                    "threads with stacks of {bytes} bytes would overflow them: set stack_size to {} (64 KiB) or more",
-                    Self::LEAST
-                );
-                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
-            }
+            Some(bytes) if bytes < Self::LEAST => Err(invalid_input(format!(
+                "threads with stacks of {bytes} bytes would overflow them: set stack_size to {} (64 KiB) or more",
+                Self::LEAST
+            ))),
             _ => Ok(()),
         }
     }

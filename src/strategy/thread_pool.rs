@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, unbounded};
@@ -11,8 +11,10 @@ use super::accepting::Accepting;
 use super::one_strategy;
 use super::stack::StackSize;
 use crate::acceptor::Acceptor;
+use crate::error::invalid_input;
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
+use crate::mutex::Mutex;
 use crate::server::{BaseServer, Concurrency};
 
 /// Runs requests in a fixed number of threads, the workers.
@@ -83,8 +85,8 @@ impl<S: BaseServer> ThreadPool<S> {
         self
     }
 
-    /// Sets how large the stacks of the workers are, in bytes, as [`Threading::stack_size`](crate::Threading::stack_size)
-    /// does. With less than 64 KiB the server does not bind.
+    /// Sets how large the stacks of the workers are, in bytes, as
+    /// [`Threading::stack_size`](crate::Threading::stack_size) does. With less than 64 KiB the server does not bind.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = StackSize(Some(bytes));
@@ -93,7 +95,7 @@ impl<S: BaseServer> ThreadPool<S> {
 
     /// Starts as many workers as there can be; each does what `work` makes for it.
     fn start_workers<W: FnOnce() + Send + 'static>(&self, mut work: impl FnMut(usize) -> W) -> usize {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = self.threads.lock();
         for started in 0..self.workers {
             let named = self.stack_size.thread().name(format!("worker-{}", started + 1));
             match named.spawn(work(started)) {
@@ -124,7 +126,7 @@ impl<S: BaseServer> ThreadPool<S> {
             });
             Mutex::new((started > 0).then_some(sender))
         });
-        match &*queue.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*queue.lock() {
             Some(sender) => sender.send(job).map_err(|refused| refused.0),
             None => Err(job),
         }
@@ -151,7 +153,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     fn server_bind(&self) -> io::Result<()> {
         if self.workers == 0 {
             let text = "a thread pool of 0 workers would never serve anybody: set workers to 1 or more";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(invalid_input(text));
         }
         self.stack_size.check()?;
         self.inner.server_bind()
@@ -196,10 +198,10 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     fn server_close(&self) {
         self.inner.server_close();
         if let Some(queue) = self.queue.get() {
-            drop(queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(queue.lock().take());
         }
         let all_ended = self.core().shared().registry.running() == 0;
-        for worker in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for worker in self.threads.lock().drain(..) {
             if all_ended {
                 // Jobs catch panics; a worker has nothing left to do but to end.
                 let _ = worker.join();

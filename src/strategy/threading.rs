@@ -8,6 +8,7 @@ use super::one_strategy;
 use super::stack::StackSize;
 use super::threads::Threads;
 use crate::acceptor::Acceptor;
+use crate::error::invalid_input;
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::server::{BaseServer, Concurrency};
@@ -106,7 +107,7 @@ impl<S: BaseServer> BaseServer for Threading<S> {
     fn server_bind(&self) -> io::Result<()> {
         if self.max_threads.is_some_and(|limit| limit.max() == 0) {
             let text = "a threading server of 0 threads would never serve anybody: set max_threads to 1 or more";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(invalid_input(text));
         }
         self.threads.stack_size().check()?;
         self.inner.server_bind()

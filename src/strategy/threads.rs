@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::accepting::Accepting;
 use super::stack::StackSize;
 use crate::acceptor::Acceptor;
 use crate::job::Job;
+use crate::mutex::Mutex;
 use crate::transport::Transport;
 
 /// How many threads accept at once. More of them wake each other up for one connection; with fewer,
@@ -63,22 +64,18 @@ impl<T: Transport> Seat<T> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Order<T>>> {
-        self.order.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn give(&self, order: Order<T>) {
-        *self.lock() = Some(order);
+        *self.order.lock() = Some(order);
         self.given.notify_one();
     }
 
     fn take(&self) -> Option<Order<T>> {
-        self.lock().take()
+        self.order.lock().take()
     }
 
     /// The next order, if it comes in time.
     fn wait(&self, timeout: Duration) -> Option<Order<T>> {
-        let order = self.lock();
+        let order = self.order.lock();
         let waited = self.given.wait_timeout_while(order, timeout, |order| order.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
@@ -103,13 +100,9 @@ impl<T: Transport> Threads<T> {
         self.stack_size
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books<T>> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Lets threads accept until the server has stopped. This thread steps in when there can be no other.
     pub(super) fn serve(self: &Arc<Self>, mut acceptor: Acceptor<T>) -> io::Result<()> {
-        self.lock().keeping = true;
+        self.books.lock().keeping = true;
         // Those that accept, and this one.
         acceptor.let_sleep(ACCEPTING + 1);
         let mut stopping = false;
@@ -135,7 +128,7 @@ impl<T: Transport> Threads<T> {
 
     /// Sees to it that a thread accepts.
     fn call(self: &Arc<Self>, acceptor: &Acceptor<T>) -> io::Result<()> {
-        let mut books = self.lock();
+        let mut books = self.books.lock();
         if !self.accepting.is_idle() || !self.accepting.join() {
             return Ok(());
         }
@@ -152,7 +145,7 @@ impl<T: Transport> Threads<T> {
         let Some(job) = self.accepting.run_here(job) else {
             return Ok(());
         };
-        match self.give(&mut self.lock(), Order::Run(job)) {
+        match self.give(&mut self.books.lock(), Order::Run(job)) {
             Err((Some(Order::Run(job)), error)) => Err((job, error)),
             _ => Ok(()),
         }
@@ -209,7 +202,7 @@ impl<T: Transport> Threads<T> {
 
     /// The next order of a thread that has done what it was to do; `None`: to end.
     fn rest(&self, seat: &Arc<Seat<T>>, acceptor: Option<&Acceptor<T>>) -> Option<Order<T>> {
-        let mut books = self.lock();
+        let mut books = self.books.lock();
         if !books.keeping || self.accepting.has_ended() {
             return None;
         }
@@ -225,7 +218,7 @@ impl<T: Transport> Threads<T> {
         if let Some(order) = seat.wait(KEPT) {
             return Some(order);
         }
-        let mut books = self.lock();
+        let mut books = self.books.lock();
         match books.resting.iter().position(|resting| Arc::ptr_eq(resting, seat)) {
             Some(position) => {
                 books.resting.remove(position);
@@ -238,7 +231,7 @@ impl<T: Transport> Threads<T> {
 
     /// The calling thread is about to end.
     fn leave(&self, number: usize) {
-        let mut books = self.lock();
+        let mut books = self.books.lock();
         let Some(this) = books.running.remove(&number) else {
             return;
         };
@@ -250,7 +243,7 @@ impl<T: Transport> Threads<T> {
     /// Lets the threads end that rest. If all requests have ended, waits for all threads: all they have
     /// still to do is to let go of the server, and its socket must not outlive it.
     pub(super) fn close(&self, all_ended: bool) {
-        let mut books = self.lock();
+        let mut books = self.books.lock();
         books.keeping = false;
         for seat in books.resting.drain(..) {
             seat.give(Order::Leave);
@@ -265,7 +258,7 @@ impl<T: Transport> Threads<T> {
             join(Some(thread));
         }
         loop {
-            let last = self.lock().ended.take();
+            let last = self.books.lock().ended.take();
             if last.is_none() {
                 return;
             }
@@ -292,7 +285,7 @@ fn join(thread: Option<JoinHandle<()>>) {
 
 impl<T: Transport> fmt::Debug for Threads<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let books = self.lock();
+        let books = self.books.lock();
         f.debug_struct("Threads")
             .field("running", &books.running.len())
             .field("resting", &books.resting.len())

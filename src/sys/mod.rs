@@ -3,7 +3,8 @@
 
 #![allow(
     unsafe_code,
-    reason = "fork, signal handlers, timers, shared memory and descriptor replacement have no safe form; they live here only"
+    reason = "fork, signal handlers, timers, shared memory and descriptor replacement have no safe form; they live here \
+              only"
 )]
 
 mod filter;
@@ -30,6 +31,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::unistd::{ForkResult, Pid};
 use signal_hook::SigId;
 
+use crate::error::invalid_input;
 use crate::lifecycle::{Master, Wakeup};
 
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
@@ -189,13 +191,13 @@ impl Reaction {
     }
 }
 
-/// Runs `reaction` at each `signal`, beside whatever else in this program listens to it, and lets this thread be sent it.
+/// Runs `reaction` at each `signal`, beside whatever else in this program listens to it, and lets this thread be sent
+/// it.
 pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) -> io::Result<SignalGuard> {
     if signal_hook::consts::FORBIDDEN.contains(&signal) {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"),
-        ));
+        return Err(invalid_input(format!(
+            "signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"
+        )));
     }
     let in_handler = reaction.clone();
     let handler = move || {
@@ -213,8 +215,8 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
         Errno::set_raw(errno);
     };
     // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
-    // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited for, an
-    // allocation or a panic, and errno is as the interrupted code left it.
+    // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited
+    // for, an allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
     // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.

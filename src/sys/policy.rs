@@ -18,7 +18,8 @@ pub(crate) fn scheduling_policy() -> nix::Result<c_int> {
 pub(crate) fn set_scheduling_policy(policy: c_int) -> nix::Result<()> {
     // All of `struct sched_param` that the kernel knows.
     let priority: c_int = 0;
-    // SAFETY: the priority outlives the call, which only reads it. A policy says when a thread runs, never what it does.
+    // SAFETY: the priority outlives the call, which only reads it. A policy says when a thread runs, never what it
+    // does.
     let outcome = unsafe { libc::syscall(libc::SYS_sched_setscheduler, THIS, policy, &raw const priority) };
     Errno::result(outcome).map(drop)
 }

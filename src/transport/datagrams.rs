@@ -9,8 +9,9 @@ use nix::sys::socket::{SockaddrLike, getsockopt};
 
 use super::inbox::Inbox;
 use super::outbox::Outbox;
+use super::replies::Replies;
 use crate::address::Address;
-use crate::config::{Config, Replies};
+use crate::config::Config;
 use crate::request::{DatagramRequest, DatagramSocket};
 
 /// Whom datagrams of a family come from and go to.

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::datagrams::Peer;
 use crate::address::Address;
 use crate::config::Config;
+use crate::mutex::Mutex;
 use crate::request::{DatagramRequest, DatagramSocket};
 use crate::sys::{Received, Receiver};
 
@@ -101,7 +102,7 @@ impl Inbox {
         replies: &Arc<R>,
         holds: bool,
     ) -> io::Result<DatagramRequest> {
-        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ahead = self.ahead.lock();
         let Ahead {
             receiver,
             next,

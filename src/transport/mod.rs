@@ -4,6 +4,8 @@ mod datagrams;
 mod inbox;
 mod inet;
 mod outbox;
+mod replies;
+mod socket;
 mod tcp;
 mod udp;
 mod unix_access;
@@ -18,6 +20,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::request::Request;
 
+pub use replies::Replies;
 pub use tcp::Tcp;
 pub use udp::Udp;
 pub use unix_datagram::UnixDatagrams;
@@ -89,7 +92,8 @@ pub enum SocketType {
 /// # }
 /// ```
 pub trait Transport: Sized + Send + Sync + 'static {
-    /// The listening socket. It must be non-blocking, until [`let_wait`](Self::let_wait) is called.
+    /// The listening socket. It is non-blocking, until [`let_wait`](Self::let_wait) is called, unless
+    /// [`accept`](Self::accept) does not wait on it all the same.
     type Socket: AsFd + Send + Sync;
 
     /// What is accepted: [`StreamRequest<S>`](crate::StreamRequest) or

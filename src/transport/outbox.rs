@@ -1,10 +1,9 @@
 //! Replies that are held back, to be sent with one system call.
 
-use std::cmp::min;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use nix::errno::Errno;
 
 use super::datagrams::Peer;
 use crate::address::Address;
+use crate::mutex::Mutex;
 use crate::request::DatagramSocket;
 use crate::sys::{self, MOST_SENT, Outgoing};
 
@@ -74,13 +74,13 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
     /// Sends what is held; what finds no room within the socket's own patience stays.
     pub(super) fn try_flush(&self) {
         // Whatever it is, the next flush sees it again.
-        let _ = self.lock().send(&*self.socket, true, None);
+        let _ = self.held.lock().send(&*self.socket, true, None);
     }
 
     /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so;
     /// what they cannot take then is lost.
     pub(super) fn flush(&self, patient: &dyn Fn() -> bool) {
-        let mut held = self.lock();
+        let mut held = self.held.lock();
         self.holds.store(false, Ordering::Relaxed);
         loop {
             match held.send(&*self.socket, patient(), None) {
@@ -91,16 +91,12 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
             }
         }
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Held<P>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
         let address = P::from_address(to)?;
-        let mut held = self.lock();
+        let mut held = self.held.lock();
         let holds = self.holds.load(Ordering::Relaxed) && packet.len() <= BYTES;
         if !holds || held.is_full(packet.len()) {
             held.send(&*self.socket, true, Some(&address))?;
@@ -202,7 +198,7 @@ impl<P: Peer> Held<P> {
             }
             reply.sent = true;
             if let Some(longest) = reply.alone {
-                self.longest_segment = min(self.longest_segment, longest);
+                self.longest_segment = self.longest_segment.min(longest);
             }
         }
     }

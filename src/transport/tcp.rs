@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::socket::SockType;
 
 use super::inet::bound_socket;
-use super::{SocketType, Transport};
+use super::{SocketType, Transport, socket};
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
@@ -34,7 +34,7 @@ impl Transport for Tcp {
     }
 
     fn listen(&self, config: &Config) -> io::Result<()> {
-        listen(&self.listener, config).or_else(|error| Err(bind_error(&self.local_address()?, error)))
+        socket::listen(&self.listener, config).or_else(|error| Err(bind_error(&self.local_address()?, error)))
     }
 
     fn socket(&self) -> &TcpListener {
@@ -59,7 +59,7 @@ impl Transport for Tcp {
     }
 
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, _in_child: bool) {
-        close_listener(self.listener.as_fd(), placeholder);
+        socket::close(self.listener.as_fd(), placeholder);
     }
 }
 
@@ -74,20 +74,5 @@ impl TryFrom<TcpListener> for Tcp {
     fn try_from(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Tcp { listener })
-    }
-}
-
-/// listen(2) with the configured backlog.
-pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {
-    let connections = i32::try_from(config.request_queue_size).unwrap_or(i32::MAX);
-    // What the kernel has no room for it cuts to net.core.somaxconn, but nix refuses it first.
-    let backlog = nix::sys::socket::Backlog::new(connections).unwrap_or(nix::sys::socket::Backlog::MAXCONN);
-    Ok(nix::sys::socket::listen(socket, backlog)?)
-}
-
-/// Closes a listening socket and keeps its number owned; see [`sys::replace`].
-pub(super) fn close_listener(listener: BorrowedFd<'_>, placeholder: BorrowedFd<'_>) {
-    if let Err(error) = sys::replace(listener, placeholder) {
-        log::warn!("the listening socket stays open until the server is dropped: {error}");
     }
 }

@@ -8,8 +8,7 @@ use nix::sys::socket::{SockType, SockaddrStorage};
 
 use super::datagrams::{Datagrams, Peer};
 use super::inet::bound_socket;
-use super::tcp::close_listener;
-use super::{SocketType, Transport};
+use super::{SocketType, Transport, socket};
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::DatagramRequest;
@@ -71,7 +70,7 @@ impl Transport for Udp {
     }
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
-        close_listener(self.socket().as_fd(), placeholder);
+        socket::close(self.socket().as_fd(), placeholder);
     }
 }
 
@@ -84,7 +83,7 @@ impl TryFrom<UdpSocket> for Udp {
     ///
     /// The socket could not be made blocking.
     fn try_from(socket: UdpSocket) -> io::Result<Self> {
-        // Replies may wait for room in the send buffer; receiving asks not to wait each time.
+        // Replies may wait for room in the send buffer; receiving says each time whether it may wait.
         socket.set_nonblocking(false)?;
         Ok(Udp {
             datagrams: Datagrams::new(socket),

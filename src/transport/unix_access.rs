@@ -16,6 +16,7 @@ use nix::sys::socket::{UnixAddr, bind};
 
 use crate::address::Address;
 use crate::config::Config;
+use crate::error::invalid_input;
 
 /// The mode and the owner that a socket's file shall have.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +35,7 @@ impl Access {
     pub(super) fn of(config: &Config) -> io::Result<Option<Self>> {
         let (uid, gid) = (config.socket_uid, config.socket_gid);
         if let Some(mode) = config.socket_mode.filter(|mode| *mode > 0o777) {
-            return Err(invalid(format!(
+            return Err(invalid_input(format!(
                 "socket_mode({mode:#o}) is no mode: permissions go from 0 to 0o777; write it in octal, such as 0o660"
             )));
         }
@@ -48,7 +49,7 @@ impl Access {
 
     /// Why it cannot be set for an abstract name.
     pub(super) fn without_file(address: &Address) -> io::Error {
-        invalid(format!(
+        invalid_input(format!(
             "`{address}` is an abstract name, which has no mode and no owner: whoever shares the network namespace \
              can connect; use a path, or ask for peer_credentials in verify_request"
         ))
@@ -130,10 +131,6 @@ fn name_beside(path: &Path) -> Option<PathBuf> {
     let end = &end.as_bytes()[..end.len().min(room).min(8)];
     let start = &name[..name.len().min(room - end.len())];
     Some(path.with_file_name(OsString::from_vec([start, end].concat())))
-}
-
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 #[cfg(test)]

@@ -2,17 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
 use super::datagrams::{Datagrams, Peer};
-use super::tcp::close_listener;
-use super::unix_path::{SocketFile, bound_socket};
-use super::{SocketType, Transport};
+use super::unix_path::{SocketFile, bound_socket, to_nix};
+use super::{SocketType, Transport, socket};
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::DatagramRequest;
@@ -94,7 +91,7 @@ impl Transport for UnixDatagrams {
     }
 
     fn close(&self, placeholder: BorrowedFd<'_>) {
-        close_listener(self.socket().as_fd(), placeholder);
+        socket::close(self.socket().as_fd(), placeholder);
     }
 }
 
@@ -106,7 +103,7 @@ impl TryFrom<UnixDatagram> for UnixDatagrams {
     ///
     /// The socket could not be made blocking, or to wait for a short time only.
     fn try_from(socket: UnixDatagram) -> io::Result<Self> {
-        // As for UDP: replies may wait, receiving does not. In between they look whether to go on waiting.
+        // As for UDP. Replies look now and then whether to go on waiting.
         socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(UnixDatagrams {
@@ -128,11 +125,7 @@ impl Peer for UnixAddr {
     }
 
     fn from_address(address: &Address) -> io::Result<Self> {
-        let address = address.to_unix()?;
-        Ok(match address.as_abstract_name() {
-            Some(name) => UnixAddr::new_abstract(name)?,
-            None => UnixAddr::new(address.as_pathname().unwrap_or(Path::new("")))?,
-        })
+        Ok(to_nix(&address.to_unix()?)?)
     }
 
     fn to_raw(&self) -> UnixAddr {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 
-use super::tcp::listen;
+use super::socket::listen;
 use super::unix_access::{Access, bind_beside};
 use crate::address::Address;
 use crate::config::Config;
@@ -161,8 +162,7 @@ fn new_socket(kind: SockType) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn to_nix(address: &unix::SocketAddr) -> nix::Result<UnixAddr> {
-    use std::os::linux::net::SocketAddrExt;
+pub(super) fn to_nix(address: &unix::SocketAddr) -> nix::Result<UnixAddr> {
     match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => UnixAddr::new(path),
         (None, Some(name)) => UnixAddr::new_abstract(name),

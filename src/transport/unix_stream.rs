@@ -6,9 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::sys::socket::{Shutdown, SockType, shutdown};
 
-use super::tcp::{close_listener, listen};
 use super::unix_path::{SocketFile, bound_socket};
-use super::{SocketType, Transport};
+use super::{SocketType, Transport, socket};
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
@@ -46,7 +45,7 @@ impl Transport for UnixStreams {
     }
 
     fn listen(&self, config: &Config) -> io::Result<()> {
-        listen(&self.listener, config).or_else(|error| Err(bind_error(&self.local_address()?, error)))
+        socket::listen(&self.listener, config).or_else(|error| Err(bind_error(&self.local_address()?, error)))
     }
 
     fn socket(&self) -> &UnixListener {
@@ -78,7 +77,7 @@ impl Transport for UnixStreams {
         if let (Some(file), false) = (&self.file, in_child) {
             file.remove();
         }
-        close_listener(self.listener.as_fd(), placeholder);
+        socket::close(self.listener.as_fd(), placeholder);
     }
 }
 

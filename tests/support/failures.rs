@@ -5,8 +5,8 @@ use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 
-use socketserver::Construct;
 use socketserver::prelude::*;
+use socketserver::{Capacity, Construct};
 
 use super::journal::{Journal, Journaled, Pen, journal};
 use super::{connect, read_to_end, wait_until};
@@ -132,6 +132,35 @@ impl Failing {
         assert_eq!((report.served, report.failed, report.leaked), (served, failed, 0));
     }
 }
+
+/// The tests of all behaviours below.
+macro_rules! behaviours {
+    ($($behaviour:ident),* $(,)?) => {
+        /// What becomes of requests that fail, as tests of the servers `S`, whose strategy their names begin with.
+        pub fn tests_of<S: Construct<Handler = Steps>>(strategy: &str) -> Vec<(String, fn())> {
+            vec![$((format!("{strategy}::{}", stringify!($behaviour)), $behaviour::<S> as fn())),*]
+        }
+    };
+}
+
+behaviours![
+    the_steps_run_in_order_and_then_the_request_is_closed,
+    an_error_in_handle_is_reported_once_and_the_server_goes_on,
+    a_panic_in_handle_is_reported_once_and_the_server_goes_on,
+    an_error_in_setup_ends_the_request,
+    a_panic_in_setup_ends_the_request,
+    an_error_in_finish_is_reported_once,
+    a_panic_in_finish_is_reported_once,
+    of_two_failures_that_of_handle_is_reported,
+    the_error_is_reported_where_the_handler_ran,
+    a_panic_in_handle_error_ends_nothing,
+    a_panic_in_shutdown_request_or_close_request_ends_nothing,
+    a_panic_in_service_actions_ends_nothing,
+    a_panic_in_get_request_ends_nothing,
+    a_panic_in_capacity_ends_nothing,
+    a_panic_in_verify_request_costs_one_request,
+    a_panic_in_process_request_costs_one_request,
+];
 
 /// `test_*_handled`: setup, handle and finish in this order, then the request is shut down and closed.
 pub fn the_steps_run_in_order_and_then_the_request_is_closed<S: Construct<Handler = Steps>>() {
@@ -293,6 +322,11 @@ impl<S: BaseServer> BaseServer for Panicking<S> {
         self.hook("service_actions");
         self.inner.service_actions();
     }
+
+    fn capacity(&self) -> Capacity {
+        self.hook("capacity");
+        self.inner.capacity()
+    }
 }
 
 /// Sends a request to a server one of whose hooks panics, and one after it.
@@ -320,6 +354,10 @@ pub fn a_panic_in_service_actions_ends_nothing<S: Construct<Handler = Steps>>() 
 /// gh-99777 and others: no hook that fails ends the loop.
 pub fn a_panic_in_get_request_ends_nothing<S: Construct<Handler = Steps>>() {
     with_a_panic_in::<S>("get_request", "", "done\n").stop(2, 0);
+}
+
+pub fn a_panic_in_capacity_ends_nothing<S: Construct<Handler = Steps>>() {
+    with_a_panic_in::<S>("capacity", "", "done\n").stop(2, 0);
 }
 
 /// A panic in `hook`, on the accept loop, before the handler had the request: the client sees an end or,

@@ -36,25 +36,30 @@ use socketserver::prelude::*;
 pub const CEILING: Duration = Duration::from_secs(10);
 
 /// Makes the `main` of a test binary from its tests. `roles` are functions that a process of the same
-/// binary runs instead ([`process::role`]).
+/// binary runs instead ([`process::role`]); `also` are tests that another module has put together.
 #[macro_export]
 macro_rules! tests {
     (roles: $($role:ident),+; $($name:ident),* $(,)?) => {
         fn main() {
             if $(!support::process::play(stringify!($role), $role))&&+ {
-                support::run(vec![$((stringify!($name), $name as fn())),*]);
+                support::run(vec![$((stringify!($name).to_owned(), $name as fn())),*]);
             }
         }
     };
-    ($($name:ident),* $(,)?) => {
+    (also: $others:expr; $($name:ident),* $(,)?) => {
         fn main() {
-            support::run(vec![$((stringify!($name), $name as fn())),*]);
+            let mut tests: Vec<(String, fn())> = $others;
+            tests.extend([$((stringify!($name).to_owned(), $name as fn())),*]);
+            support::run(tests);
         }
+    };
+    ($($name:ident),* $(,)?) => {
+        $crate::tests![also: Vec::new(); $($name),*];
     };
 }
 
 /// Runs the tests one after the other on the main thread; each must leave behind what it found.
-pub fn run(tests: Vec<(&'static str, fn())>) {
+pub fn run(tests: Vec<(String, fn())>) {
     let _ = log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Trace));
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);

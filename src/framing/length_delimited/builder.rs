@@ -150,8 +150,8 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If `length_field_length` is not between 1 and 8, or `length_field_offset` is over 64 KiB; if a varint is to count itself, or to be skipped in
-    /// part, which its changing width does not allow.
+    /// If `length_field_length` is not between 1 and 8, or `length_field_offset` is over 64 KiB; if a varint is to
+    /// count itself, or to be skipped in part, which its changing width does not allow.
     #[track_caller]
     pub fn new_codec(self) -> LengthDelimitedCodec {
         assert!(

@@ -1,4 +1,4 @@
-//! What the workers of a prefork server and their master tell each other, in memory that they share.
+//! What one worker of a prefork server and its master tell each other, in memory that they share.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -263,74 +263,6 @@ impl Slot {
             .flat_map(|word| word.load(Ordering::SeqCst).to_ne_bytes());
         let bytes: Vec<_> = bytes.take(length).collect();
         (length > 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
-    }
-}
-
-/// What all workers and the master share.
-#[derive(Debug)]
-pub(crate) struct Board {
-    /// The last request's number; whether the master rests; how many requests are to be taken from the
-    /// kernel's queue at the end; whether accepting is suspended; whether the queue is empty; whether the workers
-    /// have not been told yet that the suspension has changed.
-    words: SharedWords<6>,
-}
-
-impl Board {
-    /// # Errors
-    ///
-    /// There is no memory.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Board {
-            words: SharedWords::new()?,
-        })
-    }
-
-    /// A number for a request: counted from 1, whichever worker serves it.
-    pub(crate) fn next_number(&self) -> u64 {
-        self.words[0].fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// The master will look at the workers when one of them gets on, and not before.
-    pub(crate) fn rest(&self, rests: bool) {
-        self.words[1].store(u64::from(rests), Ordering::SeqCst);
-    }
-
-    /// A worker gets on. True if the master rests: the one who is told wakes it.
-    pub(crate) fn take_rest(&self) -> bool {
-        self.words[1].load(Ordering::SeqCst) != 0 && self.words[1].swap(0, Ordering::SeqCst) != 0
-    }
-
-    pub(crate) fn set_backlog(&self, requests: u32) {
-        self.words[2].store(requests.into(), Ordering::SeqCst);
-    }
-
-    /// Whether the workers shall accept.
-    pub(crate) fn suspend(&self, suspended: bool) {
-        if self.words[3].swap(suspended.into(), Ordering::SeqCst) != u64::from(suspended) {
-            self.words[5].store(1, Ordering::SeqCst);
-        }
-    }
-
-    /// Whether that has changed since the last call.
-    pub(crate) fn take_suspension_change(&self) -> bool {
-        self.words[5].swap(0, Ordering::SeqCst) != 0
-    }
-
-    pub(crate) fn is_suspended(&self) -> bool {
-        self.words[3].load(Ordering::SeqCst) != 0
-    }
-
-    pub(crate) fn backlog(&self) -> u32 {
-        self.words[2].load(Ordering::SeqCst).try_into().unwrap_or(u32::MAX)
-    }
-
-    /// While new requests are refused, a worker has seen the kernel's queue empty.
-    pub(crate) fn queue_done(&self) {
-        self.words[4].store(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_queue_done(&self) -> bool {
-        self.words[4].load(Ordering::SeqCst) != 0
     }
 }
 

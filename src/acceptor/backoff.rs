@@ -1,0 +1,174 @@
+//! How long to wait before the next attempt, and when trouble is over.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::lifecycle::Shared;
+use crate::mutex::Mutex;
+use crate::observer::Event;
+
+/// Waits between attempts when resources have run out: 5 ms, doubled up to 1 s, as Go's `net/http`.
+/// Shared by all that accept for a server: an episode is one for all of them.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    what: &'static str,
+    /// Whose observers hear of it.
+    server: Option<Arc<Shared>>,
+    /// The number of the trouble that there is, an odd one; even while all is well.
+    number: AtomicU64,
+    /// Locked to change the number.
+    trouble: Mutex<Trouble>,
+}
+
+/// What is ended by an attempt that succeeds.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// The last delay in milliseconds; 0 outside of an episode.
+    delay: u64,
+    /// When the episode began.
+    since: Option<Instant>,
+    /// Attempts in a row that failed and were repeated at once.
+    retries: u32,
+}
+
+/// An attempt that has begun: the number of the trouble there was by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt(u64);
+
+impl Backoff {
+    const FIRST: u64 = 5;
+    const LONGEST: u64 = 1000;
+    const MOST_RETRIES: u32 = 100;
+
+    pub(crate) fn new(what: &'static str) -> Self {
+        Backoff {
+            what,
+            server: None,
+            number: AtomicU64::new(0),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// Tells the observers of this server, too.
+    pub(crate) fn of(mut self, server: &Arc<Shared>) -> Self {
+        self.server = Some(Arc::clone(server));
+        self
+    }
+
+    fn observe<'a>(&self, event: impl FnOnce() -> Event<'a>) {
+        if let Some(server) = &self.server {
+            server.observe(event);
+        }
+    }
+
+    /// To be called before what may fail.
+    pub(crate) fn attempt(&self) -> Attempt {
+        Attempt(self.number.load(Ordering::Relaxed))
+    }
+
+    /// There is new trouble: what began before says nothing about its end.
+    fn renumber(&self, _lock: &MutexGuard<'_, Trouble>) {
+        let next_odd = |number: u64| (number + 1) | 1;
+        self.number.update(Ordering::Relaxed, Ordering::Relaxed, next_odd);
+    }
+
+    /// Whether to try again at once. What should pass does not always: a security module that forbids
+    /// accepting says EPERM each time and leaves the connection in the queue.
+    pub(super) fn may_retry(&self) -> bool {
+        let mut trouble = self.trouble.lock();
+        if trouble.retries == 0 && trouble.delay == 0 {
+            self.renumber(&trouble);
+        }
+        let more = trouble.retries < Self::MOST_RETRIES;
+        trouble.retries += u32::from(more);
+        more
+    }
+
+    /// The next delay; only the first of an episode is logged.
+    pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
+        let what = self.what;
+        let mut trouble = self.trouble.lock();
+        let begins = trouble.delay == 0;
+        trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
+        let delay = Duration::from_millis(trouble.delay);
+        if begins {
+            trouble.since = Some(Instant::now());
+            self.renumber(&trouble);
+            drop(trouble);
+            log::warn!("{what}: {reason}; trying again until it works");
+            self.observe(|| Event::BackOffBegun {
+                what,
+                reason: reason.to_string(),
+            });
+        }
+        delay
+    }
+
+    /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
+    /// only now gets on, had what has run out since.
+    pub(crate) fn succeeded(&self, attempt: Attempt) {
+        if attempt.0.is_multiple_of(2) {
+            return;
+        }
+        let mut trouble = self.trouble.lock();
+        if self.number.load(Ordering::Relaxed) != attempt.0 {
+            return;
+        }
+        self.number.store(attempt.0 + 1, Ordering::Relaxed);
+        let ended = std::mem::take(&mut *trouble);
+        drop(trouble);
+        if let Some(since) = ended.since {
+            let (what, duration) = (self.what, since.elapsed());
+            log::info!("{what}: over");
+            self.observe(|| Event::BackOffEnded { what, duration });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_back_off_doubles_to_a_second_and_starts_again() {
+        let backoff = Backoff::new("test");
+        let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
+        assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn an_attempt_that_began_before_an_episode_does_not_end_it() {
+        let backoff = Backoff::new("test");
+        let before = backoff.attempt();
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.succeeded(before);
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+        let in_the_first = backoff.attempt();
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.succeeded(in_the_first);
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+    }
+
+    #[test]
+    fn an_attempt_that_began_while_others_were_repeated_does_not_end_the_episode_they_led_to() {
+        let backoff = Backoff::new("test");
+        assert!(backoff.may_retry());
+        let before = backoff.attempt();
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.succeeded(before);
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+    }
+
+    #[test]
+    fn what_should_pass_and_does_not_is_not_retried_for_ever() {
+        let backoff = Backoff::new("test");
+        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
+        backoff.succeeded(backoff.attempt());
+        assert!(backoff.may_retry());
+    }
+}

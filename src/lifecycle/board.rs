@@ -1,0 +1,104 @@
+//! What all workers of a prefork server and their master share.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sys::SharedWords;
+
+/// The words of the board, by their place in it.
+#[derive(Clone, Copy)]
+enum Word {
+    /// The number of the last request.
+    LastNumber,
+    /// The master looks at the workers when one of them gets on, and not before.
+    MasterRests,
+    /// How many requests are to be taken from the kernel's queue at the end.
+    Backlog,
+    /// No worker is to accept.
+    Suspended,
+    /// The workers have not been told yet that this has changed.
+    SuspensionChanged,
+    /// A worker has seen the kernel's queue empty.
+    QueueDone,
+}
+
+const WORDS: usize = Word::QueueDone as usize + 1;
+
+/// What all workers and the master share.
+#[derive(Debug)]
+pub(crate) struct Board {
+    words: SharedWords<WORDS>,
+}
+
+impl Board {
+    /// # Errors
+    ///
+    /// There is no memory.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Board {
+            words: SharedWords::new()?,
+        })
+    }
+
+    fn word(&self, word: Word) -> &AtomicU64 {
+        &self.words[word as usize]
+    }
+
+    fn is_set(&self, word: Word) -> bool {
+        self.word(word).load(Ordering::SeqCst) != 0
+    }
+
+    /// Sets it or not; whether it was.
+    fn set(&self, word: Word, set: bool) -> bool {
+        self.word(word).swap(set.into(), Ordering::SeqCst) != 0
+    }
+
+    /// A number for a request: counted from 1, whichever worker serves it.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.word(Word::LastNumber).fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The master will look at the workers when one of them gets on, and not before.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.set(Word::MasterRests, rests);
+    }
+
+    /// A worker gets on. True if the master rests: the one who is told wakes it.
+    pub(crate) fn take_rest(&self) -> bool {
+        self.is_set(Word::MasterRests) && self.set(Word::MasterRests, false)
+    }
+
+    /// Whether the workers shall accept.
+    pub(crate) fn suspend(&self, suspended: bool) {
+        if self.set(Word::Suspended, suspended) != suspended {
+            self.set(Word::SuspensionChanged, true);
+        }
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.is_set(Word::Suspended)
+    }
+
+    /// Whether that has changed since the last call.
+    pub(crate) fn take_suspension_change(&self) -> bool {
+        self.set(Word::SuspensionChanged, false)
+    }
+
+    pub(crate) fn set_backlog(&self, requests: u32) {
+        self.word(Word::Backlog).store(requests.into(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        let requests = self.word(Word::Backlog).load(Ordering::SeqCst);
+        requests.try_into().unwrap_or(u32::MAX)
+    }
+
+    /// While new requests are refused, a worker has seen the kernel's queue empty.
+    pub(crate) fn queue_done(&self) {
+        self.set(Word::QueueDone, true);
+    }
+
+    pub(crate) fn is_queue_done(&self) -> bool {
+        self.is_set(Word::QueueDone)
+    }
+}

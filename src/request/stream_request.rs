@@ -1,0 +1,352 @@
+//! A request that is a connection.
+
+use std::fmt;
+use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::buffer::{ReadBuffer, WriteBuffer};
+use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
+use super::watched::{Counted, Watched, end_reading};
+use super::{RFile, Request, ServerContext, Stream, WFile};
+use crate::address::Address;
+use crate::framing::{Framed, Lender};
+use crate::timeouts::Timeouts;
+
+/// Whether this program has forked for a request.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// A child is about to be forked: it gets another handle to every connection that is open in this program,
+/// those of other servers and of requests beside its own included (fork(2)).
+pub(crate) fn about_to_fork() {
+    // Written once: after each fork a write to memory that the child has, too, copies a page.
+    if !FORKED.load(Ordering::Relaxed) {
+        FORKED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A connection to serve: Python's `request`, `rfile` and `wfile` in one.
+///
+/// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
+/// [`BufRead`]'s methods are used: the buffer is made then, and a handler that reads into memory of its
+/// own pays for none. Writing sends at once unless [`set_wbufsize`](Self::set_wbufsize) says otherwise,
+/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. What [`write!`] formats is
+/// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
+/// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
+///
+/// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
+/// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
+///
+/// When the server is told to stop, a read that waits for the next message gets the end of the stream, as
+/// if the client had closed: one that begins after something was written in answer to what was read. What
+/// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
+/// message, is waited for, as far as the request can tell: bytes that a handler has taken to a buffer of its
+/// own before it answered are part of no message any more. A handler that never answers asks
+/// [`is_draining`](ServerContext::is_draining).
+///
+/// | Python | Here |
+/// |---|---|
+/// | `self.request` | the value itself; the raw socket is [`get_ref`](Self::get_ref) |
+/// | `self.client_address` | [`client_address`](Self::client_address) |
+/// | `self.server` | [`server`](Self::server) |
+/// | `self.rfile`, `self.wfile` | the value itself, or [`split`](Self::split) to have both at a time |
+/// | `timeout`, `disable_nagle_algorithm`, `rbufsize`, `wbufsize` | [`set_timeout`](Self::set_timeout), [`disable_nagle_algorithm`](Self::disable_nagle_algorithm), [`set_rbufsize`](Self::set_rbufsize), [`set_wbufsize`](Self::set_wbufsize), called in `setup` |
+pub struct StreamRequest<S> {
+    pub(super) stream: S,
+    client_address: Address,
+    context: ServerContext,
+    pub(super) clock: Clock,
+    pub(super) reading: Reading,
+    rbuf: ReadBuffer,
+    pub(super) writing: Writing,
+    wbuf: WriteBuffer,
+    /// The handler had the raw stream and may have another handle to it by now.
+    lent: AtomicBool,
+}
+
+impl<S: Stream> StreamRequest<S> {
+    /// A request for `stream`: for transports, and for unit tests of handlers.
+    pub fn new(stream: S, client_address: impl Into<Address>) -> Self {
+        StreamRequest {
+            stream,
+            client_address: client_address.into(),
+            context: ServerContext::detached(),
+            clock: Clock::default(),
+            reading: Reading::default(),
+            rbuf: ReadBuffer::new(),
+            writing: Writing::default(),
+            wbuf: WriteBuffer::default(),
+            lent: AtomicBool::new(false),
+        }
+    }
+
+    /// Whose connection it is.
+    pub fn client_address(&self) -> &Address {
+        &self.client_address
+    }
+
+    /// The server, as far as a handler may use it.
+    pub fn server(&self) -> &ServerContext {
+        &self.context
+    }
+
+    /// The raw stream. What it has in common with the request is the socket, not the buffers: bytes
+    /// that were read ahead ([`BufRead`]) are not in it any more.
+    ///
+    /// The clocks ([`Timeouts`]) are the request's too. A raw read or write has of them what the socket's
+    /// options can do (`SO_RCVTIMEO`, `SO_SNDTIMEO`, socket(7)): it waits at most for what was left when the
+    /// request last set them, and fails with `EAGAIN`. Change them with
+    /// [`set_timeouts`](Self::set_timeouts) only: the request relies on the options to be as it set them.
+    pub fn get_ref(&self) -> &S {
+        self.lent.store(true, Ordering::Relaxed);
+        &self.stream
+    }
+
+    /// The raw stream, to change.
+    pub fn get_mut(&mut self) -> &mut S {
+        self.lent.store(true, Ordering::Relaxed);
+        &mut self.stream
+    }
+
+    /// Sends small writes at once instead of waiting for the previous one's acknowledgement
+    /// (`TCP_NODELAY`, tcp(7)). Other streams never wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn disable_nagle_algorithm(&mut self) -> io::Result<()> {
+        self.stream.set_stream_nodelay(true)
+    }
+
+    /// Sets how many bytes a buffered read asks for: 8,192 by default, at least 1.
+    pub fn set_rbufsize(&mut self, bytes: usize) {
+        self.rbuf.set_size(bytes);
+    }
+
+    /// Gathers writes until there are `bytes` bytes, `flush` is called, or the handler ends; 0, the
+    /// default: each write is sent at once.
+    pub fn set_wbufsize(&mut self, bytes: usize) {
+        self.wbuf.set_size(bytes);
+    }
+
+    /// Messages instead of bytes: the codec says where each ends (see [`framing`](crate::framing)).
+    ///
+    /// What the request has read ahead is used first. When the `Framed` is dropped, what it has read ahead
+    /// goes back to the request, and messages that it was [fed](Framed::feed) are sent with the request's
+    /// next flush, at the latest when the handler ends. What a write that failed has left goes before whatever
+    /// is written next; if nothing is, it is not tried again.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// fn echo(request: &mut TcpRequest) -> std::io::Result<()> {
+    ///     let mut framed = request.framed(LengthDelimitedCodec::u32_be());
+    ///     while let Some(message) = framed.next() {
+    ///         framed.send(message?)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", echo);
+    /// ```
+    pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
+        let lender = Lender {
+            in_message: |request: &&mut Self| request.context.in_message(),
+            give_back: |request, unread, unsent, failed| {
+                request.rbuf.put_back(unread);
+                request.wbuf.gather(unsent, failed);
+            },
+        };
+        Framed::lent(self, codec, lender)
+    }
+
+    /// The two directions apart, so that one can be read while the other is written, by one thread or
+    /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
+    /// sockets do. The request is lent to both: what else is wanted of it, such as
+    /// [`client_address`](Self::client_address), is cloned before.
+    ///
+    /// ```
+    /// use std::io::{BufRead, Write};
+    /// use socketserver::prelude::*;
+    ///
+    /// fn shout(request: &mut TcpRequest) -> std::io::Result<()> {
+    ///     let (rfile, mut wfile) = request.split();
+    ///     for line in rfile.lines() {
+    ///         writeln!(wfile, "{}!", line?)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", shout);
+    /// ```
+    pub fn split(&mut self) -> (RFile<'_, S>, WFile<'_, S>)
+    where
+        for<'a> &'a S: Read + Write,
+    {
+        let StreamRequest {
+            stream,
+            context,
+            clock,
+            reading,
+            rbuf,
+            writing,
+            wbuf,
+            lent,
+            ..
+        } = self;
+        let rfile = RFile {
+            stream,
+            context,
+            clock,
+            reading,
+            buffer: rbuf,
+        };
+        let wfile = WFile {
+            stream,
+            context,
+            clock,
+            writing,
+            buffer: wbuf,
+            lent,
+        };
+        (rfile, wfile)
+    }
+
+    /// The reading direction: its buffer, and what that is filled from.
+    fn reader(&mut self) -> (&mut ReadBuffer, impl Read) {
+        let source = TimedReader {
+            stream: &mut self.stream,
+            clock: &self.clock,
+            reading: &mut self.reading,
+            set_option: S::set_stream_read_timeout,
+        };
+        let source = Watched {
+            source,
+            context: &self.context,
+            end: |source: &TimedReader<'_, S, _>| end_reading(source.stream),
+        };
+        (&mut self.rbuf, source)
+    }
+
+    /// The writing direction: its buffer, and where that is sent to.
+    fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
+        let set_option = S::set_stream_write_timeout;
+        let sink = TimedWriter::new(&mut self.stream, &self.clock, &mut self.writing, set_option);
+        let context = &self.context;
+        (&mut self.wbuf, Counted { sink, context })
+    }
+}
+
+impl<S: Stream> Read for StreamRequest<S> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = {
+            let (buffer, mut source) = self.reader();
+            buffer.read(&mut source, out)?
+        };
+        self.context.took(count);
+        Ok(count)
+    }
+}
+
+impl<S: Stream> BufRead for StreamRequest<S> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let (buffer, mut source) = self.reader();
+        buffer.fill(&mut source)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.rbuf.consume(count);
+        self.context.took(count);
+    }
+}
+
+/// Writes `text` with one write. By itself each of its parts would be a write, and be sent: the second would wait for
+/// the acknowledgement of the first, which the peer delays (Nagle's algorithm).
+pub(super) fn write_formatted(writer: &mut impl Write, text: fmt::Arguments<'_>) -> io::Result<()> {
+    if let Some(text) = text.as_str() {
+        return writer.write_all(text.as_bytes());
+    }
+    let mut whole = Vec::new();
+    whole.write_fmt(text)?;
+    writer.write_all(&whole)
+}
+
+impl<S: Stream> Write for StreamRequest<S> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write(&mut sink, data)?
+        };
+        self.context.answered();
+        Ok(count)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = {
+            let (buffer, mut sink) = self.writer();
+            buffer.write_vectored(&mut sink, slices)?
+        };
+        self.context.answered();
+        Ok(count)
+    }
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        write_formatted(self, text)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let (buffer, mut sink) = self.writer();
+        buffer.flush(&mut sink)
+    }
+}
+
+impl<S: Stream> Request for StreamRequest<S> {
+    fn client_address(&self) -> &Address {
+        &self.client_address
+    }
+
+    fn attach(&mut self, context: ServerContext) {
+        self.context = context;
+    }
+
+    fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        self.clock.begin();
+        if timeouts == Timeouts::new() {
+            return Ok(());
+        }
+        self.set_timeouts(timeouts)
+    }
+
+    fn setup_done(&mut self) {
+        self.clock.setup_done();
+    }
+
+    /// What has just failed is not tried again: the request's end would wait for it.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.wbuf.has_failed() {
+            return Ok(());
+        }
+        Write::flush(self)
+    }
+
+    /// Closing ends the stream for the peer unless another handle to it is open: then this does.
+    fn shutdown(&mut self) {
+        if *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
+            // The peer may be gone already (ENOTCONN).
+            let _ = self.stream.shutdown_stream(Shutdown::Write);
+        }
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.fileno()
+    }
+}
+
+impl<S> fmt::Debug for StreamRequest<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamRequest")
+            .field("client_address", &self.client_address)
+            .field("context", &self.context)
+            .field("read_ahead", &self.rbuf.unread().len())
+            .finish_non_exhaustive()
+    }
+}
