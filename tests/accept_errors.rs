@@ -5,16 +5,19 @@ mod support;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::unistd::{Pid, gettid};
 use socketserver::prelude::*;
 use socketserver::{SocketServer, Tcp, Transport};
 use support::accepting::Accepting;
+use support::interrupt::wait_until_asleep;
 use support::{CEILING, EchoLine, connect, exchange_line, logged, wait_until};
 
 tests![
@@ -35,15 +38,24 @@ const ANY_PORT: &str = "127.0.0.1:0";
 
 /// What [`Faulty`] fails with before it accepts, in order.
 #[derive(Clone, Debug, Default)]
-struct Faults(Arc<Mutex<VecDeque<Errno>>>);
+struct Faults {
+    errors: Arc<Mutex<VecDeque<Errno>>>,
+    /// The thread that met the last.
+    met_by: Arc<AtomicI32>,
+}
 
 impl Faults {
     fn inject(&self, errors: impl IntoIterator<Item = Errno>) {
-        self.0.lock().unwrap().extend(errors);
+        self.errors.lock().unwrap().extend(errors);
     }
 
     fn left(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.errors.lock().unwrap().len()
+    }
+
+    fn next(&self) -> Option<Errno> {
+        self.met_by.store(gettid().as_raw(), Ordering::SeqCst);
+        self.errors.lock().unwrap().pop_front()
     }
 }
 
@@ -84,7 +96,7 @@ impl Transport for Faulty {
     }
 
     fn accept(&self) -> io::Result<TcpRequest> {
-        match self.faults.0.lock().unwrap().pop_front() {
+        match self.faults.next() {
             Some(errno) => Err(errno.into()),
             None => self.tcp.accept(),
         }
@@ -101,7 +113,7 @@ impl Transport for Faulty {
 
 fn server() -> (SocketServer<Faulty, EchoLine>, Faults) {
     let faults = FAULTS.with(Faults::clone);
-    faults.0.lock().unwrap().clear();
+    faults.errors.lock().unwrap().clear();
     (SocketServer::new(ANY_PORT, EchoLine), faults)
 }
 
@@ -151,7 +163,7 @@ fn what_passes_and_comes_back_for_ever_does_not_make_the_server_spin() {
     });
     // From the 101st on each costs a wait.
     assert!(faults.left() > 99_000, "{}", faults.left());
-    faults.0.lock().unwrap().clear();
+    faults.errors.lock().unwrap().clear();
     assert_eq!(exchange_line(client, "on\n"), "on\n");
     running.stop().unwrap();
 }
@@ -205,19 +217,20 @@ fn every_strategy_serves_on_after_an_episode() {
     check(Accepting::over(server().0, 3), &faults);
 }
 
-/// A back-off of a second is under way.
+/// Injects so many errors that a back-off of a second is under way: after 5, 10, … 640 ms.
 #[track_caller]
-fn wait_for_long_back_off(faults: &Faults, injected: usize) {
-    // 5, 10, … 640 ms.
-    wait_until("it backs off for a second", || faults.left() < injected - 8);
+fn begin_long_back_off(faults: &Faults, server: &Address) -> TcpStream {
+    faults.inject([Errno::EMFILE; 9]);
+    let client = connect(server);
+    wait_until("the last has been met", || faults.left() == 0);
+    wait_until_asleep(Pid::from_raw(faults.met_by.load(Ordering::SeqCst)));
+    client
 }
 
 fn a_back_off_ends_with_a_shutdown() {
     let (server, faults) = server();
     let running = server.spawn().unwrap();
-    faults.inject([Errno::EMFILE; 9]);
-    let client = connect(running.server_address());
-    wait_for_long_back_off(&faults, 9);
+    let client = begin_long_back_off(&faults, running.server_address());
     running.shutdown_handle().shutdown();
     // The client is served, and well before the second is over.
     assert_eq!(exchange_line(client, "on\n"), "on\n");
@@ -256,7 +269,7 @@ fn a_drain_that_cannot_accept_runs_those_that_wait_for_their_turn() {
     for client in [first, second] {
         assert_eq!(exchange_line(client, "on\n"), "on\n");
     }
-    faults.0.lock().unwrap().clear();
+    faults.errors.lock().unwrap().clear();
     assert_eq!(exchange_line(third, "on\n"), "on\n");
     let report = running.join().unwrap();
     assert_eq!((report.served, report.forced), (3, 0));
