@@ -1,31 +1,17 @@
 //! How fast socketserver is: against the same strategies by hand on system calls, and against other servers.
 
-mod compare;
-mod interrupt;
-mod limits;
-mod load;
-mod measure;
-mod plot;
-mod process;
-mod procfs;
-mod report;
-mod results;
-mod servers;
-mod stats;
-mod targets;
-mod workloads;
-
 use std::env;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bench::compare::{self, Comparison};
+use bench::load::{self, Endpoint, Load, Pattern};
+use bench::servers::{self, Setup, Transport};
+use bench::{interrupt, workloads};
 use clap::{Args, Parser, Subcommand};
-use compare::Comparison;
-use load::{Endpoint, Load, Pattern};
 use nix::sys::signal::Signal;
-use servers::{Setup, Transport};
 
 /// How fast socketserver is: against the same strategies by hand on system calls, and against others.
 #[derive(Parser)]

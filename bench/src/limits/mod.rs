@@ -112,7 +112,6 @@ pub const SERVERS: &[Server] = &[
         "pthread_create for each connection",
         threads::thread_each,
     ),
-    streams("libc-fork", "fork for each connection", fork::fork_each),
     streams("libc-epoll", "one thread and an epoll loop", event_loop::run),
     datagrams("libc-recvfrom", "recvfrom and sendto", DATAGRAMS, datagrams::one_by_one),
     datagrams(
@@ -140,3 +139,5 @@ pub const SERVERS: &[Server] = &[
         leader_follower::datagrams,
     ),
 ];
+
+pub const FORKING: &[Server] = &[streams("libc-fork", "fork for each connection", fork::fork_each)];

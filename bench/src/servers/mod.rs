@@ -87,6 +87,30 @@ impl Setup {
     pub fn buffer(&self) -> usize {
         if self.bulk { BULK_BUFFER } else { BUFFER }
     }
+
+    /// For a server that is a program of its own, which this one becomes.
+    pub fn arguments(&self) -> [String; 4] {
+        [
+            self.transport.to_string(),
+            self.address.clone(),
+            self.buffer().to_string(),
+            self.touched_mb.to_string(),
+        ]
+    }
+
+    /// The other way round; `None` if they are not such.
+    pub fn from_arguments(arguments: &[String]) -> Option<Self> {
+        let [transport, address, buffer, touched_mb] = arguments else {
+            return None;
+        };
+        Some(Setup {
+            transport: *ALL.iter().find(|one| one.to_string() == *transport)?,
+            address: address.clone(),
+            bulk: *buffer == BULK_BUFFER.to_string(),
+            touched_mb: touched_mb.parse().ok()?,
+            defer_accept: false,
+        })
+    }
 }
 
 /// A server by name.
@@ -101,9 +125,11 @@ pub struct Server {
 
 /// All servers.
 pub fn all() -> impl Iterator<Item = &'static Server> {
-    let kinds: [&[Server]; 5] = [
+    let kinds: [&[Server]; 7] = [
         ours::SERVERS,
+        ours::FORKING,
         limits::SERVERS,
+        limits::FORKING,
         std_net::SERVERS,
         tokio::SERVERS,
         programs::SERVERS,
@@ -111,13 +137,27 @@ pub fn all() -> impl Iterator<Item = &'static Server> {
     kinds.into_iter().flatten()
 }
 
+/// Those that fork, which run in the program `bench-forks`.
+pub fn forking() -> impl Iterator<Item = &'static Server> {
+    ours::FORKING.iter().chain(limits::FORKING)
+}
+
 /// The server of that name.
 pub fn find(name: &str) -> Option<&'static Server> {
     all().find(|server| server.name == name)
 }
 
-/// Runs a server in this process, to its end.
+/// Runs a server in this process, to its end; if it forks, or is written in another language, in a program that this
+/// process becomes.
 pub fn serve(server: &Server, setup: &Setup) -> io::Result<()> {
+    if forking().any(|one| one.name == server.name) {
+        return Err(programs::become_forks(server.name, setup));
+    }
+    serve_here(server, setup)
+}
+
+/// Runs a server in this program.
+pub fn serve_here(server: &Server, setup: &Setup) -> io::Result<()> {
     if !server.transports.contains(&setup.transport) {
         let text = format!("{} does not serve {}", server.name, setup.transport);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));

@@ -11,8 +11,8 @@ use super::{ALL, BUFFER, BULK_BUFFER, DATAGRAMS, DEFER_SECONDS, Kind, STREAMS, S
 
 /// Each entry is a name, the transports, what it is, and the stack over the bare server.
 macro_rules! servers {
-    ($($name:literal, $transports:expr, $about:literal, |$bare:ident| $stack:expr;)*) => {
-        pub const SERVERS: &[Server] = &[$(Server {
+    ($list:ident: $($name:literal, $transports:expr, $about:literal, |$bare:ident| $stack:expr;)*) => {
+        pub const $list: &[Server] = &[$(Server {
             name: $name,
             kind: Kind::Ours,
             about: $about,
@@ -32,6 +32,7 @@ macro_rules! servers {
 }
 
 servers! {
+    SERVERS:
     "sync", ALL, "one request at a time", |server| server;
     "sync-batched", DATAGRAMS, "one request at a time, replies sent together",
         |server| server.replies(Replies::Batched);
@@ -54,6 +55,10 @@ servers! {
     "pool-4-defer-batch", TCP, "ThreadPool of 4 workers with defer_accept and sched_batch",
         |server| server.thread_pool().workers(4).defer_accept(DEFER).sched_batch(true);
     "pool-8", STREAMS, "ThreadPool of 8 workers", |server| server.thread_pool().workers(8);
+}
+
+servers! {
+    FORKING:
     "forking", STREAMS, "Forking", |server| server.forking();
     "forked-ahead-4", STREAMS, "PreFork: a process for each connection, 4 forked ahead",
         |server| server.prefork().workers(4).max_requests(1).max_requests_jitter(0);

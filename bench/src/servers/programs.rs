@@ -1,13 +1,14 @@
-//! Servers in other languages, where they are installed: Python's socketserver and Go's net package.
+//! Servers that are programs of their own: those that fork, and those in other languages, where they are installed: Python's
+//! socketserver and Go's net package.
 
 use std::env;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{ALL, DATAGRAMS, Kind, STREAMS, Server, Setup};
+use super::{ALL, DATAGRAMS, Kind, STREAMS, Server, Setup, forking};
 
 pub const SERVERS: &[Server] = &[
     Server {
@@ -15,7 +16,7 @@ pub const SERVERS: &[Server] = &[
         kind: Kind::Peer,
         about: "Go's net package, a goroutine for each connection; datagrams in one",
         transports: ALL,
-        run: |setup| Err(Command::new(go_program()?).args(arguments(setup)).exec()),
+        run: |setup| Err(Command::new(go_program()?).args(setup.arguments()).exec()),
     },
     Server {
         name: "python-sync",
@@ -47,6 +48,7 @@ const GO_SOURCE: &str = include_str!("../../peers/echo.go");
 pub fn prepare(server: &Server) -> Result<(), String> {
     match server.name {
         "go" => build_go(),
+        name if forking().any(|one| one.name == name) => build_forks(),
         name if name.starts_with("python-") => {
             check("python3", Command::new("python3").args(["-c", "import socketserver"]))
         }
@@ -73,21 +75,50 @@ fn check(program: &str, command: &mut Command) -> Result<(), String> {
 /// Becomes the Python server.
 fn python(mixin: &str, setup: &Setup) -> io::Result<()> {
     let mut command = Command::new("python3");
-    Err(command.args(["-c", PYTHON_SOURCE, mixin]).args(arguments(setup)).exec())
+    Err(command
+        .args(["-c", PYTHON_SOURCE, mixin])
+        .args(setup.arguments())
+        .exec())
 }
 
-fn arguments(setup: &Setup) -> [String; 4] {
-    [
-        setup.transport.to_string(),
-        setup.address.clone(),
-        setup.buffer().to_string(),
-        setup.touched_mb.to_string(),
-    ]
+/// Becomes the program of the servers that fork.
+pub fn become_forks(name: &str, setup: &Setup) -> io::Error {
+    match beside("bench-forks") {
+        Ok(program) => Command::new(program).arg(name).args(setup.arguments()).exec(),
+        Err(error) => error,
+    }
 }
 
-/// Beside this program, where cargo puts what it builds.
+/// Builds it, which `cargo run` does not for another program than the one it runs.
+fn build_forks() -> Result<(), String> {
+    let program = beside("bench-forks").map_err(|error| error.to_string())?;
+    let (Some(cargo), Some(package)) = (env::var_os("CARGO"), env::var_os("CARGO_MANIFEST_DIR")) else {
+        let text = "is not built: cargo build --release --package bench";
+        return program
+            .exists()
+            .then_some(())
+            .ok_or(format!("{} {text}", program.display()));
+    };
+    // Cargo calls its directory `debug` whose profile is `dev`.
+    let directory = program.parent().and_then(Path::file_name).unwrap_or_default();
+    let profile = if directory == "debug" {
+        "dev".as_ref()
+    } else {
+        directory
+    };
+    let mut build = Command::new(cargo);
+    build.args(["build", "--bin", "bench-forks", "--profile"]).arg(profile);
+    build.arg("--manifest-path").arg(Path::new(&package).join("Cargo.toml"));
+    check("cargo", &mut build)
+}
+
 fn go_program() -> io::Result<PathBuf> {
-    Ok(env::current_exe()?.with_file_name("bench-peer-go"))
+    beside("bench-peer-go")
+}
+
+/// A program beside this one, where cargo puts what it builds.
+fn beside(name: &str) -> io::Result<PathBuf> {
+    Ok(env::current_exe()?.with_file_name(name))
 }
 
 fn build_go() -> Result<(), String> {
