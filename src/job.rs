@@ -1,6 +1,7 @@
 //! One request on its way through the hooks.
 
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::observer::{Event, Outcome};
 use crate::request::Request;
 #[cfg(doc)]
 use crate::server::BaseServer;
+use crate::timeouts::Timeouts;
 use crate::transport::Transport;
 
 /// How requests that do not end by themselves are made to;
@@ -56,6 +58,8 @@ pub enum Force {
 pub struct Active<T: Transport> {
     pub(crate) request: T::Request,
     pub(crate) phase: Phase,
+    /// Its time has begun.
+    pub(crate) begun: bool,
 }
 
 impl<T: Transport> Active<T> {
@@ -72,6 +76,15 @@ impl<T: Transport> Active<T> {
     /// Whose request it is.
     pub fn client_address(&self) -> &Address {
         self.request.client_address()
+    }
+
+    /// Its time begins, if it has not yet.
+    pub(crate) fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        if !self.begun {
+            self.request.begin(timeouts)?;
+            self.begun = true;
+        }
+        Ok(())
     }
 }
 
@@ -133,6 +146,7 @@ impl<T: Transport> Job<T> {
         let active = Active {
             request,
             phase: Phase::Verify,
+            begun: false,
         };
         Self::new(server, active, ticket)
     }
@@ -286,6 +300,15 @@ impl<T: Transport> Job<T> {
         if let Some(parts) = self.parts.take() {
             let outcome = self.report(&parts.0, &parts.1, cause);
             self.close(parts, outcome);
+        }
+    }
+
+    /// The time of the request begins before a child runs it: what a child runs or writes to for the first time costs it a
+    /// page fault, and those are most of what a fork costs.
+    pub(crate) fn begin_before_fork(&mut self) {
+        if let Some((active, _)) = self.parts.as_deref_mut() {
+            // What goes wrong is tried again in the child, and reported there.
+            let _ = active.begin(self.server.core().timeouts());
         }
     }
 

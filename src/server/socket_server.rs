@@ -118,7 +118,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
-        active.request.begin(self.core.timeouts())?;
+        active.begin(self.core.timeouts())?;
         handler::run(&self.handler, &mut active.request, &mut active.phase)
     }
 

@@ -177,11 +177,9 @@ impl<S: BaseServer> BaseServer for Forking<S> {
         Ok(())
     }
 
-    fn process_request(&self, job: Job<S::Transport>) {
+    fn process_request(&self, mut job: Job<S::Transport>) {
         about_to_fork();
-        // Looked up here once, and not in each child anew: what a child writes to or runs for the first time costs it
-        // a page fault, and page faults are most of what a fork costs.
-        self.core().timeouts();
+        job.begin_before_fork();
         match sys::fork() {
             Ok(Fork::Child(mask)) => self.run_child(job, mask),
             Ok(Fork::Parent(pid)) => {
