@@ -230,9 +230,17 @@ fn idle_connections_are_weighed_and_stops_and_wake_ups_measured() {
 fn a_peer_that_cannot_run_here_is_named_and_skipped() {
     let directory = TempDir::new().unwrap();
     let (json, plot) = (directory.path().join("r.json"), directory.path().join("p.svg"));
-    let mut command = bench(&["compare", "--rounds", "1", "--seconds", "0.05", "--workload", "fork-1"]);
+    let mut command = bench(&[
+        "compare",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.05",
+        "--workload",
+        "tcp-churn-1",
+    ]);
     command
-        .args(["--server", "libc-fork,python-forking,go"])
+        .args(["--server", "libc-sync,python-threading,go"])
         .arg("--json")
         .arg(&json)
         .arg("--plot")
@@ -241,11 +249,11 @@ fn a_peer_that_cannot_run_here_is_named_and_skipped() {
     let table = text(&output.stdout);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(
-        table.contains("python-forking: skipped, python3 is not installed"),
+        table.contains("python-threading: skipped, python3 is not installed"),
         "{table}"
     );
     assert!(
-        table.contains("skipped: go (go is not installed), python-forking"),
+        table.contains("skipped: go (go is not installed), python-threading"),
         "{table}"
     );
 }
