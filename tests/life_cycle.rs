@@ -822,7 +822,7 @@ fn a_request_forced_to_end_is_counted_as_forced() {
     assert!(
         logged()
             .iter()
-            .any(|line| line.starts_with("WARN 1 requests did not end in time"))
+            .any(|line| line.starts_with("WARN 1 request did not end in time"))
     );
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::wakeup::readable;
+use super::poll::readable;
 use super::{Report, State, Wakeup};
 use crate::hooks::Outermost;
 use crate::job::Force;
@@ -195,7 +195,12 @@ impl<T: Transport> Core<T> {
         let registry = &self.shared().registry;
         if let (Some(running), false) = (registry.begin_forcing(), registry.is_idle()) {
             if running > 0 {
-                log::warn!("{running} requests did not end in time: shutting their sockets down");
+                let (requests, sockets) = if running == 1 {
+                    ("request", "its socket")
+                } else {
+                    ("requests", "their sockets")
+                };
+                log::warn!("{running} {requests} did not end in time: shutting {sockets} down");
             } else {
                 log::warn!("worker processes without a request did not end in time: making them");
             }

@@ -162,7 +162,8 @@ impl<T: Transport> Threads<T> {
         let seat = Arc::new(Seat::new(order));
         let number = books.next;
         let (threads, its_seat) = (Arc::clone(self), Arc::clone(&seat));
-        match self.stack_size.thread().spawn(move || threads.live(number, &its_seat)) {
+        let thread = self.stack_size.thread().name(format!("request-{number}"));
+        match thread.spawn(move || threads.live(number, &its_seat)) {
             Ok(handle) => {
                 books.next += 1;
                 // The books are locked until the record is made, which the thread looks for when it ends.
