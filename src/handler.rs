@@ -175,7 +175,7 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
         Ok(Ok(())) => {
             *phase = Phase::Finish;
             handler.finish(request)?;
-            Ok(request.flush()?)
+            Ok(request.flush_wfile()?)
         }
         Ok(Err(error)) => {
             finish_quietly(&mut handler, request);
@@ -192,7 +192,7 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
 fn finish_quietly<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R) {
     let finished = catch_unwind(AssertUnwindSafe(|| {
         let finished = handler.finish(request);
-        finished.and_then(|()| Ok(request.flush()?))
+        finished.and_then(|()| Ok(request.flush_wfile()?))
     }));
     if let Ok(Err(error)) = finished {
         log::debug!("finish after a failed handle: {error}");

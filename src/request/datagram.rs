@@ -203,7 +203,7 @@ impl Request for DatagramRequest {
     }
 
     /// Sends what was written to [`wfile`](DatagramRequest::wfile).
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush_wfile(&mut self) -> io::Result<()> {
         match self.answer.take() {
             Some(answer) => self.reply(&answer),
             None => Ok(()),

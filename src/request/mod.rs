@@ -54,7 +54,7 @@ pub trait Request: Send + 'static {
     /// # Errors
     ///
     /// Those of the write.
-    fn flush(&mut self) -> io::Result<()>;
+    fn flush_wfile(&mut self) -> io::Result<()>;
 
     /// Tells the peer that nothing more comes (shutdown(2), `SHUT_WR`); called before the request is
     /// dropped. Closing says the same, so it need only do something where another handle to the same

@@ -321,11 +321,11 @@ impl<S: Stream> Request for StreamRequest<S> {
     }
 
     /// What has just failed is not tried again: the request's end would wait for it.
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush_wfile(&mut self) -> io::Result<()> {
         if self.wbuf.has_failed() {
             return Ok(());
         }
-        Write::flush(self)
+        self.flush()
     }
 
     /// Closing ends the stream for the peer unless another handle to it is open: then this does.
