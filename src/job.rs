@@ -303,8 +303,8 @@ impl<T: Transport> Job<T> {
         }
     }
 
-    /// The time of the request begins before a child runs it: what a child runs or writes to for the first time costs it a
-    /// page fault, and those are most of what a fork costs.
+    /// The time of the request begins before a child runs it: what a child runs or writes to for the first time costs
+    /// it a page fault, and those are most of what a fork costs.
     pub(crate) fn begin_before_fork(&mut self) {
         if let Some((active, _)) = self.parts.as_deref_mut() {
             // What goes wrong is tried again in the child, and reported there.

@@ -115,7 +115,7 @@ impl Inner {
 }
 
 impl Registry {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock()
     }
 
@@ -147,11 +147,6 @@ impl Registry {
             let _ = self.board.set(Arc::new(Board::new()?));
         }
         self.board.get().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
-    }
-
-    /// Locked over a fork: in the child, what another thread had locked would stay so.
-    pub(crate) fn hold(&self) -> MutexGuard<'_, Inner> {
-        self.lock()
     }
 
     /// Requests in progress, those that wait for their address's turn and those of workers included.

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGCHLD;
 
 use super::{exit_status, one_strategy};
+use crate::error::invalid_input;
 use crate::job::{Force, Job, Remote};
 use crate::limits::{Capacity, Limit, LimitKind};
+use crate::mutex::Mutex;
 use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Fork, Reaction, SignalGuard};
@@ -93,7 +95,7 @@ impl<S: BaseServer> Forking<S> {
     }
 
     fn children(&self) -> MutexGuard<'_, Vec<Child<S::Transport>>> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+        self.children.lock()
     }
 
     /// Reaps the children that have ended: Python's `collect_children`. Never waits, never asks for a
@@ -164,7 +166,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     fn server_bind(&self) -> io::Result<()> {
         if self.max_children.max() == 0 {
             let text = "a forking server of 0 children would never serve anybody: set max_children to 1 or more";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(invalid_input(text));
         }
         self.inner.server_bind()
     }
@@ -173,7 +175,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
         self.inner.server_activate()?;
         let wakeup = Arc::clone(self.core().shared().wakeup()?);
         let guard = sys::on_signal(SIGCHLD, wakeup, Reaction::ChildExited)?;
-        *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        *self.signal.lock() = Some(guard);
         Ok(())
     }
 
@@ -222,7 +224,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
 
     fn server_close(&self) {
         self.reap();
-        *self.signal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.signal.lock() = None;
         self.inner.server_close();
     }
 }

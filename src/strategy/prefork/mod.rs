@@ -9,13 +9,14 @@ mod workers;
 use std::fmt;
 use std::io;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTTIN, SIGTTOU};
 
 use crate::acceptor::Acceptor;
 use crate::job::Force;
+use crate::mutex::Mutex;
 use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Reaction, SignalGuard};
 
@@ -254,11 +255,7 @@ impl<S: BaseServer> PreFork<S> {
     }
 
     fn state(&self) -> MutexGuard<'_, Workers<S::Transport>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn signals(&self) -> MutexGuard<'_, Vec<SignalGuard>> {
-        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock()
     }
 
     fn listen_to_signals(&self) -> io::Result<()> {
@@ -271,7 +268,7 @@ impl<S: BaseServer> PreFork<S> {
             (SIGTTOU, count(&self.orders.fewer)),
         ] {
             let guard = sys::on_signal(signal, Arc::clone(wakeup), action)?;
-            self.signals().push(guard);
+            self.signals.lock().push(guard);
         }
         Ok(())
     }
@@ -332,7 +329,7 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
 
     fn server_close(&self) {
         self.reap();
-        self.signals().clear();
+        self.signals.lock().clear();
         self.inner.server_close();
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::error::invalid_input;
+
 /// The bounds, as they were set and as SIGTTIN and SIGTTOU have moved them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
@@ -49,7 +51,7 @@ impl Numbers {
         } else {
             return Ok(());
         };
-        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        Err(invalid_input(text))
     }
 
     /// Whether the number follows the load.

@@ -44,7 +44,7 @@ impl<S: BaseServer> PreFork<S> {
             one_at_a_time: S::CONCURRENCY == Concurrency::None,
         };
         // Held over the fork: in the child, a lock that another thread held would stay locked.
-        let (mut workers, mut registry) = (self.state(), shared.registry.hold());
+        let (mut workers, mut registry) = (self.state(), shared.registry.lock());
         match sys::fork()? {
             Fork::Child(mask) => {
                 workers.forget();

@@ -1,5 +1,7 @@
 //! What another thread, a signal handler or a forked child says to the accept loop.
 
+mod deadline;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -11,11 +13,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::drain::GRACE;
 use super::inline::{Inline, InlineSlot};
+use super::poll::{poll_timeout, readable, wait_for};
 use super::sleepers::Sleepers;
 use super::stamp::Stamp;
-use crate::sys::{self, Timer};
+use crate::sys;
+
+use deadline::Deadline;
 
 /// Event descriptors (eventfd(2)) and the flags that go with them.
 ///
@@ -59,13 +63,6 @@ pub(crate) struct Wakeup {
     may_exit: AtomicBool,
     /// A signal has asked for the end of the process.
     asked_to_exit: AtomicBool,
-}
-
-/// How a loop that is busy in a handler keeps the deadline: a timer sends [`sys::NUDGE`].
-#[derive(Debug)]
-struct Deadline {
-    timer: Timer,
-    timeout: Option<Duration>,
 }
 
 impl Wakeup {
@@ -201,93 +198,6 @@ impl Wakeup {
     /// As [`is_stopping`](Self::is_stopping), without a system call: a forked child may not know yet.
     pub(crate) fn is_told_to_stop(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
-    }
-
-    // ----- The deadline, and what cannot wait for the loop -----------------------------------------
-
-    /// Keeps the deadline, `timeout` after the server was told to stop, even if its loop is busy then.
-    pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timer = Timer::new(sys::NUDGE)?;
-        let _ = self.deadline.set(Deadline { timer, timeout });
-        if self.is_told_to_stop() {
-            self.start_timer();
-        }
-        Ok(())
-    }
-
-    /// The parent's timer is not the child's (`timer_create(2)`).
-    fn start_timer(&self) {
-        if let Some(Deadline { timer, timeout }) = self.deadline.get()
-            && let Some(timeout) = timeout
-            && !self.in_child.load(Ordering::Relaxed)
-        {
-            timer.set(timeout.saturating_sub(self.stopped_at().elapsed()));
-        }
-    }
-
-    /// The server is closed: no timer has anything to say any more.
-    pub(crate) fn closed(&self) {
-        if let Some(deadline) = self.deadline.get() {
-            deadline.timer.unset();
-        }
-        self.close_sleepers();
-    }
-
-    /// From now on the process may be ended as the last resort; see [`nudge`](Self::nudge).
-    pub(crate) fn may_exit(&self) {
-        self.may_exit.store(true, Ordering::SeqCst);
-    }
-
-    /// [`sys::NUDGE`] arrived, from the timer or, in a forked child, from the parent: perhaps the server
-    /// was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
-    pub(crate) fn nudge(&self) {
-        if !self.is_stopping() {
-            return;
-        }
-        if self.in_child.load(Ordering::Relaxed) {
-            self.attend_inline();
-        } else if self.forced_at.is_past(Some(GRACE)) {
-            self.exit_if_stuck();
-        } else if self
-            .stopped_at
-            .is_past(self.deadline.get().and_then(|deadline| deadline.timeout))
-        {
-            self.force();
-        }
-    }
-
-    /// Ends the patience of a drain. A loop that is busy in a handler cannot hear of it: its socket is
-    /// shut down from here, so that the handler's reads and writes end.
-    pub(crate) fn force(&self) {
-        self.forced.store(true, Ordering::SeqCst);
-        if let (true, Some(deadline)) = (self.forced_at.set(), self.deadline.get()) {
-            deadline.timer.set(GRACE);
-        }
-        self.attend_inline();
-        self.wake();
-        self.request_ended();
-    }
-
-    /// A handler that does not even end with its socket keeps `serve_forever` from ever returning. If a
-    /// signal has asked for the end of the process, nothing else is left.
-    fn exit_if_stuck(&self) {
-        if !self.may_exit.load(Ordering::SeqCst) || !self.asked_to_exit.load(Ordering::SeqCst) {
-            return;
-        }
-        let busy = self.inline.is_busy();
-        if let (None, Some(deadline)) = (busy, self.deadline.get()) {
-            // Somebody is just looking, or the request is just ending.
-            deadline.timer.set(Duration::from_millis(10));
-        }
-        if busy == Some(true) {
-            let text = "socketserver: a request did not end although its socket was shut down; exiting\n";
-            let _ = nix::unistd::write(io::stderr(), text.as_bytes());
-            sys::exit_now(1);
-        }
-    }
-
-    pub(crate) fn is_forced(&self) -> bool {
-        self.forced.load(Ordering::SeqCst)
     }
 
     // ----- The request that the loop itself serves ---------------------------------------------------
@@ -499,36 +409,4 @@ impl Wakeup {
 /// An event descriptor.
 pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
     EventFd::from_flags(flags | EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-}
-
-/// Waits until one of them is written to, at most `timeout`, and takes that.
-fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
-    let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
-    match poll(&mut fds, poll_timeout(timeout)) {
-        Ok(0) | Err(Errno::EINTR) => Ok(()),
-        Ok(_) => {
-            for event in events {
-                let _ = event.read();
-            }
-            Ok(())
-        }
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Whether there is something to read or accept now.
-pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
-    matches!(
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
-        Ok(1..)
-    )
-}
-
-/// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
-pub(crate) fn poll_timeout(timeout: Duration) -> PollTimeout {
-    let millis = timeout.as_micros().div_ceil(1000);
-    i32::try_from(millis)
-        .ok()
-        .and_then(|millis| millis.try_into().ok())
-        .unwrap_or(PollTimeout::MAX)
 }

@@ -1,0 +1,41 @@
+//! poll(2), and the timeouts that it and epoll(7) take.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+
+/// Waits until one of them is written to, at most `timeout`, and takes that.
+pub(super) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
+    let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
+    match poll(&mut fds, poll_timeout(timeout)) {
+        Ok(0) | Err(Errno::EINTR) => Ok(()),
+        Ok(_) => {
+            for event in events {
+                let _ = event.read();
+            }
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether there is something to read or accept now.
+pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
+    matches!(
+        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
+        Ok(1..)
+    )
+}
+
+/// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
+pub(crate) fn poll_timeout(timeout: Duration) -> PollTimeout {
+    let millis = timeout.as_micros().div_ceil(1000);
+    i32::try_from(millis)
+        .ok()
+        .and_then(|millis| millis.try_into().ok())
+        .unwrap_or(PollTimeout::MAX)
+}

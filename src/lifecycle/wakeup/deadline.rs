@@ -1,0 +1,103 @@
+//! The deadline of a drain, and what then cannot wait for the loop.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Wakeup;
+use crate::lifecycle::drain::GRACE;
+use crate::sys::{self, Timer};
+
+/// How a loop that is busy in a handler keeps the deadline: a timer sends [`sys::NUDGE`].
+#[derive(Debug)]
+pub(super) struct Deadline {
+    timer: Timer,
+    timeout: Option<Duration>,
+}
+
+impl Wakeup {
+    /// Keeps the deadline, `timeout` after the server was told to stop, even if its loop is busy then.
+    pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timer = Timer::new(sys::NUDGE)?;
+        let _ = self.deadline.set(Deadline { timer, timeout });
+        if self.is_told_to_stop() {
+            self.start_timer();
+        }
+        Ok(())
+    }
+
+    /// The parent's timer is not the child's (`timer_create(2)`).
+    pub(super) fn start_timer(&self) {
+        if let Some(Deadline { timer, timeout }) = self.deadline.get()
+            && let Some(timeout) = timeout
+            && !self.in_child.load(Ordering::Relaxed)
+        {
+            timer.set(timeout.saturating_sub(self.stopped_at().elapsed()));
+        }
+    }
+
+    /// The server is closed: no timer has anything to say any more.
+    pub(crate) fn closed(&self) {
+        if let Some(deadline) = self.deadline.get() {
+            deadline.timer.unset();
+        }
+        self.close_sleepers();
+    }
+
+    /// From now on the process may be ended as the last resort; see [`nudge`](Self::nudge).
+    pub(crate) fn may_exit(&self) {
+        self.may_exit.store(true, Ordering::SeqCst);
+    }
+
+    /// [`sys::NUDGE`] arrived, from the timer or, in a forked child, from the parent: perhaps the server
+    /// was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
+    pub(crate) fn nudge(&self) {
+        if !self.is_stopping() {
+            return;
+        }
+        if self.in_child.load(Ordering::Relaxed) {
+            self.attend_inline();
+        } else if self.forced_at.is_past(Some(GRACE)) {
+            self.exit_if_stuck();
+        } else if self
+            .stopped_at
+            .is_past(self.deadline.get().and_then(|deadline| deadline.timeout))
+        {
+            self.force();
+        }
+    }
+
+    /// Ends the patience of a drain. A loop that is busy in a handler cannot hear of it: its socket is
+    /// shut down from here, so that the handler's reads and writes end.
+    pub(crate) fn force(&self) {
+        self.forced.store(true, Ordering::SeqCst);
+        if let (true, Some(deadline)) = (self.forced_at.set(), self.deadline.get()) {
+            deadline.timer.set(GRACE);
+        }
+        self.attend_inline();
+        self.wake();
+        self.request_ended();
+    }
+
+    /// A handler that does not even end with its socket keeps `serve_forever` from ever returning. If a
+    /// signal has asked for the end of the process, nothing else is left.
+    fn exit_if_stuck(&self) {
+        if !self.may_exit.load(Ordering::SeqCst) || !self.asked_to_exit.load(Ordering::SeqCst) {
+            return;
+        }
+        let busy = self.inline.is_busy();
+        if let (None, Some(deadline)) = (busy, self.deadline.get()) {
+            // Somebody is just looking, or the request is just ending.
+            deadline.timer.set(Duration::from_millis(10));
+        }
+        if busy == Some(true) {
+            let text = "socketserver: a request did not end although its socket was shut down; exiting\n";
+            let _ = nix::unistd::write(io::stderr(), text.as_bytes());
+            sys::exit_now(1);
+        }
+    }
+
+    pub(crate) fn is_forced(&self) -> bool {
+        self.forced.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,152 @@
+//! Signals: what is done in their handlers, and who is sent them.
+
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::Pid;
+use signal_hook::SigId;
+
+use crate::error::invalid_input;
+use crate::lifecycle::{Master, Wakeup};
+
+/// The signal that makes a thread look what it has to do, which is stuck in a handler's read: the timer of
+/// the drain deadline sends it, and a forking server to its children. Its default is to be ignored, so it
+/// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
+pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
+
+/// In a forked process that has its own handlers by now: lets signals come, as the parent's `mask` says, and SIGTERM
+/// whatever it says: with that a parent ends it.
+pub(crate) fn let_signals_come(mut mask: SigSet) {
+    mask.remove(Signal::SIGTERM);
+    // It fails for no mask that there is.
+    let _ = mask.thread_set_mask();
+}
+
+/// Puts the default action of the signal with this number back, which may be a real-time one. For a child after fork,
+/// which has no use for the parent's handlers.
+pub(crate) fn default_action(number: i32) {
+    // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler; a number that is none is
+    // refused.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
+
+/// Lets this thread be sent the signal with this number, which may be a real-time one.
+pub(crate) fn unblock(number: i32) {
+    let mut set = *SigSet::empty().as_ref();
+    // SAFETY: the pointer is to an initialised set; a number that is none is refused.
+    unsafe { libc::sigaddset(&raw mut set, number) };
+    // SAFETY: the pointer is to an initialised set, and the mask before is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+}
+
+/// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent
+/// the signal.
+pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
+    // SAFETY: three numbers; the kernel says no if there is no such thread.
+    unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
+}
+
+/// A registered signal action; dropped, it is taken back.
+#[derive(Debug)]
+pub(crate) struct SignalGuard {
+    id: SigId,
+    /// Which signal it listens to.
+    pub(crate) signal: i32,
+    /// What it does then.
+    pub(crate) reaction: Reaction,
+}
+
+impl Drop for SignalGuard {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.id);
+    }
+}
+
+/// What is done in a signal handler: atomics and calls that signal-safety(7) lists.
+#[derive(Clone, Debug)]
+pub(crate) enum Reaction {
+    /// [`Wakeup::shutdown_signal`], and whether at once.
+    Shutdown(bool),
+    /// [`Wakeup::note_signal`]: the rest is for the accept loop.
+    Note,
+    /// [`Wakeup::child_signal`].
+    ChildExited,
+    /// [`Wakeup::nudge`].
+    Nudge,
+    /// Adds one, and [`Wakeup::wake`].
+    Count(Arc<AtomicU32>),
+}
+
+impl Reaction {
+    /// Whether both are the same one of those that a program may ask for.
+    pub(crate) fn is_same_action(&self, other: &Reaction) -> bool {
+        match (self, other) {
+            (Reaction::Shutdown(one), Reaction::Shutdown(other)) => one == other,
+            (Reaction::Note, Reaction::Note) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Runs `reaction` at each `signal`, beside whatever else in this program listens to it, and lets this thread be sent
+/// it.
+pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) -> io::Result<SignalGuard> {
+    if signal_hook::consts::FORBIDDEN.contains(&signal) {
+        return Err(invalid_input(format!(
+            "signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"
+        )));
+    }
+    let in_handler = reaction.clone();
+    let handler = move || {
+        let errno = Errno::last_raw();
+        match &in_handler {
+            Reaction::Shutdown(at_once) => wakeup.shutdown_signal(signal, *at_once),
+            Reaction::Note => wakeup.note_signal(signal),
+            Reaction::ChildExited => wakeup.child_signal(),
+            Reaction::Nudge => wakeup.nudge(),
+            Reaction::Count(count) => {
+                count.fetch_add(1, Ordering::SeqCst);
+                wakeup.wake();
+            }
+        }
+        Errno::set_raw(errno);
+    };
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
+    // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited
+    // for, an allocation or a panic, and errno is as the interrupted code left it.
+    let id = unsafe { signal_hook::low_level::register(signal, handler) }
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
+    // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.
+    unblock(signal);
+    Ok(SignalGuard { id, signal, reaction })
+}
+
+/// What SIGTERM says to this process if it is a worker: set once and never freed.
+static TOLD: AtomicPtr<(Arc<Wakeup>, Arc<Master>)> = AtomicPtr::new(ptr::null_mut());
+
+/// In a worker: from now on SIGTERM is [`Master::told`], and nothing else that the program had to do then.
+///
+/// Not through signal-hook: what other threads of the master were at in there when this process was forked
+/// would be waited for, for ever.
+pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> io::Result<()> {
+    extern "C" fn handler(_: libc::c_int) {
+        // SAFETY: the pointer comes from `Box::into_raw` below, and nothing ever frees or changes it.
+        let Some((wakeup, master)) = (unsafe { TOLD.load(Ordering::SeqCst).as_ref() }) else {
+            return;
+        };
+        let errno = Errno::last_raw();
+        master.told(wakeup);
+        Errno::set_raw(errno);
+    }
+    TOLD.store(Box::into_raw(Box::new((wakeup, master))), Ordering::SeqCst);
+    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler is async-signal-safe: all it does is atomics, getppid(2), _exit(2) and the methods of
+    // `Wakeup` that `on_signal` calls, and errno is as the interrupted code left it.
+    unsafe { sigaction(Signal::SIGTERM, &action) }?;
+    Ok(())
+}
