@@ -58,10 +58,10 @@ pub fn run(comparison: &Comparison) -> io::Result<()> {
         outcomes: Vec::new(),
         judgements: Vec::new(),
     };
+    let ready = prepare(&plan);
     report::head(&results);
-    let mut ready = HashMap::new();
     for (workload, servers) in plan {
-        let outcome = compare(&workload, &servers, comparison, &mut ready)?;
+        let outcome = compare(&workload, &servers, comparison, &ready)?;
         let chosen: Vec<_> = servers.iter().map(|server| server.name).collect();
         let judgements = targets::judge(&outcome, |name| !chosen.contains(&name));
         report::outcome(&outcome, &judgements);
@@ -100,6 +100,21 @@ fn plan(comparison: &Comparison) -> io::Result<Plan> {
         })
         .filter(|(_, servers)| !servers.is_empty())
         .collect())
+}
+
+/// Which servers can run here, or why one cannot.
+type Ready = HashMap<&'static str, Result<(), String>>;
+
+/// Makes the servers ready that are programs of their own, before anything is measured.
+fn prepare(plan: &Plan) -> Ready {
+    let mut ready = HashMap::new();
+    for server in plan.iter().flat_map(|(_, servers)| servers) {
+        ready.entry(server.name).or_insert_with(|| {
+            report::progress(format_args!("making {} ready", server.name));
+            servers::prepare(server)
+        });
+    }
+    ready
 }
 
 /// By default those that the workload names; in the short form only those that its targets are about.
@@ -156,7 +171,7 @@ fn compare(
     workload: &Workload,
     servers: &[&'static Server],
     comparison: &Comparison,
-    ready: &mut HashMap<&'static str, Result<(), String>>,
+    ready: &Ready,
 ) -> io::Result<Outcome> {
     let mut outcome = Outcome {
         workload: workload.name.to_owned(),
@@ -167,7 +182,7 @@ fn compare(
     };
     let mut measured = Vec::new();
     for &server in servers {
-        match ready.entry(server.name).or_insert_with(|| servers::prepare(server)) {
+        match &ready[server.name] {
             Ok(()) => measured.push(server),
             Err(why) => outcome.skipped.push(Skipped {
                 server: server.name.to_owned(),
@@ -182,7 +197,7 @@ fn compare(
     }));
     for round in 1..=comparison.rounds {
         for (server, cell) in measured.iter().zip(&mut outcome.cells) {
-            report::progress(workload.name, round, server.name);
+            report::progress(format_args!("{}, round {round}: {}", workload.name, server.name));
             cell.rounds.push(measure(workload, server, comparison.effort));
             interrupt::check()?;
         }

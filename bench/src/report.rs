@@ -1,6 +1,7 @@
 //! The table.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use crate::compare::Results;
@@ -26,12 +27,12 @@ pub fn head(results: &Results) {
     }
 }
 
-/// What is being measured, on a terminal.
-pub fn progress(workload: &str, round: usize, server: &str) {
+/// What goes on, on a terminal.
+pub fn progress(what: impl Display) {
     let mut err = std::io::stderr().lock();
     if err.is_terminal() {
         // What cannot be shown is no loss.
-        let _ = write!(err, "\r\x1b[K{workload}, round {round}: {server}\r");
+        let _ = write!(err, "\r\x1b[K{what}\r");
         let _ = err.flush();
     }
 }
