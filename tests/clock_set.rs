@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::clients::available;
 use support::process::{Process, role};
-use support::{CEILING, TempPath, connect_to, exchange_line, queued, read_to_end, temp_path, wait_until};
+use support::{CEILING, TempPath, connect_to, read_to_end, temp_path, wait_until, wait_until_accepted};
 
 tests![
     roles: serves_with_a_timeout, serves_alone_with_a_deadline, serves_in_threads_with_a_deadline;
@@ -106,9 +106,12 @@ impl Clock {
     }
 }
 
-#[track_caller]
-fn ask(client: &TcpStream, what: &str) -> u64 {
-    exchange_line(client, &format!("{what}\n")).trim().parse().unwrap()
+/// The answer, unless the client was too late and its connection is closed.
+fn ask(mut client: &TcpStream, what: &str) -> Option<u64> {
+    let mut answer = String::new();
+    client.write_all(format!("{what}\n").as_bytes()).ok()?;
+    BufReader::new(client).read_line(&mut answer).ok()?;
+    answer.trim().parse().ok()
 }
 
 #[track_caller]
@@ -123,17 +126,25 @@ fn assert_timeouts_are_kept(offset: &str) {
     }
     let clock = Clock::new();
     let server = clock.start("serves_with_a_timeout");
-    let client = connect_to(server.address());
-    let before = ask(&client, "time");
-    clock.set(offset);
-    let begin = Instant::now();
-    let after = ask(&client, "time");
-    assert!(after.abs_diff(before) > DAY / 2, "{before} {after}");
-    assert!(ask(&client, "age") < CEILING.as_secs());
-    assert_eq!(read_to_end(&client), b"");
-    assert_in_time(begin.elapsed());
+    let is_kept = |_: &u64| -> Option<()> {
+        clock.set("+0");
+        let client = connect_to(server.address());
+        let before = ask(&client, "time")?;
+        clock.set(offset);
+        let begin = Instant::now();
+        let after = ask(&client, "time")?;
+        assert!(after.abs_diff(before) > DAY / 2, "{before} {after}");
+        assert!(ask(&client, "age")? < CEILING.as_secs());
+        assert_eq!(read_to_end(&client), b"");
+        assert_in_time(begin.elapsed());
+        Some(())
+    };
+    // A busy machine may let the time pass before a client has asked, but not each time.
+    let clients = (1..=10).find(|number| is_kept(number).is_some()).unwrap();
     server.signal(Signal::SIGTERM);
-    assert!(server.end().output.starts_with("served=0 failed=1 "));
+    let counts = format!("served=0 failed={clients} ");
+    let ended = server.end();
+    assert!(ended.output.starts_with(&counts), "{ended:?}");
 }
 
 fn timeouts_are_kept_when_the_clock_is_set_back() {
@@ -154,7 +165,7 @@ fn assert_the_drain_deadline_is_kept(offset: &str) {
         let server = clock.start(role_name);
         // It has said nothing: its first message would be answered.
         let mut client = connect_to(server.address());
-        wait_until("it is accepted", || queued(server.address()) == Some(0));
+        wait_until_accepted(&client);
         let begin = Instant::now();
         server.signal(Signal::SIGTERM);
         wait_until("the signal is taken", || !server.is_pending(Signal::SIGTERM));

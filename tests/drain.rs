@@ -452,7 +452,13 @@ fn queued_unix_datagrams_are_served_and_new_ones_refused() {
     }
     begun.wait();
     running.shutdown_handle().shutdown();
-    wait_until("sending is refused", || client.send(b"late").is_err());
+    // Until then the queue may be full.
+    client.set_nonblocking(true).unwrap();
+    wait_until("sending is refused", || {
+        client
+            .send(b"late")
+            .is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
+    });
     gate.open();
     let report = running.join().unwrap();
     assert!(report.served >= 5, "{report}");
@@ -526,7 +532,7 @@ fn wait_for_progress(server: impl BaseServer, clients: usize, lines: usize) -> V
     let running = server.spawn().unwrap();
     let clients: Vec<_> = (0..clients).map(|_| connect(running.server_address())).collect();
     running.shutdown_handle().shutdown();
-    wait_until("it says how far it is", || progress().len() == lines);
+    wait_until("it says how far it is", || progress().len() >= lines);
     for client in clients {
         client.shutdown(Shutdown::Write).unwrap();
     }
@@ -539,18 +545,25 @@ fn wait_for_progress(server: impl BaseServer, clients: usize, lines: usize) -> V
 fn once_a_second_the_drain_says_how_far_it_is() {
     let server = ThreadingTcpServer::new(ANY_PORT, Lines).drain_timeout(Duration::from_mins(5));
     let lines = wait_for_progress(server, 2, 2);
-    assert_eq!(
-        lines,
-        [
-            "INFO draining: 2 connections, 299 s left",
-            "INFO draining: 2 connections, 298 s left"
-        ]
+    let seconds_left = |line: &String| -> u64 {
+        let rest = line.strip_prefix("INFO draining: 2 connections, ").unwrap();
+        rest.strip_suffix(" s left").unwrap().parse().unwrap()
+    };
+    let left: Vec<_> = lines.iter().map(seconds_left).collect();
+    // A busy machine may have it miss a second.
+    assert!(
+        left[0] <= 299 && left.is_sorted_by(|before, after| before > after),
+        "{left:?}"
     );
 }
 
 fn without_a_deadline_the_drain_says_how_many_are_left() {
     let server = ForkingTcpServer::new(ANY_PORT, Lines).drain_timeout(None);
-    assert_eq!(wait_for_progress(server, 1, 1), ["INFO draining: 1 connection"]);
+    let lines = wait_for_progress(server, 1, 1);
+    assert!(
+        lines.iter().all(|line| line == "INFO draining: 1 connection"),
+        "{lines:?}"
+    );
 }
 
 /// The loop is busy with a client that says nothing, and nobody waits for the server.

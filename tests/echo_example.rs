@@ -144,7 +144,7 @@ fn sigterm_waits_for_the_clients_of_worker_processes_and_sigint_does_not() {
     for (signal, forced) in [(Signal::SIGTERM, 0), (Signal::SIGINT, 1)] {
         let process = Process::start(echo("tcp", "prefork", "127.0.0.1:0").args(["--workers", "2"]));
         let client = connect(&inet(&process));
-        support::wait_until("it is accepted", || support::queued(process.address()) == Some(0));
+        support::wait_until_accepted(&client);
         process.signal(signal);
         if signal == Signal::SIGTERM {
             assert_eq!(exchange_line(&client, "hello\n"), "hello\n");

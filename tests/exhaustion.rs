@@ -15,7 +15,7 @@ use support::process::{
     Process, STRATEGIES, as_ordinary_user, assert_never_wake_up, echo, echo_for_everybody, tasks_of_the_user,
 };
 use support::talk::{assert_echoes, finish};
-use support::{TempPath, connect_to, exchange_line, queued, read_to_end, wait_until};
+use support::{TempPath, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
     without_descriptors_a_threading_server_waits_and_recovers,
@@ -249,8 +249,7 @@ fn without_threads_the_drain_deadline_is_kept_all_the_same() {
         connect_to(server.address()),
         connect_to(server.address()),
     ];
-    let tasks = format!("/proc/{}/task", server.id());
-    wait_until("there are two threads", || fs::read_dir(&tasks).unwrap().count() == 3);
+    clients.iter().for_each(wait_until_accepted);
     server.signal(Signal::SIGTERM);
     for client in clients {
         assert_eq!(read_to_end(client), b"");
@@ -289,7 +288,7 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
 fn assert_ended_by_two_signals(strategy: &str) {
     let (server, _place) = with_few_tasks(1, &["--strategy", strategy]);
     let client = connect_to(server.address());
-    wait_until("it is accepted", || queued(server.address()) == Some(0));
+    wait_until_accepted(&client);
     for _ in 0..2 {
         server.signal(Signal::SIGTERM);
         // Two that are pending at once would be one.

@@ -238,12 +238,17 @@ fn signals_neither_shorten_the_wait_nor_fail_it() {
     let timeout = Duration::from_millis(100);
     let server = TcpServer::new("127.0.0.1:0", EchoLine).timeout(timeout);
     let server = bound(Journaled::over(server, &pen));
-    let began = Instant::now();
-    let handled = interrupted(usize::MAX, || server.handle_request(), || {});
-    assert_eq!(handled.unwrap(), Handled::TimedOut);
-    assert!(began.elapsed() >= timeout, "{:?}", began.elapsed());
-    assert_ne!(Interrupts::caught(), 0);
-    assert_eq!(journal.events(), ["handle_timeout"]);
+    let mut waits = 0;
+    // On a busy machine whoever interrupts may come too late for one.
+    wait_until("a signal has come during a wait", || {
+        waits += 1;
+        let began = Instant::now();
+        let handled = interrupted(usize::MAX, || server.handle_request(), || {});
+        assert_eq!(handled.unwrap(), Handled::TimedOut);
+        assert!(began.elapsed() >= timeout, "{:?}", began.elapsed());
+        Interrupts::caught() > 0
+    });
+    assert_eq!(journal.events(), vec!["handle_timeout"; waits]);
 }
 
 fn signals_do_not_end_a_wait_without_a_timeout() {

@@ -4,7 +4,9 @@
 
 mod support;
 
+use std::fs;
 use std::io::{self, ErrorKind, IoSliceMut};
+use std::iter;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
@@ -362,7 +364,7 @@ fn sent_before_the_end(replies: Replies, lengths: &'static [usize]) -> usize {
     sent.wait();
     client.set_nonblocking(true).unwrap();
     let mut room = vec![0; 65_535];
-    let before = std::iter::from_fn(|| client.recv(&mut room).ok()).count();
+    let before = iter::from_fn(|| client.recv(&mut room).ok()).count();
     client.set_nonblocking(false).unwrap();
     go_on.open();
     for length in &lengths[before..] {
@@ -463,12 +465,19 @@ fn a_handler_that_sends_on_learns_that_its_client_is_gone() {
     running.stop().unwrap();
 }
 
-/// A Unix client that has room for 10 datagrams or so (`net.unix.max_dgram_qlen`); one that is connected has more.
+const FILLING: &[u8] = b"filling";
+
+/// A Unix client that has room for 10 datagrams or so; one that is connected has more. Where queues are longer than
+/// the kernel makes them by default (`net.unix.max_dgram_qlen`), this one's is filled up to that.
 #[track_caller]
 fn unconnected_client() -> (UnixDatagram, TempPath) {
     let path = temp_path("client");
     let client = UnixDatagram::bind(&path.path).unwrap();
     client.set_read_timeout(Some(CEILING)).unwrap();
+    let length = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    for _ in 10..length.trim().parse().unwrap() {
+        UnixDatagram::unbound().unwrap().send_to(FILLING, &path.path).unwrap();
+    }
     (client, path)
 }
 
@@ -493,7 +502,9 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
     };
     let read = |numbers: std::ops::Range<u32>| {
         for number in numbers {
-            assert_eq!(next(|bytes| client.recv(bytes)), number.to_ne_bytes());
+            let mut datagrams = iter::repeat_with(|| next(|bytes| client.recv(bytes)));
+            let reply = datagrams.find(|bytes| bytes != FILLING);
+            assert_eq!(reply.unwrap(), number.to_ne_bytes());
         }
     };
     interrupt();
@@ -508,10 +519,13 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
 /// A client whose queue is full of replies, at a server that waits to send one more and then one to another.
 fn a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end() {
     let place = temp_path("server");
-    let handler = |request: &mut DatagramRequest| -> io::Result<()> {
+    let (sender, thread) = mpsc::channel();
+    let handler = move |request: &mut DatagramRequest| -> io::Result<()> {
         let other = Address::from(str::from_utf8(request.packet()).unwrap());
         (0..20).try_for_each(|_| request.reply(b"not read"))?;
-        request.send_to(b"read", &other)
+        request.send_to(b"read", &other)?;
+        sender.send(gettid()).unwrap();
+        Ok(())
     };
     let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
     let running = server.drain_timeout(Duration::from_millis(20)).spawn().unwrap();
@@ -519,7 +533,7 @@ fn a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end() {
     let (other, other_path) = unix_datagram_client(running.server_address());
     let other_name = other_path.path.to_str().unwrap();
     client.send_to(other_name.as_bytes(), &place.path).unwrap();
-    assert_eq!(next(|bytes| client.recv(bytes)), b"not read");
+    wait_until_asleep(thread.recv_timeout(CEILING).unwrap());
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed, report.leaked), (1, 0, 0));
     // What one client could not take has not cost the other its own.

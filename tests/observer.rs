@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -680,12 +680,24 @@ fn the_counts_agree_when_a_pool_is_full_of_panics() {
 
 // ----- Connections -------------------------------------------------------------------------------
 
+/// Clients that are numbered in this order: each comes when the one before is there. Of two that come at once any of
+/// two threads may be the first to number its own.
+#[track_caller]
+fn connect_in_order<const N: usize>(running: &Running) -> [TcpStream; N] {
+    std::array::from_fn(|before| {
+        let client = connect(running.server_address());
+        wait_until("it is there", || {
+            running.handle().stats().connections.len() == before + 1
+        });
+        client
+    })
+}
+
 fn live_connections_are_listed_with_address_and_age() {
     let server = ThreadingTcpServer::new(ANY_PORT, ECHO_LINES).bind().unwrap();
     let handle = server.handle();
     let running = server.spawn().unwrap();
-    let clients = [(); 3].map(|()| connect(running.server_address()));
-    wait_until("all are there", || handle.stats().connections.len() == 3);
+    let clients: [_; 3] = connect_in_order(&running);
     let before = handle.stats().connections;
     assert_eq!(before.iter().map(|one| one.number).collect::<Vec<_>>(), [1, 2, 3]);
     let addresses: Vec<_> = before.iter().map(|one| one.client_address.clone()).collect();
@@ -790,9 +802,7 @@ fn bytes_of_a_forked_child_are_not_known() {
 fn one_connection_is_closed_by_its_number() {
     let running = ThreadingTcpServer::new(ANY_PORT, ECHO_LINES).spawn().unwrap();
     let handle = running.handle();
-    let clients = [(); 2].map(|()| connect(running.server_address()));
-    wait_until("both are there", || handle.stats().running == 2);
-    let [first, second] = clients;
+    let [first, second] = connect_in_order(&running);
     let number = handle.stats().connections[0].number;
     assert!(handle.close_connection(number));
     assert_eq!(read_to_end(first), b"");

@@ -43,6 +43,7 @@ tests![
     a_handler_sees_that_the_server_drains,
     connections_that_are_idle_end_when_the_server_drains,
     what_the_kernel_had_queued_is_served_before_the_end,
+    no_worker_is_started_for_a_queue_that_another_has_seen_empty,
     a_request_that_does_not_end_is_forced_at_the_deadline,
     a_worker_that_does_not_end_is_killed_after_the_deadline,
     each_worker_is_initialised_before_it_accepts,
@@ -360,6 +361,42 @@ fn what_the_kernel_had_queued_is_served_before_the_end() {
     }
     let report = running.join().unwrap();
     assert_eq!((report.served, report.failed), (21, 0));
+}
+
+/// Its master gets on with the end only when all workers have ended.
+struct SlowMaster<S> {
+    inner: S,
+    process: u32,
+}
+
+impl<S: BaseServer> BaseServer for SlowMaster<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn service_actions(&self) {
+        if self.process == std::process::id() && self.shutdown_handle().state() == State::Draining {
+            let has_ended = |child: &u32| process_state(*child).is_none_or(|state| state == "Z");
+            wait_until("the workers have ended", || children().iter().all(has_ended));
+        }
+        self.inner.service_actions();
+    }
+}
+
+fn no_worker_is_started_for_a_queue_that_another_has_seen_empty() {
+    let (journal, pen) = journal();
+    let inner = server().workers(1).worker_init(move || {
+        pen.note("init");
+        Ok(())
+    });
+    let process = std::process::id();
+    let (running, address) = serve(SlowMaster { inner, process }, 1);
+    request(&address);
+    stop(running, 1, 0);
+    assert_eq!(journal.events(), ["init"]);
 }
 
 fn a_request_that_does_not_end_is_forced_at_the_deadline() {

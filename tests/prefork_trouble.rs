@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
+use socketserver::Running;
 use socketserver::prelude::*;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
 use support::{
-    CEILING, children, children_of, connect, exchange_line, kill_by_number, logged, process_state, queued, read_to_end,
-    temp_path, wait_until,
+    CEILING, children, children_of, connect, exchange_line, kill_by_number, logged, process_state, read_to_end,
+    temp_path, wait_until, wait_until_accepted,
 };
 
 tests![
@@ -321,21 +322,22 @@ fn workers_are_told_although_sigterm_was_blocked_when_the_program_was_started() 
     stop(running, 1, 0);
 }
 
-/// A process killed every 100 ms, for ten seconds in all tests together: none can be gone before its request has
-/// been counted, and none is counted twice. A kill may cost so many requests, and leave so many uncounted.
+/// So many processes killed, one every 100 ms: none can be gone before its request has been counted, and none is
+/// counted twice. A kill may cost so many requests, and leave so many uncounted.
 #[track_caller]
-fn kill_again_and_again(role_name: &str, seconds: u64, requests: u64, uncounted: u64) {
+fn kill_again_and_again(role_name: &str, kills: usize, requests: u64, uncounted: u64) {
     let server = start(role_name);
-    let mut kills = 0;
-    let load = Load::run(server.address(), 8, |_| {
-        let end = Instant::now() + Duration::from_secs(seconds);
-        while Instant::now() < end {
+    let load = Load::run(server.address(), 8, |load| {
+        let mut killed = 0;
+        while killed < kills {
             let workers = children_of(server.id());
-            let victim = workers.get(kills % workers.len().max(1)).copied();
+            let victim = workers.get(killed % workers.len().max(1)).copied();
             if victim.is_some_and(|worker| kill(pid(worker), Signal::SIGKILL).is_ok()) {
-                kills += 1;
+                killed += 1;
+                thread::sleep(Duration::from_millis(100));
+                // If all are killed as they start, the server gives up.
+                load.wait_for_more(10);
             }
-            thread::sleep(Duration::from_millis(100));
         }
     });
     let kills = kills as u64;
@@ -347,7 +349,6 @@ fn kill_again_and_again(role_name: &str, seconds: u64, requests: u64, uncounted:
         load.answered(),
         load.lost()
     );
-    assert!(kills >= 10, "{story}");
     assert!(load.lost() <= kills * requests, "{story}");
     assert!(bad <= kills * requests, "{story}");
     // One that was answered can still fail.
@@ -358,16 +359,16 @@ fn kill_again_and_again(role_name: &str, seconds: u64, requests: u64, uncounted:
 
 fn a_random_worker_killed_again_and_again_costs_its_own_requests_only() {
     // Killed in the middle of accept(2) it has counted none.
-    kill_again_and_again("three_workers", 3, 1, 1);
+    kill_again_and_again("three_workers", 25, 1, 1);
 }
 
 fn random_workers_with_threads_killed_again_and_again_cost_their_own_requests_only() {
-    kill_again_and_again("three_workers_with_threads", 3, 8, 1);
+    kill_again_and_again("three_workers_with_threads", 25, 8, 1);
 }
 
 fn a_random_child_of_a_forking_server_killed_again_and_again_costs_its_own_request_only() {
     // The parent has accepted, and counted, what a child serves.
-    kill_again_and_again("a_child_for_each_request", 4, 1, 0);
+    kill_again_and_again("a_child_for_each_request", 35, 1, 0);
 }
 
 fn sigterm_under_load_ends_all() {
@@ -392,7 +393,7 @@ fn a_signal_for_the_whole_group_spares_the_workers() {
     wait_for_workers(server.id(), 3);
     // It has not said anything yet, so its first message is waited for.
     let client = std::net::TcpStream::connect(server.address()).unwrap();
-    wait_until("it is accepted", || queued(server.address()) == Some(0));
+    wait_until_accepted(&client);
     killpg(pid(server.id()), Signal::SIGINT).unwrap();
     wait_until("the other workers have ended", || children_of(server.id()).len() == 1);
     (&client).write_all(b"\n").unwrap();
@@ -519,13 +520,65 @@ fn a_worker_that_a_real_time_signal_has_killed_is_replaced() {
     stop(running, 1, 1);
 }
 
+/// Requests to workers of which a busy machine may put one off for [`SOON`], so that it is killed.
+struct Patient<'a> {
+    address: &'a str,
+    tries: u64,
+}
+
+impl Patient<'_> {
+    #[track_caller]
+    fn retry<T>(&mut self, once: impl Fn(&str) -> io::Result<T>) -> T {
+        loop {
+            self.tries += 1;
+            match once(self.address) {
+                Ok(answer) => return answer,
+                Err(error) => assert!(self.tries < 100, "{error}"),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn start(&mut self, order: &str) -> Client {
+        self.retry(|address| Client::try_start(address, order))
+    }
+
+    /// One request from its beginning to its end. Returns the process that served it.
+    #[track_caller]
+    fn request(&mut self) -> u32 {
+        self.retry(|address| {
+            let client = Client::try_start(address, "")?;
+            let process = client.process;
+            match client.try_rest()?.as_str() {
+                "done\n" => Ok(process),
+                _ => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        })
+    }
+
+    /// Stops the server, in which each has ended, the last well.
+    #[track_caller]
+    fn stop(self, running: Running) {
+        let report = running.stop().unwrap();
+        assert!(report.served > 0, "{report}");
+        // One whose worker is killed as it accepts is not counted.
+        assert!(report.served + report.failed <= self.tries, "{report}");
+        assert_eq!((report.forced, report.leaked), (0, 0), "{report}");
+        assert_eq!(children(), []);
+    }
+}
+
 fn a_worker_that_hangs_is_killed_and_replaced() {
     let (running, address) = serve(server().workers(1).hang_timeout(SOON), 1);
-    let client = Client::start(&address, "hang");
+    let mut patient = Patient {
+        address: &address,
+        tries: 0,
+    };
+    let client = patient.start("hang");
     let process = client.process;
     client.expect_loss();
-    assert_ne!(request(&address), process);
-    stop(running, 1, 1);
+    assert_ne!(patient.request(), process);
+    patient.stop(running);
     assert!(logged().contains(&format!("ERROR worker {process} has not got on for 200ms: killing it")));
 }
 
@@ -624,19 +677,31 @@ fn a_worker_that_takes_long_to_start_does_not_put_the_end_off() {
 
 fn a_worker_that_waits_does_not_hang() {
     let (running, address) = serve(server().workers(2).hang_timeout(SOON), 2);
-    request(&address);
-    let before = children();
-    thread::sleep(SOON * 3);
-    assert_eq!(children(), before);
-    stop(running, 1, 0);
+    let mut patient = Patient {
+        address: &address,
+        tries: 0,
+    };
+    patient.request();
+    // A busy machine may put one off that does not wait yet.
+    wait_until("they are left alone", || {
+        let before = children();
+        thread::sleep(SOON * 3);
+        before.len() == 2 && children() == before
+    });
+    patient.stop(running);
 }
 
 /// A request that takes longer than the timeout, and gets on, ends well.
 #[track_caller]
 fn does_not_hang(order: &str) {
     let (running, address) = serve(server().workers(1).hang_timeout(Duration::from_secs(1)), 1);
-    assert!(Client::start(&address, order).rest().ends_with("done\n"));
-    stop(running, 1, 0);
+    let ends_well = |_: &u64| {
+        let rest = Client::try_start(&address, order).and_then(Client::try_rest);
+        rest.is_ok_and(|rest| rest.ends_with("done\n"))
+    };
+    // A busy machine may put it off for a second, but not each time.
+    let tries = (1..=5).find(ends_well).expect("it is not killed");
+    stop(running, 1, tries - 1);
 }
 
 fn a_handler_that_writes_does_not_hang() {

@@ -175,12 +175,18 @@ fn a_pipeline_ends_when_its_server_does_although_its_input_is_open() {
 fn a_killed_command_tells_so_in_its_errors_over_framed() {
     let server = serve("framed", &["--timeout", "0.3", "--max-output", "1000"]);
     let mut messages = framed(server.address());
-    messages.send("echo out; echo wrong >&2; sleep 1000").unwrap();
+    // On a busy machine it may be killed before it has printed anything, but not each time.
+    let mut assert_answered = |command: &str, answer: [&str; 3]| {
+        let mut is_answered = |_| {
+            messages.send(command).unwrap();
+            next_answer(&mut messages) == answer
+        };
+        assert!((0..20).any(&mut is_answered), "{command}");
+    };
     let told = "wrong\n[remote_command: killed: it took longer than 0.3 s]\n";
-    assert_eq!(next_answer(&mut messages), ["out\n", told, "137"]);
-    messages.send("yes").unwrap();
+    assert_answered("echo out; echo wrong >&2; sleep 1000", ["out\n", told, "137"]);
     let told = "[remote_command: killed: it printed more than 1000 bytes; the rest is cut]\n";
-    assert_eq!(next_answer(&mut messages), ["y\n".repeat(500).as_str(), told, "137"]);
+    assert_answered("yes", [&"y\n".repeat(500), told, "137"]);
 }
 
 fn a_client_that_leaves_with_commands_in_flight_ends_the_one_that_runs() {

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use nix::sys::signal::Signal;
 use support::is_listening;
 use support::process::{Process, STRATEGIES};
-use support::remote_command::{ask, read_answer, serve, wait_until_gone};
+use support::remote_command::{ask, ask_until, read_answer, serve, wait_until_gone};
 use support::{connect_to, read_to_end, wait_until};
 
 tests![
@@ -30,6 +30,10 @@ tests![
 /// A command that tells the number of a process that it starts and waits for.
 const ENDLESS: &str = "sleep 1000 & echo $!; wait";
 
+fn tells_a_number(answer: &str) -> bool {
+    answer.starts_with(|first: char| first.is_ascii_digit())
+}
+
 /// Starts an endless command, which writes the number of its child to a file; returns the number.
 fn start_endless(client: &mut TcpStream) -> String {
     let place = support::temp_path("child");
@@ -47,20 +51,21 @@ fn a_command_that_takes_too_long_is_killed_with_its_children() {
     for strategy in STRATEGIES {
         let server = serve("struct", &["--timeout", "0.3", "--strategy", strategy]);
         let mut client = connect_to(server.address());
-        let answer = ask(&mut client, ENDLESS.as_bytes());
+        let answer = ask_until(&mut client, ENDLESS.as_bytes(), tells_a_number);
         let (child, told) = answer.split_once('\n').unwrap();
         assert_eq!(
             told, "[remote_command: killed: it took longer than 0.3 s]\n",
             "{strategy}"
         );
         wait_until_gone(child);
-        assert_eq!(ask(&mut client, b"echo on"), "on\n", "{strategy}");
+        ask_until(&mut client, b"echo on", |answer| answer == "on\n");
     }
 }
 
 fn a_command_whose_children_keep_its_output_open_is_killed_in_time() {
     let server = serve("struct", &["--timeout", "0.3"]);
-    let answer = ask(&mut connect_to(server.address()), b"sleep 1000 & echo $!");
+    let mut client = connect_to(server.address());
+    let answer = ask_until(&mut client, b"sleep 1000 & echo $!", tells_a_number);
     wait_until_gone(answer.lines().next().unwrap());
 }
 

@@ -73,24 +73,11 @@ fn ready_may_arrive_in_pieces() {
     assert_eq!(ask_ready(&mut client, "echo hello"), 6);
     for piece in ["re", "a", "dy"] {
         client.write_all(piece.as_bytes()).unwrap();
-        // The server has read it when it has acknowledged it and holds none of it.
-        support::wait_until("the piece is read", || unread_by_peer(&client) == 0);
+        support::wait_until("the piece is read", || support::unread(&client) == Some(0));
     }
     let mut output = [0; 6];
     client.read_exact(&mut output).unwrap();
     assert_eq!(&output, b"hello\n");
-}
-
-/// How many bytes the other end of a loopback connection has received and not read (`/proc/net/tcp`,
-/// proc(5)).
-fn unread_by_peer(client: &TcpStream) -> u64 {
-    let (mine, peer) = (client.local_addr().unwrap().port(), client.peer_addr().unwrap().port());
-    let ends = format!("0100007F:{peer:04X} 0100007F:{mine:04X} ");
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let line = table.lines().find_map(|line| line.split_once(&ends)).unwrap().1;
-    // The state, then the queues: `01 TX:RX`.
-    let queues = line.split_whitespace().nth(1).unwrap();
-    u64::from_str_radix(queues.split_once(':').unwrap().1, 16).unwrap()
 }
 
 fn a_command_sent_with_its_ready_is_told_as_that() {

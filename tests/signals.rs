@@ -8,7 +8,9 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::sys::signal::Signal;
 use support::process::{Ended, Process, STRATEGIES, Server, assert_ended, echo, start, start_each};
-use support::{CEILING, connect_to, exchange_line, is_listening, queued, read_to_end, temp_path, wait_until};
+use support::{
+    CEILING, connect_to, exchange_line, is_listening, read_to_end, temp_path, wait_until, wait_until_accepted,
+};
 
 tests![
     sigterm_ends_every_idle_server,
@@ -136,7 +138,7 @@ fn a_server_that_has_served_never_wakes_up_again() {
 /// A client whose request is in progress: it has been accepted and has not said anything yet.
 fn in_progress(server: &Server) -> TcpStream {
     let stream = connect_to(server.process.address());
-    wait_until("it is accepted", || queued(server.process.address()) == Some(0));
+    wait_until_accepted(&stream);
     stream
 }
 

@@ -17,7 +17,7 @@ use support::interrupt::Interrupts;
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::connect_unix;
 use support::process::Process;
-use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, temp_path, wait_until};
+use support::{CEILING, EchoLine, connect, logged, read_to_end, temp_path, wait_until};
 
 tests![
     a_byte_now_and_then_does_not_extend_the_deadline_of_a_sync_server,
@@ -115,25 +115,49 @@ fn assert_ends(server: impl BaseServer<Transport = Tcp>, text: &str, misbehave: 
     let (journal, pen) = journal();
     let running = Journaled::over(server, &pen).spawn().unwrap();
     let address = running.server_address();
-    let serve_others = || {
-        for _ in 0..10 {
-            assert_eq!(exchange_line(connect(address), END), END);
-        }
-    };
     let mut client = connect(address);
+    let failure = format!(" for {}: {text}", client.local_addr().unwrap());
+    let mut late = 0;
     thread::scope(|scope| {
         scope.spawn(|| misbehave(&mut client));
         if meanwhile {
-            serve_others();
+            late += serve_others(address);
         }
-        assert_failed(&journal, text);
+        wait_until(&format!("it has failed{failure}"), || {
+            let failures = journal.of("handle_error").into_iter();
+            failures.filter(|entry| entry.event.ends_with(&failure)).count() == 1
+        });
     });
     assert_closed(client);
-    serve_others();
+    late += serve_others(address);
     let report = running.stop().unwrap();
     let others = if meanwhile { 20 } else { 10 };
-    assert_eq!((report.served, report.failed), (others, 1));
-    assert_eq!(journal.count("handle_error"), 1);
+    assert_eq!((report.served, report.failed), (others, 1 + late));
+    assert_eq!(journal.count("handle_error") as u64, 1 + late);
+}
+
+/// Has ten well-behaved clients served. Returns how many others were too late for their own clocks, on a busy machine.
+#[track_caller]
+fn serve_others(address: &Address) -> u64 {
+    let (mut served, mut late) = (0, 0);
+    while served < 10 {
+        if is_served(address, END) {
+            served += 1;
+        } else {
+            late += 1;
+            assert!(late < 100, "nobody is served");
+        }
+    }
+    late
+}
+
+/// Whether a client's only line is answered, to the end.
+fn is_served(address: &Address, line: &str) -> bool {
+    let (mut client, mut answer) = (connect(address), String::new());
+    let answered = client
+        .write_all(line.as_bytes())
+        .and_then(|()| client.read_to_string(&mut answer));
+    answered.is_ok() && answer == line
 }
 
 fn concurrency<S: BaseServer>(_: &S) -> Concurrency {
@@ -198,11 +222,16 @@ fn a_client_that_stops_reading_is_gone_at_the_write_timeout_under_forking() {
     assert_write_timeout_holds(ForkingTcpServer::new("127.0.0.1:0", EchoOrFlood));
 }
 
+/// Is answered, and silent then. On a busy machine it may be too late already.
+fn say_something(client: &mut TcpStream) {
+    let _ = client
+        .write_all(b"only this\n")
+        .and_then(|()| client.read(&mut [0; 10]));
+}
+
 fn assert_idle_timeout_holds(server: impl BaseServer<Transport = Tcp>) {
     let text = "idle: the peer sent nothing for 0.4 s";
-    assert_ends(server.idle_timeout(millis(400)), text, |client| {
-        assert_eq!(exchange_line(client, "only this\n"), "only this\n");
-    });
+    assert_ends(server.idle_timeout(millis(400)), text, say_something);
 }
 
 fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_of_a_sync_server() {
@@ -261,12 +290,13 @@ fn the_handshake_is_over_with_the_first_byte() {
     let (sender, past) = mpsc::channel();
     let handler = move |request: &mut TcpRequest| -> HandlerResult {
         let began = Instant::now();
-        request.read_exact(&mut [0; 1])?;
-        while began.elapsed() < HANDSHAKE {
+        let first = request.read_exact(&mut [0; 1]);
+        while first.is_ok() && began.elapsed() < HANDSHAKE {
             request.set_timeouts(request.timeouts().read(millis(50)))?;
             assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
         }
-        sender.send(()).unwrap();
+        sender.send(first.is_ok()).unwrap();
+        first?;
         request.set_timeouts(request.timeouts().read(CEILING))?;
         request.read_exact(&mut [0; 1])?;
         Ok(request.write_all(b"both")?)
@@ -275,9 +305,13 @@ fn the_handshake_is_over_with_the_first_byte() {
         .handshake_timeout(HANDSHAKE)
         .spawn()
         .unwrap();
-    let mut client = connect(running.server_address());
-    client.write_all(b"1").unwrap();
-    past.recv_timeout(CEILING).unwrap();
+    // A busy machine may be too late with the first byte, but not each time.
+    let begin = |_| {
+        let mut client = connect(running.server_address());
+        let _ = client.write_all(b"1");
+        past.recv_timeout(CEILING).unwrap().then_some(client)
+    };
+    let mut client = (0..10).find_map(begin).unwrap();
     client.write_all(b"2").unwrap();
     assert_eq!(read_to_end(client), b"both");
     running.stop().unwrap();
@@ -338,7 +372,7 @@ fn a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline() {
         .spawn()
         .unwrap();
     let mut client = connect(running.server_address());
-    assert_eq!(exchange_line(connect(running.server_address()), "whole\n"), "whole\n");
+    wait_until("another is served", || is_served(running.server_address(), "whole\n"));
     wait_until("the server has given it up", || {
         client.write_all(b"x").is_err() || journal.count("handle_error") > 0
     });
@@ -348,7 +382,7 @@ fn a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline() {
 
 // ----- Writing -----------------------------------------------------------------------------------
 
-/// The server writes 64 MiB to a client that reads, but slowly.
+/// The server writes more to a client than all buffers take, and than it reads in time: it reads, but slowly.
 fn assert_slow_reader_ends<S: Stream>(
     server: impl BaseServer<Transport: socketserver::Transport<Request = StreamRequest<S>>>,
     connect: impl FnOnce(&Address) -> Box<dyn Read + Send>,
@@ -392,9 +426,7 @@ fn a_slow_reader_of_a_message_is_gone_at_the_write_timeout() {
     let place = temp_path("socket");
     let send = |request: &mut UnixStreamRequest| {
         let began = Instant::now();
-        let sent = request
-            .framed(LengthDelimitedCodec::u32_be().max_frame_length(64 << 20))
-            .send(vec![0; 64 << 20]);
+        let sent = request.framed(LengthDelimitedCodec::u32_be()).send(vec![0; 8 << 20]);
         assert!(began.elapsed() + TICK >= millis(300), "it had not its time");
         sent
     };
@@ -557,14 +589,18 @@ fn setting_timeouts_does_not_extend_the_deadline() {
 }
 
 fn a_deadline_can_be_restarted() {
-    let (mut peer, mut request) = pair(Timeouts::new().request(millis(200)));
+    let (mut peer, mut request) = pair(Timeouts::new().request(millis(50)));
     peer.write_all(b"12").unwrap();
     let first = request.deadline().unwrap();
     wait_until("the time is over", || request.check_deadline().is_err());
     request.restart_deadline();
-    assert!(request.deadline().unwrap() > first);
+    assert!(request.deadline().unwrap() >= first + millis(50));
+    // More time, for a busy machine.
+    request.set_timeouts(Timeouts::new().request(CEILING)).unwrap();
     request.check_deadline().unwrap();
     request.read_exact(&mut [0; 2]).unwrap();
+    request.set_timeouts(Timeouts::new().request(millis(50))).unwrap();
+    request.restart_deadline();
     assert_timed_out(request.read(&mut [0]), TimeoutKind::Request);
 }
 
@@ -587,9 +623,7 @@ fn what_the_wrapper_sets_holds_instead_of_the_servers() {
 
     let wrapped = Timeout::over(EchoOrFlood, Timeouts::new().idle(millis(400)));
     let server = ThreadingTcpServer::new("127.0.0.1:0", wrapped).idle_timeout(CEILING);
-    assert_ends(server, "idle: the peer sent nothing for 0.4 s", |client| {
-        assert_eq!(exchange_line(client, "only this\n"), "only this\n");
-    });
+    assert_ends(server, "idle: the peer sent nothing for 0.4 s", say_something);
 }
 
 /// Notes its steps on the connection.
@@ -710,14 +744,18 @@ fn a_plain_timeout_costs_one_system_call_for_all_reads() {
 
 fn a_deadline_costs_few_system_calls_for_all_reads_and_none_waits_past_it() {
     const TIME: Duration = millis(1000);
-    let stream = Endless::default();
-    let mut request = StreamRequest::new(stream.clone(), "a client");
-    request.set_timeouts(Timeouts::new().request(TIME)).unwrap();
-    while request.time_left() > Some(TIME / 2) {
-        request.read_exact(&mut [0]).unwrap();
-    }
-    request.read_exact(&mut [0]).unwrap();
-    let settings = stream.settings();
+    let settings = |_| -> Option<Vec<Duration>> {
+        let stream = Endless::default();
+        let mut request = StreamRequest::new(stream.clone(), "a client");
+        request.set_timeouts(Timeouts::new().request(TIME)).unwrap();
+        while request.time_left() > Some(TIME / 2) {
+            request.read_exact(&mut [0]).ok()?;
+        }
+        request.read_exact(&mut [0]).ok()?;
+        Some(stream.settings())
+    };
+    // A busy machine may let all the time pass between two reads, but not each time.
+    let settings = (0..10).find_map(settings).unwrap();
     assert!(settings.len() <= 4, "{settings:?}");
     assert!(settings.last() < Some(&(TIME * 3 / 4)), "{settings:?}");
 }

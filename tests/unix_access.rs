@@ -115,11 +115,14 @@ fn look(path: &Path) -> io::Result<Look> {
 }
 
 /// A look while the owner and then the mode change can be made of the owner before and the mode after: the
-/// kernel reads them one after the other. Once there is a mode, the next look has both.
+/// kernel reads them one after the other. What two looks have in common was there.
 fn look_again(path: &Path) -> io::Result<Look> {
-    match look(path)? {
-        closed @ (0, ..) => Ok(closed),
-        _ => look(path),
+    let mut before = look(path)?;
+    loop {
+        let now = look(path)?;
+        if now == std::mem::replace(&mut before, now) {
+            return Ok(now);
+        }
     }
 }
 

@@ -471,6 +471,7 @@ impl<T: Transport> Acceptor<T> {
         let has_ahead = self.server.core().transport().is_some_and(Transport::has_ahead);
         let sleepers = wakeup.sleepers().filter(|_| !has_ahead);
         let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
+        let accepting = entered.is_none().then(|| shared.begin_accepting());
         if backlog.is_none() && !may_accept(shared) && !self.server.core().is_ready_made() {
             // The request may have come before the listener was out of the sets; the next turn takes it out. Where
             // others may have the socket, too, none of them was woken for the request: it is left to nobody.
@@ -478,7 +479,7 @@ impl<T: Transport> Acceptor<T> {
         }
         let attempt = self.backoffs.accepting.attempt();
         let request = self.server.get_request();
-        drop(entered);
+        drop((entered, accepting));
         let request = match request {
             Ok(request) => request,
             Err(error) => return self.after_error(&error, attempt, wakeup, backlog.is_some()),

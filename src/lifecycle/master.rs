@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::unistd::{Pid, getppid, write};
 
@@ -57,6 +57,11 @@ impl Master {
         // A worker that leaves while the others go on does not drain the server.
         let goes_on = way == Way::Drained && self.goes_on();
         self.duty.slot.ended(end, if goes_on { Way::Usual } else { way });
+    }
+
+    /// See [`Shared::begin_accepting`](super::Shared::begin_accepting).
+    pub(super) fn accepting(&self) -> &AtomicU64 {
+        self.duty.slot.accepting()
     }
 
     /// Whether no worker is to accept.

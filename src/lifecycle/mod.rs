@@ -22,9 +22,9 @@ mod wakeup;
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -96,6 +96,9 @@ impl fmt::Display for State {
     }
 }
 
+/// How long whoever suspends waits for those that are just accepting.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What the parts of one server share, whatever its types: its loop, its requests, its handles.
 pub(crate) struct Shared {
     /// Absent if the process had no descriptors left when the server was made: `bind` reports it.
@@ -108,6 +111,8 @@ pub(crate) struct Shared {
     /// Never [`State::Suspended`]: that is `Serving` while `suspended` is set.
     state: AtomicU8,
     suspended: AtomicBool,
+    /// Threads of this process that are about to accept, or do; see [`Shared::begin_accepting`].
+    accepting: AtomicU64,
     /// A strategy could not start a request for want of threads or processes: accept more slowly.
     congested: AtomicBool,
     /// Notified when the state has become `Closed`.
@@ -125,6 +130,7 @@ impl Shared {
             observers: OnceLock::new(),
             state: AtomicU8::new(State::New as u8),
             suspended: AtomicBool::new(false),
+            accepting: AtomicU64::new(0),
             congested: AtomicBool::new(false),
             closed: Condvar::new(),
             closed_lock: Mutex::new(()),
@@ -246,8 +252,29 @@ impl Shared {
         self.wake();
         if suspended && let Ok(wakeup) = self.wakeup() {
             wakeup.bring_sleepers_out();
+            self.wait_until_nobody_accepts();
         }
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+    }
+
+    /// The calling thread is about to look whether it may accept, and accepts then, which does not wait: until the guard
+    /// is dropped, whoever suspends waits for it. The system may put it off between looking and accepting.
+    pub(crate) fn begin_accepting(&self) -> Accepting<'_> {
+        let count = self.master().map_or(&self.accepting, |master| master.accepting());
+        count.fetch_add(1, Ordering::SeqCst);
+        ACCEPTING.set(ACCEPTING.get() + 1);
+        Accepting { count }
+    }
+
+    /// Not for ever: a hook may wait, and a worker may have been killed as it accepted, and not been reaped yet.
+    fn wait_until_nobody_accepts(&self) {
+        let end = Instant::now() + PATIENCE;
+        // A hook that accepts may be what suspends.
+        let own = ACCEPTING.get();
+        let accepts = || self.accepting.load(Ordering::SeqCst) > own || self.registry.any_worker_accepts();
+        while accepts() && Instant::now() < end {
+            std::thread::yield_now();
+        }
     }
 
     fn close_connection(&self, number: u64) -> bool {
@@ -357,6 +384,23 @@ impl Shared {
 thread_local! {
     /// The server whose loop or request this thread runs; compared, never followed.
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
+}
+
+thread_local! {
+    /// How many accepting calls this thread is in.
+    static ACCEPTING: Cell<u64> = const { Cell::new(0) };
+}
+
+/// See [`Shared::begin_accepting`].
+pub(crate) struct Accepting<'a> {
+    count: &'a AtomicU64,
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        ACCEPTING.set(ACCEPTING.get() - 1);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// This thread works for a server; see [`Shared::enter`].

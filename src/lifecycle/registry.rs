@@ -160,6 +160,15 @@ impl Registry {
         inner.running + inner.waiting == 0 && inner.workers.is_empty()
     }
 
+    /// Whether an acceptor in a worker is about to accept, or does.
+    pub(super) fn any_worker_accepts(&self) -> bool {
+        let inner = self.inner.lock();
+        inner
+            .workers
+            .iter()
+            .any(|slot| slot.accepting().load(Ordering::SeqCst) > 0)
+    }
+
     /// A worker has ended: counts its requests. What it had in progress has failed; returns how many.
     pub(crate) fn settle(&self, worker: &Arc<Slot>, stopping: bool) -> u64 {
         let mut inner = self.lock();

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpid, gettid};
@@ -130,7 +130,7 @@ impl Sleepers {
     /// given them a request before they saw the signal. Not from a signal handler. Not for ever: a handler may have
     /// left its thread with the signal blocked.
     pub(crate) fn wait_until_out(&self) {
-        let (this, end) = (gettid().as_raw(), Instant::now() + Duration::from_secs(1));
+        let (this, end) = (gettid().as_raw(), Instant::now() + super::PATIENCE);
         for place in &self.threads {
             let thread = place.load(Ordering::SeqCst);
             while ![0, this].contains(&thread) && place.load(Ordering::SeqCst) == thread && Instant::now() < end {

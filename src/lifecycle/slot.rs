@@ -17,6 +17,8 @@ enum Word {
     Refused,
     /// Acceptors that wait for a request at this moment.
     Waiting,
+    /// Acceptors that are about to accept, or do.
+    Accepting,
     /// Changes whenever the worker gets on.
     Progress,
     /// How far it has come: a [`Stage`].
@@ -152,6 +154,11 @@ impl Slot {
     pub(crate) fn end_waiting(&self) {
         self.progress();
         self.word(Word::Waiting).fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// See [`Shared::begin_accepting`](super::Shared::begin_accepting).
+    pub(crate) fn accepting(&self) -> &AtomicU64 {
+        self.word(Word::Accepting)
     }
 
     /// Goes on to `stage`; true for the one who does.

@@ -13,7 +13,8 @@ use socketserver::prelude::*;
 
 use super::journal::{Journal, Journaled, journal};
 use super::{
-    CEILING, EchoLine, TempPath, children, connect, exchange_line, inet, temp_path, uninterrupted, wait_until,
+    CEILING, EchoLine, TempPath, address_of_ones_own, children, connect, exchange_line, inet, temp_path, uninterrupted,
+    wait_until,
 };
 
 /// CPython's handler, which also fails when told to.
@@ -56,7 +57,7 @@ impl Kind {
     /// What a server is asked to bind: port 0, or a path that does not exist.
     fn address_to_ask_for(self, path: &Path) -> Address {
         match self {
-            Kind::Tcp | Kind::Udp => "127.0.0.1:0".into(),
+            Kind::Tcp | Kind::Udp => address_of_ones_own().into(),
             Kind::UnixStream | Kind::UnixDatagram => path.into(),
         }
     }

@@ -15,6 +15,7 @@ pub mod pieces;
 pub mod process;
 pub mod program;
 pub mod remote_command;
+pub mod rest;
 pub mod serving;
 pub mod talk;
 
@@ -237,6 +238,12 @@ impl BaseRequestHandler<DatagramRequest> for EchoLine {
     }
 }
 
+/// Any port of an address that is this process's alone: no other takes a port there that has just become free.
+pub fn address_of_ones_own() -> String {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    format!("127.{}.{middle}.{low}:0", 1 + high)
+}
+
 /// The Internet address of a server.
 #[track_caller]
 pub fn inet(address: &Address) -> SocketAddr {
@@ -267,19 +274,34 @@ pub fn reset(client: TcpStream) {
     drop(client);
 }
 
-/// How many connections wait in the kernel's queue of a listener at a loopback address; `None` if there is
-/// no listener (`/proc/net/tcp`, proc(5)). Asked without a connection, which would be served.
-pub fn queued(address: &str) -> Option<usize> {
+/// Whether there is a listener at a loopback address (`/proc/net/tcp`, proc(5)). Asked without a connection, which
+/// would be served.
+pub fn is_listening(address: &str) -> bool {
     let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
     let listener = format!(" 0100007F:{port:04X} 00000000:0000 0A ");
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let (_, row) = table.split_once(&listener)?;
-    let (_, queue) = row.split_whitespace().next()?.split_once(':')?;
-    usize::from_str_radix(queue, 16).ok()
+    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener)
 }
 
-pub fn is_listening(address: &str) -> bool {
-    queued(address).is_some()
+/// What the kernel tells of the server's end of a loopback connection, from its state on (`/proc/net/tcp`, proc(5)).
+fn server_end(client: &TcpStream) -> Option<Vec<String>> {
+    let (mine, peer) = (client.local_addr().unwrap().port(), client.peer_addr().unwrap().port());
+    let ends = format!(" 0100007F:{peer:04X} 0100007F:{mine:04X} ");
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let (_, rows) = table.split_once(&ends)?;
+    Some(rows.lines().next()?.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Waits until a server has accepted a loopback connection: from then on its end has an inode. An empty queue says
+/// less, because the connection may not have come as far as that.
+#[track_caller]
+pub fn wait_until_accepted(client: &TcpStream) {
+    wait_until("it is accepted", || server_end(client).is_some_and(|end| end[6] != "0"));
+}
+
+/// How many bytes the server's end of a loopback connection has received that nobody has read yet.
+pub fn unread(client: &TcpStream) -> Option<usize> {
+    let end = server_end(client)?;
+    usize::from_str_radix(end[1].split_once(':')?.1, 16).ok()
 }
 
 /// Sends a line and returns the line that comes back.

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 
-use super::{CEILING, TempPath, children_of, temp_path, wait_until};
+use super::{CEILING, TempPath, children_of, rest, temp_path, uninterrupted, wait_until};
 
 /// The transports and strategies of the example, as its options name them.
 pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
@@ -245,7 +245,9 @@ fn next_line<P: Read + AsFd>(pipe: &mut BufReader<P>) -> String {
     if pipe.buffer().is_empty() {
         let mut fds = [PollFd::new(pipe.get_ref().as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(CEILING).unwrap();
-        assert_eq!(poll(&mut fds, timeout), Ok(1), "waited {CEILING:?} in vain for a line");
+        // A child of the test may end meanwhile.
+        let ready = uninterrupted(|| Ok(poll(&mut fds, timeout)?)).unwrap();
+        assert_eq!(ready, 1, "waited {CEILING:?} in vain for a line");
     }
     let mut line = String::new();
     pipe.read_line(&mut line).unwrap();
@@ -338,22 +340,10 @@ pub fn assert_never_wake_up(processes: &[(&str, &Process)]) {
     }
 }
 
-/// How often the threads of a process and its children have been given a processor (proc(5)); `None` while any of
-/// them has something to do: on a busy machine it may wait for a processor for longer than anybody watches.
+/// As [`rest::switches`], of a process and its children.
 fn switches(process: &Process) -> Option<u64> {
-    let mut sum = 0;
-    for process in children_of(process.id()).into_iter().chain([process.id()]) {
-        for thread in fs::read_dir(format!("/proc/{process}/task")).ok()? {
-            // A thread or a child that has just ended is none that sleeps.
-            let status = fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
-            if !status.contains("\nState:\tS ") {
-                return None;
-            }
-            let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
-            sum += counts
-                .map(|(_, count)| count.trim().parse::<u64>().unwrap())
-                .sum::<u64>();
-        }
-    }
-    Some(sum)
+    let processes = children_of(process.id()).into_iter().chain([process.id()]);
+    processes
+        .map(|process| rest::switches(&process.to_string(), None))
+        .sum()
 }

@@ -72,6 +72,13 @@ pub fn ask(stream: &mut TcpStream, command: &[u8]) -> String {
     read_answer(stream)
 }
 
+/// As [`ask`], until the answer is such a one: on a busy machine a command may be killed before it has told anything.
+#[track_caller]
+pub fn ask_until(stream: &mut TcpStream, command: &[u8], is_it: impl Fn(&str) -> bool) -> String {
+    let mut answers = (0..100).map(|_| ask(stream, command));
+    answers.find(|answer| is_it(answer)).expect("the command is run")
+}
+
 /// The next answer of the struct protocol.
 #[track_caller]
 pub fn read_answer(stream: &mut TcpStream) -> String {

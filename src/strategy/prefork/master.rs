@@ -66,7 +66,8 @@ impl<S: BaseServer> PreFork<S> {
             }
             let left = core.drain_time_left();
             let pause = self.state().pause_left();
-            if !self.state().any_accepts() && pause.is_none() {
+            // In this order: one that has seen the queue empty says so, and leaves then.
+            if !self.state().any_accepts() && pause.is_none() && !board.is_queue_done() {
                 self.start(1, acceptor);
             }
             wakeup.wait(left.min(core.tell_progress()).min(pause.unwrap_or(left)))?;
