@@ -47,8 +47,9 @@ Examples:
   remote_command call --protocol framed --address 127.0.0.1:8080 ls -l
   remote_command call --protocol framed --address 127.0.0.1:8080
 
-Both sides must name the same protocol, or each waits for what the other never sends. `framed` is the one to copy;
-`ready` and `struct` are the tutorial's, each with what it gets wrong, and `udp` is for comparison.
+Both sides must name the same protocol, or each waits for what the other never sends, until --wait or the server's
+--idle-timeout ends it. `framed` is the one to copy; `ready` and `struct` are the tutorial's, each with what it gets
+wrong, and `udp` is for comparison.
 
 Whoever can connect to the server runs commands as the user that started it. It serves this machine only
 unless told otherwise, and on this machine every user can connect.
@@ -132,8 +133,8 @@ struct CallOptions {
     #[command(flatten)]
     common: Common,
 
-    /// How many seconds the server may be silent when an answer is due; more than its --timeout, or a command that
-    /// takes its time looks like one that got lost.
+    /// How many seconds the server may be silent when an answer is due; to be longer than it lets a command take
+    /// (the server's --timeout).
     #[arg(long, value_name = "SECS", default_value = "35", value_parser = seconds, allow_negative_numbers = true)]
     wait: Duration,
 
