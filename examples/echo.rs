@@ -8,7 +8,7 @@
 //! nc 127.0.0.1 7777
 //! ```
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::process::{ExitCode, Termination};
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ Examples:
   echo --transport unix --address @echo               then: socat - ABSTRACT-CONNECT:echo
   echo --max-connections 1 --on-limit reject          then: two of them at a time
 
+When ready it prints `listening on ADDRESS`. SIGTERM or SIGINT: requests in progress are waited for, then it prints
+`stopped: served=N failed=N …`; the exit status is 0, or 1 if one had to be left behind. It is 1, too, when serving
+fails, and 2 when the options make no sense.
+
 Logs go to standard error; RUST_LOG=debug shows more of them.")]
 struct Options {
     /// What to listen on.
@@ -36,13 +40,13 @@ struct Options {
     strategy: StrategyName,
 
     /// HOST:PORT for tcp and udp (port 0: any free one); a path, or @NAME for an abstract name, for unix
-    /// and unixgram.
-    #[arg(long, value_name = "ADDR|PATH", default_value = "127.0.0.1:0")]
-    address: String,
+    /// and unixgram [default: 127.0.0.1:0 for tcp and udp].
+    #[arg(long, value_name = "ADDR|PATH")]
+    address: Option<String>,
 
     /// Threads of a pool [default: the processors and four more, at most 32], or processes of prefork
     /// [default: 5 to 50, as needed].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     workers: Option<usize>,
 
     /// Closes a connection whose client sends nothing for so many seconds, such as 60 or 0.5 [default:
@@ -55,15 +59,15 @@ struct Options {
     request_timeout: Option<Duration>,
 
     /// How long requests in progress may take to end once the server was told to stop.
-    #[arg(long, value_name = "SECS", default_value_t = 30)]
-    drain: u64,
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
+    drain: Duration,
 
     /// Requests in progress at most.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     max_connections: Option<usize>,
 
     /// Requests of one client address in progress at most.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     per_address: Option<usize>,
 
     /// What happens to clients beyond these limits.
@@ -75,7 +79,7 @@ struct Options {
     stats: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Policy {
     /// They wait until there is room.
     Wait,
@@ -140,20 +144,18 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("echo: {error}");
-            ExitCode::FAILURE
+            match error.kind() {
+                // The library says what is wrong with an option.
+                ErrorKind::InvalidInput => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 fn run(options: &Options) -> io::Result<Report> {
-    if options.workers.is_some() && !matches!(options.strategy, StrategyName::Pool | StrategyName::Prefork) {
-        eprintln!("echo: --workers has no effect without --strategy pool or prefork");
-    }
-    let datagrams = matches!(options.transport, TransportName::Udp | TransportName::Unixgram);
-    if datagrams && (options.idle_timeout.is_some() || options.request_timeout.is_some()) {
-        eprintln!("echo: timeouts have no effect on datagrams");
-    }
-    let address = options.address();
+    options.tell_what_has_no_effect();
+    let address = options.address()?;
     match options.transport {
         TransportName::Tcp => with_strategy(TcpServer::new(address, Echo), options),
         TransportName::Udp => with_strategy(UdpServer::new(address, Echo), options),
@@ -215,7 +217,7 @@ fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
         .request_timeout(options.request_timeout)
         .on_signal(signal::SIGTERM, SignalAction::Drain)
         .on_signal(signal::SIGINT, interrupt)
-        .drain_timeout(Duration::from_secs(options.drain))
+        .drain_timeout(options.drain)
         .bind()?;
     let mut output = io::stdout();
     writeln!(output, "listening on {}", server.server_address())?;
@@ -225,22 +227,62 @@ fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
 
 /// A time as text: seconds, with a fraction if need be.
 fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let seconds = text
-        .parse()
+    text.parse()
         .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds
-        .filter(|timeout| !timeout.is_zero())
-        .ok_or("write seconds, more than 0, such as 60 or 0.5; leave the option out for no limit")
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or("write seconds, such as 60 or 0.5")
+}
+
+fn at_least_one(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or("write a whole number, 1 or more")
 }
 
 impl Options {
-    /// `@name` is how socat, systemd and ss write an abstract name.
-    fn address(&self) -> Address {
-        let unix = matches!(self.transport, TransportName::Unix | TransportName::Unixgram);
-        match self.address.strip_prefix('@') {
-            Some(name) if unix => Address::abstract_name(name),
-            _ => Address::from(&self.address),
+    /// No errors: whoever tries all combinations need not know them.
+    fn tell_what_has_no_effect(&self) {
+        use TransportName::{Udp, Unix, Unixgram};
+        let several_workers = matches!(self.strategy, StrategyName::Pool | StrategyName::Prefork);
+        let limited = self.max_connections.is_some() || self.per_address.is_some();
+        let timed = self.idle_timeout.is_some() || self.request_timeout.is_some();
+        let without_effect = [
+            (
+                self.workers.is_some() && !several_workers,
+                "--workers has no effect without --strategy pool or prefork",
+            ),
+            (
+                self.on_limit == Policy::Reject && !limited,
+                "--on-limit has no effect without --max-connections or --per-address",
+            ),
+            (
+                self.per_address.is_some() && matches!(self.transport, Unix | Unixgram),
+                "--per-address has no effect on Unix sockets",
+            ),
+            (
+                timed && matches!(self.transport, Udp | Unixgram),
+                "timeouts have no effect on datagrams",
+            ),
+        ];
+        for (_, what) in without_effect.iter().filter(|(holds, _)| *holds) {
+            eprintln!("echo: {what}");
+        }
+    }
+
+    fn address(&self) -> io::Result<Address> {
+        let inet = matches!(self.transport, TransportName::Tcp | TransportName::Udp);
+        match &self.address {
+            Some(text) if inet => Ok(text.into()),
+            None if inet => Ok("127.0.0.1:0".into()),
+            // `@name` is how socat, systemd and ss write an abstract name.
+            Some(text) => Ok(text
+                .strip_prefix('@')
+                .map_or_else(|| text.into(), Address::abstract_name)),
+            None => Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "--transport unix and unixgram need --address with a path, or @NAME",
+            )),
         }
     }
 }

@@ -10,10 +10,14 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, ValueEnum};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::SIGPIPE;
+use signal_hook::flag::register_conditional_default;
 use socketserver::prelude::*;
 
 /// Shows on this machine what becomes of messages that are sent over TCP and UDP.
@@ -44,18 +48,28 @@ const MESSAGES: [&str; 3] = ["hello", "world", "egon"];
 
 fn main() -> ExitCode {
     env_logger::init();
-    let done = match Options::parse().case {
-        Case::Coalesced => coalesced(),
-        Case::Remainder => remainder(),
-        Case::Framed => framed(),
-        Case::Udp => udp(),
-    };
-    match done {
+    match end_with_the_reader().and_then(|()| show(Options::parse().case)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sticky: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Ends as other programs do when nobody reads their output any more (`| head -1`): by SIGPIPE. Rust's runtime ignores
+/// it, and `println!` panics.
+fn end_with_the_reader() -> io::Result<()> {
+    register_conditional_default(SIGPIPE, Arc::new(AtomicBool::new(true)))?;
+    Ok(())
+}
+
+fn show(case: Case) -> io::Result<()> {
+    match case {
+        Case::Coalesced => coalesced(),
+        Case::Remainder => remainder(),
+        Case::Framed => framed(),
+        Case::Udp => udp(),
     }
 }
 

@@ -2,15 +2,15 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use support::process::example_path;
-use support::program::{Program, peer, peer_of};
-use support::{clients, connect_to, read_to_end, reset};
+use support::program::{Program, assert_ends_with_its_reader, peer, peer_of, unread};
+use support::{clients, connect_to, read_to_end, reset, wait_until};
 
 tests![
     a_python_client_talks_to_our_operator,
@@ -28,11 +28,16 @@ tests![
     a_signal_ends_the_server_while_clients_are_silent,
     a_client_that_resets_while_its_answer_is_typed_is_given_up,
     a_client_that_ends_its_sending_side_still_gets_the_answer,
+    an_operator_who_sees_nothing_any_more_has_left,
     the_client_skips_empty_lines_and_ends_with_its_input,
     the_client_tells_that_nobody_listens,
     the_client_tells_that_the_server_left,
+    what_is_typed_need_not_be_text,
+    the_client_ends_with_its_reader,
     the_server_is_for_loopback_only_unless_told_otherwise,
     a_port_in_use_is_told_with_its_address,
+    a_server_that_cannot_tell_its_address_ends,
+    an_address_without_a_port_is_a_wrong_argument,
 ];
 
 fn chat(arguments: &[&str]) -> Command {
@@ -270,6 +275,34 @@ fn a_client_that_ends_its_sending_side_still_gets_the_answer() {
     assert_eq!(read_to_end(client), b"good bye");
 }
 
+fn an_operator_who_sees_nothing_any_more_has_left() {
+    let mut command = chat(&["serve", "--address", "127.0.0.1:0"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    // With its input open all the time.
+    let input = server.stdin.take();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let mut client = connect_to(line.trim_end().strip_prefix("listening on ").unwrap());
+    client.write_all(b"is anybody there?").unwrap();
+    assert_eq!(receive(&mut client), "");
+    wait_until("it ends while its input is open", || {
+        server.try_wait().unwrap().is_some()
+    });
+    drop(input);
+    let output = server.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), &*output.stderr),
+        (Some(0), &b""[..]),
+        "{output:?}"
+    );
+}
+
 // ----- The client --------------------------------------------------------------------------------
 
 fn the_client_skips_empty_lines_and_ends_with_its_input() {
@@ -310,6 +343,28 @@ fn the_client_tells_that_the_server_left() {
     );
 }
 
+fn what_is_typed_need_not_be_text() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut command = chat(&["connect", "--address", &address]);
+    let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut connection, _) = listener.accept().unwrap();
+    client.stdin.take().unwrap().write_all(b"caf\xE9\n").unwrap();
+    let mut message = [0; 1024];
+    let count = connection.read(&mut message).unwrap();
+    assert_eq!(&message[..count], b"caf\xE9");
+    connection.write_all(b"\xE9").unwrap();
+    let output = client.wait_with_output().unwrap();
+    let shown = format!(">>>answer from {address}: \u{FFFD}\n>>>");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), shown);
+    assert!(output.status.success());
+}
+
+fn the_client_ends_with_its_reader() {
+    let (_server, address) = serve();
+    assert_ends_with_its_reader(&mut chat(&["connect", "--address", &address]));
+}
+
 // ----- The server's address ----------------------------------------------------------------------
 
 fn the_server_is_for_loopback_only_unless_told_otherwise() {
@@ -330,4 +385,20 @@ fn a_port_in_use_is_told_with_its_address() {
     assert_eq!(ended.status.code(), Some(1));
     let told = format!("chat: Address already in use ({address})");
     assert!(ended.errors.starts_with(&told), "{ended:?}");
+}
+
+fn a_server_that_cannot_tell_its_address_ends() {
+    for task in ["serve", "room"] {
+        let output = unread(&mut chat(&[task, "--address", "127.0.0.1:0"])).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(output.stderr, b"chat: Broken pipe (os error 32)\n", "{output:?}");
+    }
+}
+
+fn an_address_without_a_port_is_a_wrong_argument() {
+    for arguments in [&["serve"][..], &["room"], &["connect"], &["join", "--name", "ann"]] {
+        let ended = Program::run(chat(arguments).args(["--address", "127.0.0.1"]), "");
+        assert_eq!((ended.status.code(), &*ended.output), (Some(2), ""), "{ended:?}");
+        assert!(ended.errors.contains("write HOST:PORT"), "{ended:?}");
+    }
 }

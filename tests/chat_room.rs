@@ -3,15 +3,15 @@
 mod support;
 
 use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, TcpStream};
-use std::process::Command;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn, setsockopt, sockopt};
 use socketserver::framing::{Framed, LengthDelimitedCodec};
 use support::process::{Process, assert_ends_well_unread, example_path};
-use support::program::Program;
+use support::program::{Program, assert_ends_with_its_reader};
 use support::{CEILING, connect_to, read_to_end, wait_until};
 
 tests![
@@ -21,10 +21,12 @@ tests![
     an_empty_line_says_nothing_and_a_long_one_is_told,
     what_would_control_the_terminal_is_shown_as_text,
     what_is_no_text_is_heard_as_replaced,
+    what_is_typed_need_not_be_text,
     the_last_words_of_a_member_are_heard,
     a_name_that_is_taken_is_refused,
     a_name_is_free_again_when_its_member_has_left,
     a_name_that_could_be_mistaken_is_refused,
+    the_room_refuses_such_a_name_too,
     a_member_that_does_not_read_is_dropped_and_holds_up_nobody,
     a_member_that_takes_nothing_for_too_long_is_dropped,
     a_member_whose_process_is_stopped_is_dropped,
@@ -33,7 +35,9 @@ tests![
     a_client_that_says_no_name_holds_up_nobody,
     a_signal_ends_the_room_and_its_members_are_told,
     a_room_whose_output_nobody_reads_any_more_ends_well,
+    a_member_ends_with_its_reader,
     join_tells_that_there_is_no_room,
+    join_does_not_wait_for_ever_for_what_is_no_room,
     a_patience_below_zero_is_told,
 ];
 
@@ -171,8 +175,10 @@ fn what_would_control_the_terminal_is_shown_as_text() {
     let room = room();
     let mut ann = member(&room, "ann", "nobody else is here");
     let mut bob = Member::join(&room, "b\x1Bb\n");
-    bob.say("\x1B[2Jgone\n* eve has left");
-    ann.wait_for_output("* nobody else is here\n* b\\u{1b}b has joined\nb\\u{1b}b: \\u{1b}[2Jgone\\n* eve has left\n");
+    bob.say("\x1B[2Jgone\n* eve has left\u{202E}");
+    ann.wait_for_output(
+        "* nobody else is here\n* b\\u{1b}b has joined\nb\\u{1b}b: \\u{1b}[2Jgone\\n* eve has left\\u{202e}\n",
+    );
 }
 
 fn what_is_no_text_is_heard_as_replaced() {
@@ -201,6 +207,16 @@ fn the_last_words_of_a_member_are_heard() {
             "* bob has left"
         ]
     );
+}
+
+fn what_is_typed_need_not_be_text() {
+    let room = room();
+    let mut ann = Member::join(&room, "ann");
+    let mut bob = join(&room, "bob").stdin(Stdio::piped()).spawn().unwrap();
+    bob.stdin.take().unwrap().write_all(b"caf\xE9\n").unwrap();
+    assert_eq!(ann.hear(), "* bob has joined");
+    assert_eq!(ann.hear(), "bob: caf\u{FFFD}");
+    assert!(bob.wait().unwrap().success());
 }
 
 // ----- Names -------------------------------------------------------------------------------------
@@ -235,11 +251,27 @@ fn a_name_is_free_again_when_its_member_has_left() {
 
 fn a_name_that_could_be_mistaken_is_refused() {
     let room = room();
-    let why = "a name has 1 to 32 characters other than `*` and `:`";
     for name in ["", " ", "*", "ann: hello", &"x".repeat(33)] {
-        assert_refused(&room, name, why);
+        let ended = Program::run(&mut join(&room, name), "hello\n");
+        assert_eq!((ended.status.code(), &*ended.output), (Some(2), ""), "{ended:?}");
+        assert!(
+            ended.errors.contains(&format!("'--name <NAME>': {NO_NAME}\n")),
+            "{ended:?}"
+        );
     }
     member(&room, &"好".repeat(32), "nobody else is here");
+}
+
+const NO_NAME: &str = "a name has 1 to 32 characters other than `*` and `:`";
+
+fn the_room_refuses_such_a_name_too() {
+    let room = room();
+    for name in ["", " ", "*", "ann: hello", &"x".repeat(33)] {
+        let mut client = Member(Framed::new(connect_to(room.address()), LengthDelimitedCodec::u32_be()));
+        client.say(name);
+        assert_eq!(client.hear(), NO_NAME);
+        assert!(client.0.next().is_none());
+    }
 }
 
 // ----- Members that do not behave ----------------------------------------------------------------
@@ -385,6 +417,21 @@ fn a_signal_ends_the_room_and_its_members_are_told() {
 fn a_room_whose_output_nobody_reads_any_more_ends_well() {
     let mut room = Command::new(example_path("chat"));
     assert_ends_well_unread(room.args(["room", "--address", "127.0.0.1:0"]));
+}
+
+fn a_member_ends_with_its_reader() {
+    let room = room();
+    assert_ends_with_its_reader(&mut join(&room, "ann"));
+}
+
+fn join_does_not_wait_for_ever_for_what_is_no_room() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut command = Command::new(example_path("chat"));
+    let ended = Program::run(command.args(["join", "--address", &address, "--name", "ann"]), "");
+    assert_eq!(ended.status.code(), Some(1));
+    let told = format!("chat: no answer within 5 s: {address} is no `chat room`\n");
+    assert_eq!(ended.errors, told);
 }
 
 fn join_tells_that_there_is_no_room() {

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, STRATEGIES, assert_ended, assert_ends_well_unread, echo, echo_path, start};
+use support::program::unread;
 use support::talk::{assert_waits, finish, in_progress};
 use support::{connect, exchange_line, read_to_end, temp_path};
 
@@ -28,13 +29,15 @@ tests![
     help_names_every_transport_and_strategy,
     a_transport_that_does_not_exist_is_told,
     a_time_below_zero_is_told,
-    zero_workers_are_refused,
+    counts_that_make_no_sense_are_told,
+    an_address_without_a_port_is_told,
+    a_unix_server_needs_a_path,
+    a_server_that_cannot_tell_its_address_ends,
     over_max_connections_clients_are_told_to_come_again_under_every_strategy,
     over_max_connections_clients_wait_under_every_strategy,
     over_the_limit_of_an_address_clients_wait,
-    a_limit_of_zero_is_refused,
     the_stats_are_logged_at_sigusr1,
-    workers_without_a_pool_are_told_to_have_no_effect,
+    options_without_effect_are_told,
     an_address_that_is_taken_is_told,
 ];
 
@@ -218,29 +221,84 @@ fn a_transport_that_does_not_exist_is_told() {
 }
 
 fn a_time_below_zero_is_told() {
-    for option in ["--idle-timeout", "--request-timeout"] {
+    for option in ["--idle-timeout", "--request-timeout", "--drain"] {
         let text = refusal(&[option, "-1"], 2);
         assert!(
-            text.contains(&format!("'-1' for '{option} <SECS>': write seconds, more than 0")),
+            text.contains(&format!("'-1' for '{option} <SECS>': write seconds, such as 60 or 0.5")),
+            "{text}"
+        );
+    }
+    for (option, which) in [("--idle-timeout", "idle"), ("--request-timeout", "request")] {
+        let text = refusal(&[option, "0"], 2);
+        assert!(
+            text.starts_with(&format!("echo: the {which} timeout is zero")),
             "{text}"
         );
     }
 }
 
-fn zero_workers_are_refused() {
-    let text = refusal(&["--strategy", "pool", "--workers", "0"], 1);
-    let expected = "echo: a thread pool of 0 workers would never serve anybody: set workers to 1 or more\n";
-    assert_eq!(text, expected);
+fn counts_that_make_no_sense_are_told() {
+    for option in ["--workers", "--max-connections", "--per-address"] {
+        for count in ["0", "-1", "many"] {
+            let text = refusal(&["--strategy", "pool", option, count], 2);
+            let told = format!("'{count}' for '{option} <N>': write a whole number, 1 or more");
+            assert!(text.contains(&told), "{text}");
+        }
+    }
 }
 
-fn workers_without_a_pool_are_told_to_have_no_effect() {
-    let process = Process::start(echo("tcp", "threading", "127.0.0.1:0").args(["--workers", "3"]));
-    process.signal(Signal::SIGTERM);
-    let ended = process.end();
-    assert_eq!(
-        ended.errors,
-        "echo: --workers has no effect without --strategy pool or prefork\n"
-    );
+fn an_address_without_a_port_is_told() {
+    for address in ["127.0.0.1", "/tmp/echo.sock"] {
+        let text = refusal(&["--address", address], 2);
+        assert!(text.contains("HOST:PORT"), "{text}");
+    }
+}
+
+fn a_unix_server_needs_a_path() {
+    for transport in ["unix", "unixgram"] {
+        let text = refusal(&["--transport", transport], 2);
+        assert_eq!(
+            text,
+            "echo: --transport unix and unixgram need --address with a path, or @NAME\n"
+        );
+    }
+}
+
+fn a_server_that_cannot_tell_its_address_ends() {
+    let output = unread(&mut Command::new(echo_path())).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.stderr, b"echo: Broken pipe (os error 32)\n", "{output:?}");
+}
+
+fn options_without_effect_are_told() {
+    for (transport, options, told) in [
+        (
+            "tcp",
+            &["--workers", "3"][..],
+            "--workers has no effect without --strategy pool or prefork",
+        ),
+        (
+            "tcp",
+            &["--on-limit", "reject"],
+            "--on-limit has no effect without --max-connections or --per-address",
+        ),
+        ("udp", &["--idle-timeout", "3"], "timeouts have no effect on datagrams"),
+        (
+            "unix",
+            &["--per-address", "3"],
+            "--per-address has no effect on Unix sockets",
+        ),
+    ] {
+        let place = temp_path("socket");
+        let address = if transport == "unix" {
+            place.path.to_str().unwrap()
+        } else {
+            "127.0.0.1:0"
+        };
+        let process = Process::start(echo(transport, "threading", address).args(options));
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.end().errors, format!("echo: {told}\n"));
+    }
 }
 
 fn an_address_that_is_taken_is_told() {
@@ -306,12 +364,6 @@ fn over_the_limit_of_an_address_clients_wait() {
     assert_eq!(exchange_line(&second, ""), "hello\n");
     finish(&second);
     assert_served(server, 2);
-}
-
-fn a_limit_of_zero_is_refused() {
-    let text = refusal(&["--max-connections", "0"], 1);
-    let expected = "echo: with max_connections at 0 the server would never serve anybody: set it to 1 or more\n";
-    assert_eq!(text, expected);
 }
 
 fn the_stats_are_logged_at_sigusr1() {

@@ -3,12 +3,12 @@
 mod support;
 
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use support::connect_to;
 use support::process::{STRATEGIES, assert_ends_well_unread, example_path};
-use support::program::Program;
+use support::program::{Program, assert_ends_with_its_reader, unread};
 use support::remote_command::{ask, call, client, output_of, read_answer, serve, server};
 
 tests![
@@ -19,6 +19,7 @@ tests![
     the_prompt_skips_empty_lines_and_ends_on_quit,
     the_prompt_ends_with_the_input,
     the_prompt_goes_on_after_a_command_that_is_too_long,
+    the_prompt_goes_on_after_a_command_that_is_no_text,
     call_refuses_an_empty_command,
     call_without_a_server_says_where_it_could_not_connect,
     every_strategy_serves,
@@ -33,6 +34,8 @@ tests![
     an_address_that_is_not_loopback_is_served_if_that_is_allowed,
     what_gbk_does_not_have_becomes_a_question_mark,
     a_server_whose_output_nobody_reads_any_more_ends_well,
+    a_server_that_cannot_tell_its_address_ends,
+    a_client_ends_with_its_reader,
     arguments_that_make_no_sense_are_refused,
     two_clients_are_served_at_once,
 ];
@@ -97,10 +100,25 @@ fn the_prompt_goes_on_after_a_command_that_is_too_long() {
     assert!(ended.errors.contains(told), "{ended:?}");
 }
 
+fn the_prompt_goes_on_after_a_command_that_is_no_text() {
+    let server = serve("struct", &[]);
+    let mut command = client("struct", server.address());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    client.stdin.take().unwrap().write_all(b"echo \xFF\necho on\n").unwrap();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b">>: >>: on\n>>: ", "{output:?}");
+    let told = "remote_command: not sent: a command has to be UTF-8\n";
+    assert_eq!(output.stderr, told.as_bytes(), "{output:?}");
+}
+
 fn call_refuses_an_empty_command() {
     let server = serve("struct", &[]);
     let ended = call("struct", server.address(), " ");
-    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.status.code(), Some(2));
     assert!(ended.errors.contains("an empty command sends nothing"), "{ended:?}");
 }
 
@@ -197,6 +215,24 @@ fn a_server_whose_output_nobody_reads_any_more_ends_well() {
     assert_ends_well_unread(&mut server("framed", "127.0.0.1:0"));
 }
 
+fn a_server_that_cannot_tell_its_address_ends() {
+    for protocol in ["framed", "udp"] {
+        let output = unread(&mut server(protocol, "127.0.0.1:0")).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(
+            output.stderr, b"remote_command: Broken pipe (os error 32)\n",
+            "{output:?}"
+        );
+    }
+}
+
+fn a_client_ends_with_its_reader() {
+    let server = serve("struct", &[]);
+    assert_ends_with_its_reader(client("struct", server.address()).args(["echo", "hello"]));
+    // The prompt.
+    assert_ends_with_its_reader(&mut client("struct", server.address()));
+}
+
 /// One waits for what only the other brings.
 fn two_clients_are_served_at_once() {
     for strategy in ["threading", "forking", "pool"] {
@@ -256,6 +292,8 @@ fn arguments_that_make_no_sense_are_refused() {
         (&["--timeout", "0"][..], "not a number of seconds above 0"),
         (&["--timeout", "soon"], "not a number of seconds"),
         (&["--timeout", "-1"], "not a number of seconds above 0"),
+        (&["--timeout", "1e19"], "such as 60 or 0.5, and up to a year"),
+        (&["--idle-timeout", "0"], "not a number of seconds above 0"),
         (&["--max-output", "-1"], "not a number of bytes from 1 to 1073741824"),
         (&["--max-output", "0"], "not a number of bytes from 1 to 1073741824"),
         (
@@ -278,7 +316,7 @@ fn arguments_that_make_no_sense_are_refused() {
             }
         }
         let ended = Program::run(&mut command, "");
-        assert!(matches!(ended.status.code(), Some(1 | 2)), "{arguments:?}: {ended:?}");
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
         assert!(ended.errors.contains(told), "{arguments:?}: {ended:?}");
     }
 }

@@ -9,7 +9,7 @@ use socketserver::framing::{Framed, LengthDelimitedCodec};
 use support::connect_to;
 use support::process::STRATEGIES;
 use support::program::Program;
-use support::remote_command::{NO_ANSWER, assert_failed, call, client, output_of, serve, stop, wait_until_gone};
+use support::remote_command::{NO_ANSWER, call, client, output_of, serve, stop, wait_until_gone};
 
 tests![
     a_framed_call_has_output_errors_and_status_apart,
@@ -92,10 +92,8 @@ fn a_framed_command_over_the_limit_is_refused_on_both_sides() {
     let server = serve("framed", &[]);
     let command = format!("true {}", "x".repeat(8 << 20));
     let ended = Program::run(client("framed", server.address()).arg("--pipeline"), &command);
-    assert_failed(
-        &ended,
-        "the command has 8388613 bytes; over this protocol more than 8388608 are refused",
-    );
+    let told = "remote_command: the command has 8388613 bytes; over this protocol more than 8388608 are refused\n";
+    assert_eq!((ended.status.code(), &*ended.errors), (Some(2), told), "{ended:?}");
 
     let mut messages = framed(server.address());
     messages.get_mut().write_all(&8_388_609_u32.to_be_bytes()).unwrap();
@@ -158,7 +156,11 @@ fn pipelined_lines_are_answered_in_order_with_the_first_status_that_is_not_0() {
 fn pipelining_is_refused_where_commands_would_run_into_one_another() {
     for protocol in ["ready", "struct", "udp"] {
         let ended = Program::run(client(protocol, "127.0.0.1:1").arg("--pipeline"), "");
-        assert_failed(&ended, "--pipeline is for --protocol framed");
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(
+            ended.errors.contains("--pipeline is for --protocol framed"),
+            "{ended:?}"
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use nix::sys::signal::Signal;
 use support::is_listening;
 use support::process::{Process, STRATEGIES};
-use support::remote_command::{ask, ask_until, read_answer, serve, wait_until_gone};
+use support::remote_command::{ask, ask_until, read_answer, serve, stop, wait_until_gone};
 use support::{connect_to, read_to_end, wait_until};
 
 tests![
@@ -21,6 +21,9 @@ tests![
     a_command_without_an_end_is_killed_when_its_client_resets,
     a_command_without_an_end_is_killed_when_its_client_closes,
     a_client_that_ends_its_sending_side_still_gets_the_answer,
+    a_client_that_says_nothing_is_not_kept,
+    a_client_that_takes_no_answer_is_not_kept,
+    the_time_of_a_command_does_not_count_for_its_client,
     sigterm_waits_for_the_command_that_runs,
     sigterm_does_not_wait_for_a_client_that_has_its_answer,
     a_second_signal_kills_the_command_that_runs,
@@ -147,6 +150,39 @@ fn a_client_that_ends_its_sending_side_still_gets_the_answer() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_answer(&mut client), "here\n");
     assert_eq!(read_to_end(client), b"");
+}
+
+fn a_client_that_says_nothing_is_not_kept() {
+    for strategy in STRATEGIES {
+        let server = serve("ready", &["--idle-timeout", "0.2", "--strategy", strategy]);
+        // One without a command, one without its `ready`.
+        let silent = connect_to(server.address());
+        assert_eq!(read_to_end(silent), b"", "{strategy}");
+        let mut client = connect_to(server.address());
+        client.write_all(b"echo hello").unwrap();
+        assert_eq!(read_to_end(client), b"6", "{strategy}");
+        let errors = stop(server, "served=0 failed=2");
+        assert_eq!(
+            errors.matches("idle: the peer sent nothing for 0.2 s").count(),
+            2,
+            "{strategy}: {errors}"
+        );
+    }
+}
+
+fn a_client_that_takes_no_answer_is_not_kept() {
+    let mut server = serve("struct", &["--idle-timeout", "0.2", "--max-output", "100000000"]);
+    let mut client = connect_to(server.address());
+    // More than the buffers of two sockets take.
+    client.write_all(b"head -c 50000000 /dev/zero").unwrap();
+    server.wait_for_errors_with("write: the peer did not take all of it within 0.2 s");
+    stop(server, "served=0 failed=1");
+}
+
+fn the_time_of_a_command_does_not_count_for_its_client() {
+    let server = serve("struct", &["--idle-timeout", "0.5"]);
+    let mut client = connect_to(server.address());
+    assert_eq!(ask(&mut client, b"sleep 0.8; echo here"), "here\n");
 }
 
 // ----- Signals -----------------------------------------------------------------------------------

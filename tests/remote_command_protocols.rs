@@ -20,6 +20,8 @@ tests![
     a_ready_client_tells_how_much_of_an_answer_came,
     a_struct_client_tells_what_is_no_length,
     a_struct_client_tells_how_much_of_an_answer_came,
+    a_server_that_does_not_answer_is_not_waited_for_for_ever,
+    a_server_of_another_protocol_is_not_waited_for_for_ever,
     udp_serves_under_every_strategy_and_stops_by_a_signal,
     output_that_does_not_fit_a_datagram_is_cut_at_a_marker,
     a_cut_splits_no_character,
@@ -137,6 +139,45 @@ fn a_struct_client_tells_how_much_of_an_answer_came() {
     );
     let answer = [&100_i32.to_ne_bytes()[..], b"only this"].concat();
     assert_failed(&call_with_answers("struct", &[&answer]), "9 of 100 bytes had arrived");
+}
+
+// ----- Another protocol --------------------------------------------------------------------------
+
+fn a_server_that_does_not_answer_is_not_waited_for_for_ever() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let told = "no answer within 0.2 s: the command still runs, or the server speaks another protocol";
+    for protocol in ["ready", "struct", "framed"] {
+        let ended = Program::run(client(protocol, &address).args(["--wait", "0.2", "true"]), "");
+        assert_failed(&ended, told);
+        let ended = Program::run(client(protocol, &address).args(["--wait", "0.2"]), "true\n");
+        assert_eq!((ended.status.code(), &*ended.output), (Some(1), ">>: "), "{ended:?}");
+        assert_eq!(ended.errors, format!("remote_command: {told}\n"));
+    }
+    // More than the buffers of two sockets take.
+    let command = format!("true {}\n", "x".repeat(8_000_000));
+    for options in [&["--pipeline"][..], &[]] {
+        let ended = Program::run(
+            client("framed", &address).args(["--wait", "0.2"]).args(options),
+            &command,
+        );
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert_eq!(ended.errors, format!("remote_command: {told}\n"), "{options:?}");
+    }
+}
+
+fn a_server_of_another_protocol_is_not_waited_for_for_ever() {
+    for theirs in ["ready", "struct", "framed"] {
+        let server = serve(theirs, &[]);
+        for ours in ["ready", "struct", "framed"].into_iter().filter(|ours| *ours != theirs) {
+            let ended = Program::run(client(ours, server.address()).args(["--wait", "0.2", "echo hello"]), "");
+            assert_eq!(ended.status.code(), Some(1), "{ours} to {theirs}: {ended:?}");
+            assert!(
+                ended.errors.starts_with("remote_command: "),
+                "{ours} to {theirs}: {ended:?}"
+            );
+        }
+    }
 }
 
 // ----- udp ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 
 use support::process::example_path;
-use support::program::Program;
+use support::program::{Program, assert_ends_with_its_reader};
 
 tests![
     three_messages_over_tcp_arrive_as_one,
@@ -13,6 +13,7 @@ tests![
     three_framed_messages_arrive_as_three,
     three_datagrams_stay_three_and_an_empty_one_is_one,
     another_case_is_refused_with_those_there_are,
+    it_ends_with_its_reader,
 ];
 
 /// It prints the same on every run.
@@ -104,4 +105,10 @@ fn another_case_is_refused_with_those_there_are() {
     assert_eq!((ended.status.code(), &*ended.output), (Some(2), ""));
     let told = "[possible values: coalesced, remainder, framed, udp]";
     assert!(ended.errors.contains(told), "{ended:?}");
+}
+
+fn it_ends_with_its_reader() {
+    for case in ["coalesced", "remainder", "framed", "udp"] {
+        assert_ends_with_its_reader(Command::new(example_path("sticky")).arg(case));
+    }
 }

@@ -23,6 +23,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use socketserver::prelude::*;
 
+use support::seconds;
+
 /// The tutorial's port.
 const ADDRESS: &str = "127.0.0.1:6060";
 
@@ -70,7 +72,7 @@ dropped, and the others are told.")]
         connect: ConnectOptions,
 
         /// What the others call you: 1 to 32 characters other than `*` and `:`.
-        #[arg(long)]
+        #[arg(long, value_parser = |text: &str| wire::member_name(text.as_bytes()))]
         name: String,
     },
 }
@@ -93,16 +95,6 @@ struct ConnectOptions {
     address: String,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text
-        .parse()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds
-        .filter(|seconds| !seconds.is_zero())
-        .ok_or_else(|| "not a number of seconds above 0".to_owned())
-}
-
 fn main() -> ExitCode {
     // That conversations are ended by force is how a stop is meant to be here.
     let filter = "warn,socketserver::lifecycle::drain=error";
@@ -115,10 +107,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("chat: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => support::failure("chat", &error),
     }
 }
 
@@ -134,8 +123,9 @@ impl ServeOptions {
             .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
             .drain_timeout(Duration::ZERO)
             .bind()?;
-        println!("listening on {}", server.server_address());
-        io::stdout().flush()?;
+        let mut output = io::stdout();
+        writeln!(output, "listening on {}", server.server_address())?;
+        output.flush()?;
         let report = server.serve_forever()?;
         // Whoever started it may have stopped reading.
         let _ = writeln!(io::stdout(), "stopped: {report}");

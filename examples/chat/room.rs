@@ -14,15 +14,13 @@ use std::time::Duration;
 
 use socketserver::prelude::*;
 
-use crate::wire::{WELCOME, from_members, printable, to_members};
+use crate::wire::{WELCOME, from_members, member_name, to_members};
 
 /// How many messages may wait for one member.
 const QUEUE: usize = 1024;
 
 /// How long a client may take to say its name: to begin, and then to end.
 const GREETING: Duration = Duration::from_secs(10);
-
-const LONGEST_NAME: usize = 32;
 
 /// One client's time in the room.
 #[derive(Clone)]
@@ -53,14 +51,14 @@ impl BaseRequestHandler<TcpRequest> for Membership {
 
         // The timeout of a read never runs out for one that sends a byte now and then.
         said.set_message_timeout(GREETING);
-        let Some(name) = said.next_ref()?.map(printable) else {
+        let Some(name) = said.next_ref()?.map(member_name) else {
             return Ok(());
         };
-        let name = name.trim_start();
         said.set_message_timeout(None);
         socket.set_read_timeout(None)?;
-        let queue = match self.room.enter(number, name, socket) {
-            Ok(queue) => queue,
+        let entered = name.and_then(|name| Ok((self.room.enter(number, &name, socket)?, name)));
+        let (queue, name) = match entered {
+            Ok(entered) => entered,
             Err(refusal) => return Ok(heard.send(refusal)?),
         };
         let room = &*self.room;
@@ -70,7 +68,7 @@ impl BaseRequestHandler<TcpRequest> for Membership {
                 Err(error) if error.kind() == ErrorKind::TimedOut => room.drop_members(&[number]),
                 Err(_) => room.leave(number),
             });
-            let ended = room.relay(number, name, &mut said);
+            let ended = room.relay(number, &name, &mut said);
             // It also ends the queue, and with it the other thread.
             room.leave(number);
             ended
@@ -127,13 +125,8 @@ impl Room {
         Ok(())
     }
 
-    /// Lets a member in; returns its queue, or why it may not come in.
+    /// Lets a member in; returns its queue, or why it may not come in: nobody is to be taken for somebody else.
     fn enter(&self, number: u64, name: &str, socket: TcpStream) -> Result<Receiver<Arc<str>>, String> {
-        if !(1..=LONGEST_NAME).contains(&name.chars().count()) || name.contains(['*', ':']) {
-            return Err(format!(
-                "a name has 1 to {LONGEST_NAME} characters other than `*` and `:`"
-            ));
-        }
         let mut members = self.members();
         if members.values().any(|member| member.name == name) {
             return Err(format!("the name `{name}` is taken"));

@@ -1,6 +1,6 @@
 //! The tutorial's interactive server: a person answers.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,7 +26,11 @@ impl BaseRequestHandler<TcpRequest> for Conversation {
         while let Some(message) = receive_once(request)? {
             let mut operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
             let text = format!("message from {}: {}", request.client_address(), printable(&message));
-            let answer = operator.ask(&text, request.get_ref().as_fd())?;
+            let answer = match operator.ask(&text, request.get_ref().as_fd()) {
+                // Nobody sees any more what is shown.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => Reply::OperatorLeft,
+                answer => answer?,
+            };
             drop(operator);
             match answer {
                 Reply::Text(text) => request.write_all(&text)?,
@@ -59,22 +63,21 @@ struct Operator {
 impl Operator {
     /// Prints a message and waits for the line that answers it, as long as the connection lasts.
     fn ask(&mut self, message: &str, connection: BorrowedFd<'_>) -> io::Result<Reply> {
-        println!("{message}");
-        show_prompt()?;
+        show(&format!("{message}\n{PROMPT}"))?;
         loop {
             while let Some(line) = self.next_line() {
                 if !line.is_empty() {
                     return Ok(Reply::Text(line));
                 }
                 // Nothing would be sent, and the client would wait for it.
-                show_prompt()?;
+                show(PROMPT)?;
             }
             if self.left {
-                println!();
+                show("\n")?;
                 return Ok(Reply::OperatorLeft);
             }
             if !self.wait(connection)? {
-                println!();
+                show("\n")?;
                 return Ok(Reply::ConnectionEnded);
             }
         }
@@ -119,7 +122,8 @@ impl Operator {
     }
 }
 
-fn show_prompt() -> io::Result<()> {
-    print!("{PROMPT}");
-    io::stdout().flush()
+fn show(text: &str) -> io::Result<()> {
+    let mut output = io::stdout();
+    output.write_all(text.as_bytes())?;
+    output.flush()
 }

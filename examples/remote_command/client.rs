@@ -1,40 +1,67 @@
 //! Calls a server: one command, a prompt, or many commands at a time.
 
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, stderr, stdout};
+use std::net::TcpStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::CallOptions;
 use crate::framed::FramedClient;
 use crate::protocol::{Answer, Client};
+use crate::support::{self, print};
 
-const PROMPT: &[u8] = b">>: ";
+const PROMPT: &str = ">>: ";
 
 /// Calls a server with the command in the options; without one, asks for commands.
 pub(crate) fn call<C: Client>(options: &CallOptions) -> io::Result<ExitCode> {
     let mut client = C::start(options)?;
     if options.command.is_empty() {
-        prompt(&mut client)?;
+        prompt(&mut client, options.wait)?;
         return Ok(ExitCode::SUCCESS);
     }
     let command = options.command.join(" ");
     check::<C>(command.trim())?;
-    let answer = client.call(command.trim())?;
-    print(&answer.output)?;
-    io::stderr().write_all(&answer.errors)?;
+    let answer = ask(&mut client, command.trim(), options.wait)?;
+    print(stdout(), &answer.output)?;
+    print(stderr(), &answer.errors)?;
     Ok(answer.status.into())
 }
 
 /// Sends each line of standard input at once. The status is that of the first command that failed.
 pub(crate) fn pipeline(options: &CallOptions) -> io::Result<ExitCode> {
     let mut status = 0;
-    FramedClient::start(options)?.pipeline(|answer| {
+    FramedClient::start(options)?.pipeline(options.wait, |answer| {
         if status == 0 {
             status = answer.status;
         }
-        print(&answer.output)?;
-        io::stderr().write_all(&answer.errors)
+        print(stdout(), &answer.output)?;
+        print(stderr(), &answer.errors)
     })?;
     Ok(status.into())
+}
+
+/// A connection to the server, with --wait for each read and write: a server that speaks another protocol may wait for
+/// more of the command, or may announce more than it sends.
+pub(crate) fn connect(options: &CallOptions) -> io::Result<TcpStream> {
+    let stream = support::connect(&options.common.address)?;
+    stream.set_read_timeout(Some(options.wait))?;
+    stream.set_write_timeout(Some(options.wait))?;
+    Ok(stream)
+}
+
+fn ask<C: Client>(client: &mut C, command: &str, wait: Duration) -> io::Result<Answer> {
+    client.call(command).map_err(|error| in_time::<C>(error, wait))
+}
+
+/// Says of a read or write that took too long what may be the matter.
+pub(crate) fn in_time<C: Client>(error: io::Error, wait: Duration) -> io::Error {
+    match error.kind() {
+        ErrorKind::WouldBlock => {
+            let text = format!("no answer within {} s: {}", wait.as_secs_f64(), C::SILENT);
+            io::Error::new(ErrorKind::TimedOut, text)
+        }
+        _ => error,
+    }
 }
 
 pub(crate) fn no_answer() -> io::Error {
@@ -44,24 +71,27 @@ pub(crate) fn no_answer() -> io::Error {
 
 /// Asks for commands until `quit` or the end of input. The prompt is there also when the input is no
 /// terminal, as with Python's `input`: a program can wait for it.
-fn prompt<C: Client>(client: &mut C) -> io::Result<()> {
+fn prompt<C: Client>(client: &mut C, wait: Duration) -> io::Result<()> {
     let mut lines = io::stdin().lock();
     loop {
-        print(PROMPT)?;
+        print(stdout(), PROMPT)?;
         let mut line = Vec::new();
         if lines.read_until(b'\n', &mut line)? == 0 {
             if io::stdin().is_terminal() {
-                print(b"\n")?;
+                print(stdout(), "\n")?;
             }
             return Ok(());
         }
-        let line = String::from_utf8_lossy(&line);
+        let Ok(line) = str::from_utf8(&line) else {
+            print(stderr(), "remote_command: not sent: a command has to be UTF-8\n")?;
+            continue;
+        };
         match line.trim() {
             "" => {}
             "quit" => return Ok(()),
             command => match check::<C>(command) {
-                Ok(()) => show(client.call(command)?)?,
-                Err(error) => eprintln!("remote_command: {error}"),
+                Ok(()) => show(ask(client, command, wait)?)?,
+                Err(error) => print(stderr(), format!("remote_command: {error}\n"))?,
             },
         }
     }
@@ -74,10 +104,10 @@ fn show(mut answer: Answer) -> io::Result<()> {
             text.push(b'\n');
         }
     }
-    print(&answer.output)?;
-    io::stderr().write_all(&answer.errors)?;
+    print(stdout(), &answer.output)?;
+    print(stderr(), &answer.errors)?;
     if answer.status != 0 {
-        eprintln!("[exit status {}]", answer.status);
+        print(stderr(), format!("[exit status {}]\n", answer.status))?;
     }
     Ok(())
 }
@@ -97,10 +127,4 @@ pub(crate) fn check<C: Client>(command: &str) -> io::Result<()> {
         ));
     }
     Ok(())
-}
-
-fn print(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes)?;
-    stdout.flush()
 }

@@ -1,5 +1,6 @@
 //! Runs one command within limits.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, ErrorKind, PipeReader, Read, Write, pipe};
@@ -54,7 +55,7 @@ pub(crate) enum Killed {
 impl Outcome {
     /// The answer in one text, as the tutorial has it: standard error if there is any, else standard
     /// output.
-    pub(crate) fn text(&self) -> Vec<u8> {
+    pub(crate) fn text(&self) -> Cow<'_, [u8]> {
         if self.stderr.is_empty() {
             self.with_end(&self.stdout)
         } else {
@@ -63,18 +64,19 @@ impl Outcome {
     }
 
     /// What it wrote to standard error.
-    pub(crate) fn errors(&self) -> Vec<u8> {
+    pub(crate) fn errors(&self) -> Cow<'_, [u8]> {
         self.with_end(&self.stderr)
     }
 
     /// A command that was killed says so in a last line.
-    fn with_end(&self, output: &[u8]) -> Vec<u8> {
-        let mut text = output.to_vec();
+    fn with_end<'a>(&self, output: &'a [u8]) -> Cow<'a, [u8]> {
+        let mut text = Cow::Borrowed(output);
         if let Some(killed) = self.killed {
             if text.last().is_some_and(|last| *last != b'\n') {
-                text.push(b'\n');
+                text.to_mut().push(b'\n');
             }
-            text.extend_from_slice(format!("[remote_command: {killed}]\n").as_bytes());
+            let end = format!("[remote_command: {killed}]\n");
+            text.to_mut().extend_from_slice(end.as_bytes());
         }
         text
     }

@@ -14,15 +14,15 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::{check, no_answer};
+use crate::client::{check, connect, in_time, no_answer};
 use crate::command::Outcome;
 use crate::encoding::Encoding;
 use crate::protocol::{Answer, Client, Protocol};
-use crate::support::connect;
 
 /// The longest command that a server takes, in bytes.
 const LONGEST_COMMAND: usize = 8 << 20;
@@ -106,32 +106,40 @@ impl FramedClient {
 
     /// Sends each line of standard input as a command, without waiting for answers, and hands each answer
     /// to `take`.
-    pub(crate) fn pipeline(&self, mut take: impl FnMut(Answer) -> io::Result<()>) -> io::Result<()> {
+    pub(crate) fn pipeline(&self, wait: Duration, mut take: impl FnMut(Answer) -> io::Result<()>) -> io::Result<()> {
         let stream = self.stream.try_clone()?;
-        let (sent, answered) = channel();
+        // The server takes no command while it runs one: many may have to wait before they can be sent.
+        stream.set_write_timeout(None)?;
+        let (announce, announced) = channel();
         // Nobody waits for it: when the answers have ended early it may be reading still.
         thread::spawn(move || {
-            let mut framed = Framed::new(&stream, commands());
-            for line in io::stdin().lines() {
-                let done = line.and_then(|line| match line.trim() {
-                    "" => Ok(false),
-                    command => check::<Self>(command)
-                        .and_then(|()| framed.send(command))
-                        .map(|()| true),
-                });
-                match done {
-                    Ok(false) => {}
-                    done => sent.send(done.map(drop)).unwrap_or_default(),
-                }
+            if let Err(error) = send_lines(&stream, || announce.send(Ok(())).unwrap_or_default()) {
+                announce.send(Err(error)).unwrap_or_default();
             }
         });
         let mut answers = self.answers();
-        for sent in answered {
-            sent?;
-            take(answers.receive()?)?;
+        for command in announced {
+            command?;
+            take(answers.receive().map_err(|error| in_time::<Self>(error, wait))?)?;
         }
         Ok(())
     }
+}
+
+/// Sends each line of standard input, after it has called `announce`: so the answer is waited for from then on, and a
+/// server that takes no command is noticed.
+fn send_lines(stream: &TcpStream, announce: impl Fn()) -> io::Result<()> {
+    let mut framed = Framed::new(stream, commands());
+    for line in io::stdin().lines() {
+        let line = line?;
+        let command = line.trim();
+        if !command.is_empty() {
+            check::<FramedClient>(command)?;
+            announce();
+            framed.send(command)?;
+        }
+    }
+    Ok(())
 }
 
 impl Client for FramedClient {
@@ -141,7 +149,7 @@ impl Client for FramedClient {
 
     fn start(options: &CallOptions) -> io::Result<Self> {
         Ok(FramedClient {
-            stream: connect(&options.common.address)?,
+            stream: connect(options)?,
             encoding: options.common.encoding,
         })
     }

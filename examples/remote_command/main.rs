@@ -36,6 +36,7 @@ use protocol::Protocol;
 use ready::{Ready, ReadyClient};
 use server::{Connections, Runner};
 use struct_header::{StructClient, StructHeader};
+use support::seconds;
 use udp::{Datagrams, UdpClient};
 
 /// Runs commands for clients, and is such a client.
@@ -46,11 +47,14 @@ Examples:
   remote_command call --protocol framed --address 127.0.0.1:8080 ls -l
   remote_command call --protocol framed --address 127.0.0.1:8080
 
-Both sides must name the same protocol, or each waits for what the other never sends. `framed` is the one to copy;
-`ready` and `struct` are the tutorial's, each with what it gets wrong, and `udp` is for comparison.
+Both sides must name the same protocol, or each waits for what the other never sends, until --wait or the server's
+--idle-timeout ends it. `framed` is the one to copy; `ready` and `struct` are the tutorial's, each with what it gets
+wrong, and `udp` is for comparison.
 
 Whoever can connect to the server runs commands as the user that started it. It serves this machine only
-unless told otherwise, and on this machine every user can connect.")]
+unless told otherwise, and on this machine every user can connect.
+
+Exit status 2: the arguments make no sense; 1: it failed otherwise.")]
 struct Options {
     #[command(subcommand)]
     task: Task,
@@ -63,6 +67,9 @@ enum Task {
 When ready it prints `listening on ADDRESS`. SIGTERM or SIGINT: commands in progress are waited for, then it
 prints `stopped: served=N failed=N …`; a second signal kills them. Logs go to standard error (RUST_LOG).
 
+A command has nothing to read on its standard input. What it leaves running in the background is killed when its
+shell has ended and its outputs are closed.
+
 A command whose client leaves is killed, without an answer; so is one that goes on for more than a second after its
 client has ended its sending side (`nc -N`).")]
     Serve(ServeOptions),
@@ -72,7 +79,8 @@ client has ended its sending side (`nc -N`).")]
 At the prompt, an empty line is skipped; `quit` or the end of input ends.
 
 The exit status is that of the command over `framed`; with --pipeline, of the first one that failed. The other
-protocols do not tell it: it is 0 when an answer came. It is 1 when none came.")]
+protocols do not tell it: it is 0 when an answer came. It is 1 when none came, and 2 when there is something wrong
+with the command or the options.")]
     Call(CallOptions),
 }
 
@@ -110,6 +118,11 @@ struct ServeOptions {
           allow_negative_numbers = true)]
     max_output: usize,
 
+    /// How many seconds a client may let pass without a command, or take to receive an answer; then its connection
+    /// is closed.
+    #[arg(long, value_name = "SECS", default_value = "600", value_parser = seconds, allow_negative_numbers = true)]
+    idle_timeout: Duration,
+
     /// Serve an address that is not loopback: anybody who reaches it runs commands here.
     #[arg(long)]
     allow_remote: bool,
@@ -120,7 +133,8 @@ struct CallOptions {
     #[command(flatten)]
     common: Common,
 
-    /// How many seconds to wait for an answer over udp, where it can get lost.
+    /// How many seconds the server may be silent when an answer is due; to be longer than it lets a command take
+    /// (the server's --timeout).
     #[arg(long, value_name = "SECS", default_value = "35", value_parser = seconds, allow_negative_numbers = true)]
     wait: Duration,
 
@@ -159,14 +173,6 @@ enum StrategyName {
     Prefork,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(timeout) if !timeout.is_zero() => Ok(timeout),
-        _ => Err("not a number of seconds above 0".to_owned()),
-    }
-}
-
 /// Up to 1 GiB: an answer's length must fit its header.
 fn output_limit(text: &str) -> Result<usize, String> {
     const BYTES: RangeInclusive<usize> = 1..=1 << 30;
@@ -186,10 +192,7 @@ fn main() -> ExitCode {
         Task::Serve(options) => serve(&options),
         Task::Call(options) => call(&options),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("remote_command: {error}");
-        ExitCode::FAILURE
-    })
+    done.unwrap_or_else(|error| support::failure("remote_command", &error))
 }
 
 fn serve(options: &ServeOptions) -> io::Result<ExitCode> {

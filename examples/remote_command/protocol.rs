@@ -32,6 +32,9 @@ pub(crate) trait Client: Sized {
     /// Whether an empty command arrives at all.
     const CARRIES_EMPTY: bool;
 
+    /// What may be the matter when no answer comes.
+    const SILENT: &'static str = "the command still runs, or the server speaks another protocol";
+
     /// A conversation with the server that the options name.
     fn start(options: &CallOptions) -> io::Result<Self>;
 

@@ -16,11 +16,11 @@ use encoding_rs::GBK;
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::no_answer;
+use crate::client::{connect, no_answer};
 use crate::command::Outcome;
 use crate::encoding::Encoding;
 use crate::protocol::{Answer, Client, Protocol};
-use crate::support::{RECEIVE, connect, receive_once};
+use crate::support::{RECEIVE, receive_once};
 
 /// What the client says when it has the length.
 const READY: &[u8] = b"ready";
@@ -80,7 +80,7 @@ impl Client for ReadyClient {
 
     fn start(options: &CallOptions) -> io::Result<Self> {
         Ok(ReadyClient {
-            stream: connect(&options.common.address)?,
+            stream: connect(options)?,
             encoding: options.common.encoding,
         })
     }

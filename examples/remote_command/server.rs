@@ -94,8 +94,11 @@ fn run(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
     let server = server
         .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
         .drain_timeout(options.timeout.saturating_add(MARGIN))
+        .idle_timeout(options.idle_timeout)
+        .write_timeout(options.idle_timeout)
         .bind()?;
-    println!("listening on {}", server.server_address());
-    io::stdout().flush()?;
+    let mut output = io::stdout();
+    writeln!(output, "listening on {}", server.server_address())?;
+    output.flush()?;
     server.serve_forever()
 }

@@ -14,11 +14,11 @@ use std::net::TcpStream;
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::no_answer;
+use crate::client::{connect, no_answer};
 use crate::command::Outcome;
 use crate::encoding::Encoding;
 use crate::protocol::{Answer, Client, Protocol};
-use crate::support::{RECEIVE, connect, receive_once};
+use crate::support::{RECEIVE, receive_once};
 
 #[derive(Clone)]
 pub(crate) struct StructHeader {
@@ -52,7 +52,7 @@ impl Client for StructClient {
 
     fn start(options: &CallOptions) -> io::Result<Self> {
         Ok(StructClient {
-            framed: Framed::new(connect(&options.common.address)?, answers()),
+            framed: Framed::new(connect(options)?, answers()),
             encoding: options.common.encoding,
         })
     }

@@ -9,7 +9,6 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::time::Duration;
 
 use socketserver::prelude::*;
 
@@ -58,13 +57,13 @@ pub(crate) struct UdpClient {
     socket: UdpSocket,
     address: String,
     encoding: Encoding,
-    wait: Duration,
 }
 
 impl Client for UdpClient {
     const LONGEST_COMMAND: usize = LONGEST;
     const TOO_LONG: &'static str = "do not fit a datagram";
     const CARRIES_EMPTY: bool = true;
+    const SILENT: &'static str = "the command may have been lost, its answer may have been, or it still runs";
 
     fn start(options: &CallOptions) -> io::Result<Self> {
         let address = &options.common.address;
@@ -79,7 +78,6 @@ impl Client for UdpClient {
             socket,
             address: address.clone(),
             encoding: options.common.encoding,
-            wait: options.wait,
         })
     }
 
@@ -87,14 +85,6 @@ impl Client for UdpClient {
         self.socket.send(command.as_bytes())?;
         let mut output = vec![0; LONGEST_OF_ANY];
         let length = self.socket.recv(&mut output).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => {
-                let text = format!(
-                    "no answer within {} s: the command may have been lost, its answer may have been, or it still \
-                     runs",
-                    self.wait.as_secs_f64()
-                );
-                io::Error::new(ErrorKind::TimedOut, text)
-            }
             // What a datagram met is told at the next call (udp(7)).
             ErrorKind::ConnectionRefused => cannot_connect(&self.address, &error),
             _ => error,

@@ -1,8 +1,45 @@
-//! What the examples share: whom they serve and call, which is this machine unless told otherwise, and the
-//! tutorial's way to receive.
+//! What the examples share: whom they serve and call, which is this machine unless told otherwise, the
+//! tutorial's way to receive, and how a program ends.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use signal_hook::consts::SIGPIPE;
+use signal_hook::low_level::emulate_default_handler;
+
+/// A time as text, for an option.
+pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
+    // So long a time can be added to any clock.
+    const LONGEST: Duration = Duration::from_hours(365 * 24);
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|time| !time.is_zero() && *time <= LONGEST)
+        .ok_or("not a number of seconds above 0, such as 60 or 0.5, and up to a year")
+}
+
+/// Tells why the program fails; the status is 2 for what its caller has to mend.
+pub(crate) fn failure(program: &str, error: &io::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{program}: {error}");
+    match error.kind() {
+        ErrorKind::InvalidInput => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Writes to standard output or standard error. Where nobody reads any more (`| head`), it ends the program as it
+/// ends others: by SIGPIPE, which Rust's runtime ignores.
+pub(crate) fn print(mut to: impl Write, text: impl AsRef<[u8]>) -> io::Result<()> {
+    let printed = to.write_all(text.as_ref()).and_then(|()| to.flush());
+    if let Err(error) = &printed
+        && error.kind() == ErrorKind::BrokenPipe
+    {
+        emulate_default_handler(SIGPIPE)?;
+    }
+    printed
+}
 
 /// Refuses to serve an address that is not loopback. Every address that `text` stands for has to be: the
 /// server takes any of them. `risk` is what anybody who reaches it could do.

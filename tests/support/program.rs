@@ -1,6 +1,7 @@
 //! Programs whose standard input and output are in a test's hands: examples, and peers in Python.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write, pipe};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,6 +143,20 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A program that prints something ends as others do when nobody reads it (`| head`): by SIGPIPE, without a word.
+#[track_caller]
+pub fn assert_ends_with_its_reader(command: &mut Command) {
+    let output = unread(command).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.signal(), Some(Signal::SIGPIPE as i32), "{output:?}");
+    assert_eq!(output.stderr, b"", "{output:?}");
+}
+
+/// Nobody reads what the program prints.
+pub fn unread(command: &mut Command) -> &mut Command {
+    let (_, writer) = pipe().unwrap();
+    command.stdout(writer)
 }
 
 /// A program of tests/peers.
