@@ -49,6 +49,7 @@ tests![
     waiting_in_a_threading_handler_is_a_deadlock,
     waiting_in_a_pool_handler_is_a_deadlock,
     waiting_in_a_hook_of_the_loop_is_a_deadlock,
+    waiting_in_a_handler_of_a_server_inside_is_a_deadlock,
     a_guard_stopped_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
     a_guard_joined_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
     a_guard_dropped_in_a_handler_of_its_server_stops_it_and_does_not_wait,
@@ -494,6 +495,28 @@ fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
     };
     server.serve_forever().unwrap();
     assert_ne!(deadlocks.load(Ordering::SeqCst), 0);
+}
+
+/// The handler of one server serves with another, whose handler waits for the first.
+fn waiting_in_a_handler_of_a_server_inside_is_a_deadlock() {
+    let running = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| -> Done {
+        let outside = request.server().shutdown_handle().expect("it has a server");
+        let inside = TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+            write!(request, "{:?}", outside.wait_timeout(Duration::from_millis(100)))
+        });
+        let inside = Arc::new(inside.bind()?);
+        let client = connect(&inside.server_address());
+        inside.handle_request()?;
+        inside.close()?;
+        request.write_all(&read_to_end(client))?;
+        let outside = request.server().shutdown_handle().expect("it has a server");
+        write!(request, " {:?}", outside.wait_timeout(Duration::from_millis(100)))
+    })
+    .spawn()
+    .unwrap();
+    let answer = read_to_end(connect(running.server_address()));
+    assert_eq!(str::from_utf8(&answer), Ok("Err(Deadlock) Err(Deadlock)"));
+    assert_eq!(running.stop().unwrap().served, 1);
 }
 
 fn waiting_with_a_timeout_says_when_it_is_over() {
