@@ -18,12 +18,13 @@ mod timer;
 mod try_lock;
 
 use std::io;
+use std::mem::zeroed;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -105,7 +106,36 @@ pub(crate) fn exit_now(code: i32) -> ! {
 pub(crate) fn default_action(number: i32) {
     // SAFETY: the default action runs no code of ours, so nothing can be unsafe in a handler; a number that is none is
     // refused.
-    unsafe { libc::signal(number, libc::SIG_DFL) };
+    let before = unsafe { libc::signal(number, libc::SIG_DFL) };
+    if let Some(replaced) = replaced(number)
+        && ![libc::SIG_DFL, libc::SIG_IGN, libc::SIG_ERR].contains(&before)
+    {
+        replaced.store(before, Ordering::Relaxed);
+    }
+}
+
+/// The handlers in whose places [`default_action`] has put the default, by the number of the signal; 0: it has not.
+static REPLACED: [AtomicUsize; 65] = [const { AtomicUsize::new(0) }; 65];
+
+fn replaced(number: i32) -> Option<&'static AtomicUsize> {
+    REPLACED.get(usize::try_from(number).ok()?)
+}
+
+/// Undoes [`default_action`], for a server in a child that listens to the signal: signal-hook makes a signal come once,
+/// and does not know that it does not any more.
+fn undo_default_action(number: i32) {
+    let handler = replaced(number).map_or(0, |replaced| replaced.swap(0, Ordering::Relaxed));
+    // SAFETY: all fields are integers or pointers, for which zero is a value: the default action.
+    let mut now: libc::sigaction = unsafe { zeroed() };
+    // SAFETY: the pointer is to a value that lives through the call, which changes nothing else.
+    unsafe { libc::sigaction(number, ptr::null(), &raw mut now) };
+    if handler == 0 || now.sa_sigaction != libc::SIG_DFL {
+        return;
+    }
+    now.sa_sigaction = handler;
+    now.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    // SAFETY: this handler has been the signal's before; one that takes less than `SA_SIGINFO` gives leaves it.
+    unsafe { libc::sigaction(number, &raw const now, ptr::null_mut()) };
 }
 
 /// The signal that makes a thread look what it has to do, which is stuck in a handler's read: the timer of
@@ -135,6 +165,12 @@ pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>, nonblocking: bool) {
     let value = libc::c_int::from(nonblocking);
     // SAFETY: the descriptor is open (it is borrowed), and the kernel reads one int.
     unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONBIO, &raw const value) };
+}
+
+/// listen(2). nix refuses a queue that is longer than the C library says (`SOMAXCONN`: 4096, of musl 128), not the kernel.
+pub(crate) fn listen(socket: BorrowedFd<'_>, connections: libc::c_int) -> nix::Result<()> {
+    // SAFETY: two numbers; the descriptor is open (it is borrowed).
+    Errno::result(unsafe { libc::listen(socket.as_raw_fd(), connections) }).map(drop)
 }
 
 /// Whether a socket was shut down for reading (`POLLRDHUP`, poll(2), which nix has no name for).
@@ -219,6 +255,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // for, an allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
+    undo_default_action(signal);
     // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.
     unblock(signal);
     Ok(SignalGuard { id, signal, reaction })
