@@ -253,7 +253,12 @@ impl Wakeup {
             .stopped_at
             .is_past(self.deadline.get().and_then(|deadline| deadline.timeout))
         {
-            self.force();
+            // Once only: it nudges those that sleep, and they would nudge one another without end.
+            if self.is_forced() {
+                self.attend_inline();
+            } else {
+                self.force();
+            }
         }
     }
 
@@ -403,11 +408,12 @@ impl Wakeup {
     }
 
     /// Once everybody can know that nobody is to accept: from now on such a call does not wait, and nobody is in one
-    /// who was in it before. Whoever has told it may not have got so far yet.
-    pub(crate) fn bring_sleepers_out(&self) {
+    /// who was in it before. Whoever has told it may not have got so far yet. As long as nobody is to accept: past that,
+    /// who came out sleeps again.
+    pub(crate) fn bring_sleepers_out(&self, nobody_is_to: impl Fn() -> bool) {
         if let Some(sleepers) = self.sleepers() {
             sleepers.wake_up();
-            sleepers.wait_until_out();
+            sleepers.wait_until_out(nobody_is_to);
         }
     }
 
