@@ -130,7 +130,7 @@ impl<T: Transport> Core<T> {
             self.shared().advance(State::Draining);
             if let Ok(wakeup) = self.shared().wakeup() {
                 // Refusing may look like a request to those who wait for one.
-                wakeup.bring_sleepers_out();
+                wakeup.bring_sleepers_out(|| true);
             }
             let left = self.take_over_queue();
             server.drain_requests();

@@ -243,7 +243,7 @@ impl Shared {
         }
         self.wake();
         if suspended && let Ok(wakeup) = self.wakeup() {
-            wakeup.bring_sleepers_out();
+            wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
         }
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
     }

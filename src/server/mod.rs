@@ -122,7 +122,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// # After a fork
     ///
     /// A bound server is served in one process. A copy in another (fork(2)) has the same descriptors: each takes news that
-    /// are for the other, and when one is told to stop, the kernel refuses the clients of both. To serve in several
+    /// are for the other, and what stops one of them stops both, perhaps with an error. To serve in several
     /// processes there is [`PreFork`](crate::PreFork); by hand, fork first and make a server in each process, of one socket
     /// ([`with_transport`](SocketServer::with_transport)) or with
     /// [`allow_reuse_port`](crate::Configure::allow_reuse_port). The process that is left, of a daemon the first, ends with
