@@ -36,10 +36,11 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     }
 
     /// A server for a transport that is bound, and listening, already: a socket that was inherited (from systemd,
-    /// sd_listen_fds(3), or kept over an exec(2) of the program itself) or made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
-    /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here. But a client
-    /// for which the kernel has woken this server is served by it, because it wakes nobody else: one that comes in the
-    /// moment in which a server is killed may wait until the next comes. The socket is non-blocking from then on, for
+    /// `sd_listen_fds(3)`, or kept over an exec(2) of the program itself) or made with options of its own. `server_bind`
+    /// and `server_activate` leave it as it is, and so does stopping: others may accept from it, so what it has queued is
+    /// theirs, and it is only closed here. But a client for which the kernel has woken this server is served by it, because
+    /// it wakes nobody else: one that comes in the moment in which a server is killed may wait until the next comes. The
+    /// socket is non-blocking from then on, for
     /// all who have it, and has to stay so.
     ///
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
