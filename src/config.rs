@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::invalid_input;
 use crate::lifecycle::SignalAction;
 use crate::limits::{Limit, RateLimit};
 use crate::observer::Observer;
@@ -23,7 +24,7 @@ pub struct Config {
     /// default): for ever. `serve_forever` has no use for it, as in Python.
     pub timeout: Option<Duration>,
     /// How often at least `service_actions` runs while nothing happens; `None` (the default): only
-    /// when something happens, so an idle server sleeps. Python: 0.5 s.
+    /// when something happens, so an idle server sleeps. Zero does not bind. Python: 0.5 s.
     pub poll_interval: Option<Duration>,
     /// Connections that the kernel queues until they are accepted: listen(2)'s backlog. Default 4096,
     /// which the kernel cuts to `net.core.somaxconn`. Python: 5.
@@ -121,6 +122,19 @@ pub struct Config {
 pub(crate) type SocketHook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
 
 impl Config {
+    /// # Errors
+    ///
+    /// A processor would be kept busy.
+    pub(crate) fn check_interval(&self) -> io::Result<()> {
+        if self.poll_interval == Some(Duration::ZERO) {
+            return Err(invalid_input(
+                "a poll_interval of zero would keep a processor busy; set none to do something only when something \
+                 happens",
+            ));
+        }
+        Ok(())
+    }
+
     fn on_signal(&mut self, signal: i32, action: SignalAction) {
         self.signals.retain(|(other, _)| *other != signal);
         self.signals.push((signal, action));

@@ -188,8 +188,9 @@
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
 //!
-//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"`
-//! it ends the process: of a child or a worker that request's, or those beside it, else the whole program.
+//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"` it
+//! ends the process: under [`Forking`] the request's, under [`PreFork`] a worker, with what it serves besides, which is
+//! replaced; both are reported in the parent ([`Cause::Exit`], SIGABRT). Under the other strategies it ends the program.
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]

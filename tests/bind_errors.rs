@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use nix::sys::socket::SockaddrStorage;
 use socketserver::prelude::*;
@@ -43,7 +44,10 @@ tests![
     a_path_without_permission_is_told,
     a_port_without_permission_is_told,
     a_pool_of_zero_workers_is_refused,
+    a_pool_of_more_workers_than_there_can_be_is_refused,
     a_forking_server_of_zero_children_is_refused,
+    a_poll_interval_of_zero_is_refused,
+    an_owner_that_is_none_is_refused,
     a_signal_that_cannot_be_caught_is_refused,
     an_error_of_before_bind_is_told_with_the_address,
     a_process_without_descriptors_says_so,
@@ -393,6 +397,34 @@ fn a_pool_of_zero_workers_is_refused() {
     let server = ThreadPoolUnixDatagramServer::new(&place.path, EchoLine).workers(0);
     assert_fails(server, ErrorKind::InvalidInput, text);
     assert!(!place.path.exists());
+}
+
+fn a_pool_of_more_workers_than_there_can_be_is_refused() {
+    let text = "18446744073709551615 workers are more threads than there can be (4194304): set workers to what the \
+                machine has room for";
+    let server = ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).workers(usize::MAX);
+    assert_fails(server, ErrorKind::InvalidInput, text);
+}
+
+fn a_poll_interval_of_zero_is_refused() {
+    let text = "a poll_interval of zero would keep a processor busy; set none to do something only when something \
+                happens";
+    assert_fails(
+        tcp("127.0.0.1:0").poll_interval(Duration::ZERO),
+        ErrorKind::InvalidInput,
+        text,
+    );
+}
+
+// chown(2) takes it for "leave it as it is".
+fn an_owner_that_is_none_is_refused() {
+    let place = temp_path("socket");
+    for (uid, gid, what) in [(Some(u32::MAX), None, "user"), (None, Some(u32::MAX), "group")] {
+        let text = format!("socket_owner: 4294967295 is no {what}");
+        let server = unix(&place.path).socket_owner(uid, gid);
+        assert_fails(server, ErrorKind::InvalidInput, &text);
+        assert!(!place.path.exists());
+    }
 }
 
 fn a_forking_server_of_zero_children_is_refused() {

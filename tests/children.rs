@@ -11,12 +11,14 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{Active, Cause, Handled, Phase, State, Tcp};
+use support::interrupt::wait_until_asleep;
 use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
@@ -52,6 +54,8 @@ tests![
     sigterm_ends_a_child_although_the_program_listens_to_it,
     sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started,
     a_child_that_is_ended_as_it_begins_does_not_stop_the_server,
+    a_server_in_a_child_hears_of_its_own_children,
+    a_server_in_a_child_hears_of_its_own_signals,
     a_child_ends_without_running_the_programs_exit,
     other_threads_are_warned_of,
     a_program_without_other_threads_is_not_warned,
@@ -64,6 +68,7 @@ tests![
     three_mix_ins_call_each_other_in_the_child,
     handle_request_forks,
     handle_request_reaps_what_ended_before,
+    a_thread_that_waits_for_a_place_hears_of_a_child_after_another_has_gone,
     closing_waits_for_the_children,
     children_that_do_not_end_are_terminated_at_the_deadline,
     children_that_block_sigterm_are_killed,
@@ -620,6 +625,36 @@ fn a_child_that_is_ended_as_it_begins_does_not_stop_the_server() {
     assert_eq!(counts(running.stop().unwrap()), (0, 20));
 }
 
+fn a_server_in_a_child_hears_of_its_own_children() {
+    let serve = |request: &mut TcpRequest| -> io::Result<()> {
+        let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::from_secs(1));
+        let server = Arc::new(server.bind()?);
+        let client = connect(&server.server_address());
+        server.handle_request()?;
+        exchange_line(&client, "");
+        finish(&client);
+        let report = server.close()?;
+        write!(request, "{:?}", (report.served, report.failed, report.forced))
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, serve).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"(1, 0, 0)");
+    assert_eq!(counts(running.stop().unwrap()), (1, 0));
+}
+
+fn a_server_in_a_child_hears_of_its_own_signals() {
+    let serve = |request: &mut TcpRequest| -> io::Result<()> {
+        let server = TcpServer::new(ANY_PORT, EchoLine).shutdown_on_signals([signal::SIGHUP]);
+        let server = server.bind()?;
+        raise(Signal::SIGHUP)?;
+        server.serve_forever()?;
+        request.write_all(b"stopped")
+    };
+    let server = ForkingTcpServer::new(ANY_PORT, serve).shutdown_on_signals([signal::SIGHUP]);
+    let running = server.spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"stopped");
+    assert_eq!(counts(running.stop().unwrap()), (1, 0));
+}
+
 fn a_child_ends_without_running_the_programs_exit() {
     struct Loud(Pen);
     impl Drop for Loud {
@@ -934,6 +969,36 @@ fn handle_request_reaps_what_ended_before() {
     assert_eq!(process_state(process), None);
     assert_eq!(server.active_children(), 0);
     server.close().unwrap();
+}
+
+/// Two threads handle requests, one of them waits for a place. The other one's leaving is no reason not to tell it.
+fn a_thread_that_waits_for_a_place_hears_of_a_child_after_another_has_gone() {
+    let server = ForkingTcpServer::new(ANY_PORT, tell_process).max_children(2);
+    let server = Arc::new(server.bind().unwrap());
+    let first = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    let (ids, id) = mpsc::channel();
+    let handling = [(); 2].map(|()| {
+        let (server, ids) = (Arc::clone(&server), ids.clone());
+        std::thread::spawn(move || {
+            ids.send(gettid()).unwrap();
+            server.handle_request().unwrap()
+        })
+    });
+    // One has the last place and waits for a request, the other for a place.
+    id.iter().take(2).for_each(wait_until_asleep);
+    let finished = || handling.iter().filter(|thread| thread.is_finished()).count();
+    let second = connect(&server.server_address());
+    wait_until("one has handled a request", || finished() == 1);
+    let third = connect(&server.server_address());
+    assert_ne!(exchange_line(&first, ""), "");
+    finish(&first);
+    wait_until("so has the other", || finished() == 2);
+    for client in [second, third] {
+        assert_ne!(exchange_line(&client, ""), "");
+        finish(&client);
+    }
+    assert_eq!(counts(server.close().unwrap()), (3, 0));
 }
 
 fn closing_waits_for_the_children() {

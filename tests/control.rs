@@ -43,6 +43,7 @@ tests![
     a_forked_child_does_not_suspend_its_parent,
     handle_request_of_a_suspended_server_times_out,
     suspended_and_resumed_all_the_time_a_server_loses_nobody,
+    suspended_and_resumed_by_several_threads_at_once_none_waits_long,
     a_suspended_server_at_its_limit_resumes,
     a_suspended_server_never_wakes_up,
     a_function_runs_at_a_signal_under_every_strategy,
@@ -431,6 +432,33 @@ fn suspended_and_resumed_all_the_time_a_server_loses_nobody() {
         });
         assert_eq!(running.stop().unwrap().served, 150);
     }
+}
+
+fn suspended_and_resumed_by_several_threads_at_once_none_waits_long() {
+    let running = ThreadingTcpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    let controllers = [(); 3].map(|()| {
+        let handle = running.handle();
+        thread::spawn(move || {
+            let suspend = |_| {
+                let begun = Instant::now();
+                handle.suspend();
+                let took = begun.elapsed();
+                handle.resume();
+                took
+            };
+            (0..2000).map(suspend).max()
+        })
+    });
+    let longest = controllers
+        .map(|controller| controller.join().unwrap())
+        .into_iter()
+        .max();
+    // Nobody who sleeps is waited for any more once somebody else has resumed.
+    assert!(longest < Some(Some(Duration::from_millis(900))), "{longest:?}");
+    running.handle().resume();
+    assert_eq!(exchange_line(connect(running.server_address()), "again\n"), "again\n");
+    running.stop().unwrap();
 }
 
 fn a_suspended_server_at_its_limit_resumes() {

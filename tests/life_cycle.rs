@@ -48,10 +48,12 @@ tests![
     a_signal_after_the_end_of_a_server_is_left_to_the_program,
     listening_to_signals_takes_no_thread,
     idle_servers_end_at_once,
+    idle_servers_without_patience_end_without_a_spin,
     waiting_in_a_sync_handler_is_a_deadlock,
     waiting_in_a_threading_handler_is_a_deadlock,
     waiting_in_a_pool_handler_is_a_deadlock,
     waiting_in_a_hook_of_the_loop_is_a_deadlock,
+    waiting_in_a_handler_of_a_server_inside_is_a_deadlock,
     a_guard_stopped_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
     a_guard_joined_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
     a_guard_dropped_in_a_handler_of_its_server_stops_it_and_does_not_wait,
@@ -382,6 +384,37 @@ fn idle_servers_end_at_once() {
     }
 }
 
+// The threads that sleep in accept(2) hear of the end and of the deadline at the same time.
+fn idle_servers_without_patience_end_without_a_spin() {
+    end_without_a_spin(|| TcpServer::new("127.0.0.1:0", EchoLine).drain_timeout(Duration::ZERO));
+    end_without_a_spin(|| ThreadingTcpServer::new("127.0.0.1:0", EchoLine).drain_timeout(Duration::ZERO));
+    end_without_a_spin(|| ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).drain_timeout(Duration::ZERO));
+}
+
+#[track_caller]
+fn end_without_a_spin<S: BaseServer>(make: impl Fn() -> S) {
+    let running = make().spawn().unwrap();
+    // More than one thread may accept from now on.
+    for _ in 0..2 {
+        assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    }
+    let before = processor_ticks();
+    running.stop().unwrap();
+    let spent = processor_ticks() - before;
+    assert!(spent < 30, "{spent} ticks of 10 ms");
+}
+
+/// What this process has had of the processors (`utime` and `stime`, proc(5)), which no busy machine changes.
+fn processor_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    [fields[11], fields[12]]
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .iter()
+        .sum()
+}
+
 /// A handler that waits for its own server says so instead of hanging, and asking it to stop goes on.
 #[track_caller]
 fn waiting_is_a_deadlock<S: BaseServer>(make: impl FnOnce(fn(&mut TcpRequest) -> Done) -> S) {
@@ -492,6 +525,28 @@ fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
     };
     server.serve_forever().unwrap();
     assert_ne!(deadlocks.load(Ordering::SeqCst), 0);
+}
+
+/// The handler of one server serves with another, whose handler waits for the first.
+fn waiting_in_a_handler_of_a_server_inside_is_a_deadlock() {
+    let running = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| -> Done {
+        let outside = request.server().shutdown_handle().expect("it has a server");
+        let inside = TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+            write!(request, "{:?}", outside.wait_timeout(Duration::from_millis(100)))
+        });
+        let inside = Arc::new(inside.bind()?);
+        let client = connect(&inside.server_address());
+        inside.handle_request()?;
+        inside.close()?;
+        request.write_all(&read_to_end(client))?;
+        let outside = request.server().shutdown_handle().expect("it has a server");
+        write!(request, " {:?}", outside.wait_timeout(Duration::from_millis(100)))
+    })
+    .spawn()
+    .unwrap();
+    let answer = read_to_end(connect(running.server_address()));
+    assert_eq!(str::from_utf8(&answer), Ok("Err(Deadlock) Err(Deadlock)"));
+    assert_eq!(running.stop().unwrap().served, 1);
 }
 
 fn waiting_with_a_timeout_says_when_it_is_over() {

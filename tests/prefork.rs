@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use support::journal::journal;
 use support::matrix::{EchoOrFail, Kind, cell};
 use support::process::pid;
 use support::talk::{ECHO_LINES, assert_echoes, assert_waits, finish};
-use support::{children, connect, exchange_line, logged, process_state, read_to_end, wait_until};
+use support::{CEILING, children, connect, exchange_line, inet, logged, process_state, read_to_end, wait_until};
 
 tests![
     so_many_workers_serve_as_were_set,
@@ -39,6 +40,8 @@ tests![
     errors_and_panics_are_counted_and_cost_no_worker,
     steps_of_handlers_run_and_fail_as_under_every_strategy,
     a_child_of_the_program_is_left_to_the_program,
+    a_worker_does_not_keep_the_connections_of_another_server_open,
+    a_worker_does_not_keep_the_port_of_another_server_taken,
     a_handlers_shutdown_stops_all,
     a_handler_sees_that_the_server_drains,
     connections_that_are_idle_end_when_the_server_drains,
@@ -325,6 +328,29 @@ fn a_child_of_the_program_is_left_to_the_program() {
 }
 
 // ----- The end -----------------------------------------------------------------------------------
+
+fn a_worker_does_not_keep_the_connections_of_another_server_open() {
+    let other = ThreadingTcpServer::new(ANY_PORT, Commanded).spawn().unwrap();
+    let client = Client::start(&other.server_address().to_string(), "idle");
+    let (running, _) = serve(server().workers(1), 1);
+    // The worker has a copy of that connection.
+    client.finish();
+    assert_eq!(other.stop().unwrap().served, 1);
+    stop(running, 0, 0);
+}
+
+fn a_worker_does_not_keep_the_port_of_another_server_taken() {
+    let other = ThreadingTcpServer::new(ANY_PORT, Commanded).spawn().unwrap();
+    let address = other.server_address().clone();
+    let (running, _) = serve(server().workers(1), 1);
+    other.stop().unwrap();
+    let error = TcpStream::connect_timeout(&inet(&address), CEILING).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    let again = ThreadingTcpServer::new(address, Commanded).spawn().unwrap();
+    request(&again.server_address().to_string());
+    assert_eq!(again.stop().unwrap().served, 1);
+    stop(running, 0, 0);
+}
 
 fn a_handlers_shutdown_stops_all() {
     let (running, address) = serve(server().workers(3), 3);
@@ -656,5 +682,14 @@ fn numbers_that_contradict_one_another_do_not_bind() {
     check(
         server().max_spare_workers(1),
         "at least 2 spare workers and at most 1: set max_spare_workers to min_spare_workers or more",
+    );
+    check(
+        server().workers(usize::MAX),
+        "18446744073709551615 workers are more processes than there can be (4194304): set min_workers to what the \
+         machine has room for",
+    );
+    check(
+        server().hang_timeout(Duration::ZERO),
+        "a hang_timeout of zero would kill each worker at once; set none for no limit",
     );
 }

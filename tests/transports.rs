@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -33,7 +34,7 @@ use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp
 
 tests![
     roles: serves_an_inherited_descriptor_in_threads, serves_an_inherited_descriptor_in_a_pool,
-        serves_an_inherited_descriptor_in_processes;
+        serves_an_inherited_descriptor_in_processes, tells_how_long_its_queue_is;
     a_transport_of_ones_own_serves_an_inherited_descriptor_in_threads,
     a_transport_of_ones_own_serves_an_inherited_descriptor_in_a_pool,
     a_transport_of_ones_own_serves_an_inherited_descriptor_in_processes,
@@ -82,6 +83,7 @@ tests![
     request_queue_size_is_what_the_kernel_queues,
     the_default_queue_holds_hundreds_of_clients_that_come_at_once,
     a_request_queue_size_beyond_the_kernels_is_cut,
+    a_request_queue_size_that_the_kernel_has_been_given_room_for_is_kept,
     socket_is_the_listening_socket_by_its_type,
     fileno_is_the_descriptor_of_the_socket,
     no_socket_exists_before_binding,
@@ -515,13 +517,13 @@ fn a_socket_made_elsewhere_that_somebody_shuts_down_ends_serving_under_every_str
         (Udp::try_from(socket).unwrap(), other)
     });
     under_every_strategy(|| {
-        let _ = std::fs::remove_file(&place.path);
+        let _ = fs::remove_file(&place.path);
         let listener = UnixListener::bind(&place.path).unwrap();
         let other = listener.try_clone().unwrap();
         (UnixStreams::try_from(listener).unwrap(), other)
     });
     under_every_strategy(|| {
-        let _ = std::fs::remove_file(&place.path);
+        let _ = fs::remove_file(&place.path);
         let socket = UnixDatagram::bind(&place.path).unwrap();
         let other = socket.try_clone().unwrap();
         (UnixDatagrams::try_from(socket).unwrap(), other)
@@ -975,6 +977,43 @@ fn a_request_queue_size_beyond_the_kernels_is_cut() {
         .spawn()
         .unwrap();
     assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+}
+
+/// Where the kernel queues as many as it is told to, which is a matter of the network namespace; without the privilege
+/// to make one it says nothing.
+fn tells_how_long_its_queue_is() {
+    // SAFETY: this process has no other thread.
+    let alone = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+    if !alone || fs::write("/proc/sys/net/core/somaxconn", "20000").is_err() {
+        return;
+    }
+    let server = TcpServer::new(":0", EchoLine)
+        .request_queue_size(10_000)
+        .bind()
+        .unwrap();
+    // The numbers of tcp(7)'s `TCP_INFO`; the eighth is that of listen(2), of a socket that listens.
+    let mut info = [0_u32; 8];
+    let mut length = libc::socklen_t::try_from(size_of_val(&info)).unwrap();
+    let socket = server.fileno().unwrap().as_raw_fd();
+    // SAFETY: both pointers are to values that live through the call, of the length told.
+    let told = unsafe {
+        libc::getsockopt(
+            socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(told, 0);
+    print!("{}", info[7]);
+}
+
+fn a_request_queue_size_that_the_kernel_has_been_given_room_for_is_kept() {
+    let output = role("tells_how_long_its_queue_is").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(["10000", ""].contains(&told.as_str()), "{told}");
 }
 
 // ----- What is told of the socket ----------------------------------------------------------------

@@ -323,17 +323,15 @@ impl<T: Transport> Acceptor<T> {
         // Hooks run here: waiting for the server from one of them could never end.
         let _busy = core.shared().enter();
 
-        if self.forks {
-            // Before the service actions: a child that ends after them writes the wake-up.
-            wakeup.about_to_wait();
-        }
+        // Before the service actions: a child that ends after them writes the wake-up.
+        let _told = self.forks.then(|| wakeup.about_to_wait());
         self.server.service_actions();
         if let Some(master) = core.shared().master() {
             master.end_copy();
             master.leave_in_time(wakeup);
         }
         let timeout = self.until_next_due(timeout);
-        let turn = if wakeup.is_stopping() {
+        if wakeup.is_stopping() {
             self.turn_stopping(core, wakeup, place)
         } else if let Err(error) = core.keep_suspension() {
             self.back_off(&error).map(|()| Turn::Again)
@@ -344,11 +342,7 @@ impl<T: Transport> Acceptor<T> {
             Ok(Turn::Job(job))
         } else {
             self.turn_serving(core, wakeup, place, timeout)
-        };
-        if self.forks {
-            wakeup.awake();
         }
-        turn
     }
 
     fn turn_serving(

@@ -116,7 +116,7 @@ impl<T: Transport> Acceptor<T> {
         Ok(wakeup.sleepers().is_some_and(|sleepers| {
             let slept = sleepers.turn_off();
             if slept {
-                sleepers.wait_until_out();
+                sleepers.wait_until_out(|| true);
             }
             slept
         }))

@@ -78,12 +78,11 @@ fn wait_until_idle<T: Transport>(
     let interval = core.attribute(|config| config.poll_interval);
     loop {
         // Before the look, so that a child that ends after it writes the wake-up.
-        wakeup.about_to_wait();
+        let _told = wakeup.about_to_wait();
         server.service_actions();
         let now = Instant::now();
         let over = deadline.is_some_and(|deadline| now >= deadline) || (patient && wakeup.is_forced());
         if over || core.shared().registry.is_idle() {
-            wakeup.awake();
             return Ok(());
         }
         core.waiting_room().run_ready(server);
@@ -131,7 +130,7 @@ impl<T: Transport> Core<T> {
             self.shared().advance(State::Draining);
             if let Ok(wakeup) = self.shared().wakeup() {
                 // Refusing may look like a request to those who wait for one.
-                wakeup.bring_sleepers_out();
+                wakeup.bring_sleepers_out(|| true);
             }
             let left = self.take_over_queue();
             server.drain_requests();

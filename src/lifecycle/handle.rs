@@ -10,7 +10,9 @@ use crate::stats::Stats;
 /// [`serve_forever`](crate::BaseServer::serve_forever) has taken the server away and after it has ended.
 ///
 /// From [`BaseServer::handle`](crate::BaseServer::handle); clones are for the same server. In a forked child
-/// it is a copy like all memory: what it does there, the server does not see.
+/// it is a copy like all memory: what it does there, the server does not see. In a signal handler only
+/// [`shutdown`](ShutdownHandle::shutdown) may be called; for all else there is
+/// [`on_signal`](crate::Configure::on_signal).
 ///
 /// ```
 /// use std::net::TcpStream;

@@ -19,7 +19,7 @@ mod stamp;
 mod ticket;
 mod wakeup;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -251,7 +251,7 @@ impl Shared {
         }
         self.wake();
         if suspended && let Ok(wakeup) = self.wakeup() {
-            wakeup.bring_sleepers_out();
+            wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
             self.wait_until_nobody_accepts();
         }
         self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
@@ -363,9 +363,13 @@ impl Shared {
 
     /// Marks this thread as one that the server waits for, until the guard is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Busy {
-        Busy {
-            outer: BUSY_FOR.replace(Arc::as_ptr(self)),
+        let this = Arc::as_ptr(self);
+        let outer = BUSY_FOR.replace(this);
+        let hides = !outer.is_null() && outer != this;
+        if hides {
+            BUSY_OUTSIDE.with_borrow_mut(|servers| servers.push(outer));
         }
+        Busy { outer, hides }
     }
 
     /// Before waiting for the end of the server.
@@ -374,7 +378,8 @@ impl Shared {
     ///
     /// This thread runs the server's loop or one of its requests.
     pub(crate) fn check_no_deadlock(self: &Arc<Self>) -> Result<(), WaitError> {
-        if BUSY_FOR.get() == Arc::as_ptr(self) {
+        let this = Arc::as_ptr(self);
+        if BUSY_FOR.get() == this || BUSY_OUTSIDE.with_borrow(|servers| servers.contains(&this)) {
             return Err(WaitError::Deadlock);
         }
         Ok(())
@@ -384,6 +389,8 @@ impl Shared {
 thread_local! {
     /// The server whose loop or request this thread runs; compared, never followed.
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
+    /// Those in whose requests that one is served.
+    static BUSY_OUTSIDE: RefCell<Vec<*const Shared>> = const { RefCell::new(Vec::new()) };
 }
 
 thread_local! {
@@ -406,11 +413,16 @@ impl Drop for Accepting<'_> {
 /// This thread works for a server; see [`Shared::enter`].
 pub(crate) struct Busy {
     outer: *const Shared,
+    /// The outer one is another server.
+    hides: bool,
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         BUSY_FOR.set(self.outer);
+        if self.hides {
+            BUSY_OUTSIDE.with_borrow_mut(Vec::pop);
+        }
     }
 }
 

@@ -128,12 +128,14 @@ impl Sleepers {
 
     /// Waits until those have come out who were in when [`wake_up`](Self::wake_up) was called: the kernel may have
     /// given them a request before they saw the signal. Not from a signal handler. Not for ever: a handler may have
-    /// left its thread with the signal blocked.
-    pub(crate) fn wait_until_out(&self) {
+    /// left its thread with the signal blocked. And only while it is still `wanted`: past that, a thread that has come
+    /// out can be in again.
+    pub(crate) fn wait_until_out(&self, wanted: impl Fn() -> bool) {
         let (this, end) = (gettid().as_raw(), Instant::now() + super::PATIENCE);
         for place in &self.threads {
             let thread = place.load(Ordering::SeqCst);
-            while ![0, this].contains(&thread) && place.load(Ordering::SeqCst) == thread && Instant::now() < end {
+            let is_in = || ![0, this].contains(&thread) && place.load(Ordering::SeqCst) == thread;
+            while is_in() && wanted() && Instant::now() < end {
                 std::thread::yield_now();
             }
         }

@@ -25,7 +25,7 @@ pub use halves::{RFile, WFile};
 pub use memory::{MemoryDatagrams, MemoryStream};
 pub use stream::Stream;
 pub use stream_request::StreamRequest;
-pub(crate) use stream_request::about_to_fork;
+pub(crate) use stream_request::{about_to_fork, has_not_forked};
 
 /// What the framework itself needs of a request. Handlers use the methods of the concrete type,
 /// [`StreamRequest`] or [`DatagramRequest`]; only a transport with requests of its own implements this.

@@ -14,16 +14,21 @@ use crate::address::Address;
 use crate::framing::{Framed, Lender};
 use crate::timeouts::Timeouts;
 
-/// Whether this program has forked for a request.
+/// Whether other processes may have the connections of this one: it has forked for a request, or workers.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// A child is about to be forked: it gets another handle to every connection that is open in this program,
+/// A child or a worker is about to be forked: it gets another handle to every connection that is open in this program,
 /// those of other servers and of requests beside its own included (fork(2)).
 pub(crate) fn about_to_fork() {
     // Written once: after each fork a write to memory that the child has, too, copies a page.
     if !FORKED.load(Ordering::Relaxed) {
         FORKED.store(true, Ordering::Relaxed);
     }
+}
+
+/// In a worker, right after its fork: the connections that it will have are its own.
+pub(crate) fn has_not_forked() {
+    FORKED.store(false, Ordering::Relaxed);
 }
 
 /// A connection to serve: Python's `request`, `rfile` and `wfile` in one.

@@ -119,6 +119,15 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// set since. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
     /// its caller by then whether it can serve.
     ///
+    /// # After a fork
+    ///
+    /// A bound server is served in one process. A copy in another (fork(2)) has the same descriptors: each takes news that
+    /// are for the other, and what stops one of them stops both, perhaps with an error. To serve in several
+    /// processes there is [`PreFork`](crate::PreFork); by hand, fork first and make a server in each process, of one socket
+    /// ([`with_transport`](SocketServer::with_transport)) or with
+    /// [`allow_reuse_port`](crate::Configure::allow_reuse_port). The process that is left, of a daemon the first, ends with
+    /// `_exit(2)`: dropped there, a server takes its Unix path away, and a [`Running`] stops its server.
+    ///
     /// # Errors
     ///
     /// What prevents it, with the address and what to do: it does not resolve, is in use, not of this
@@ -272,6 +281,41 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// The descriptor of the listening socket, from binding until the server is closed: to wait for
     /// requests in a loop of one's own before `handle_request`.
+    ///
+    /// With a [`timeout`](Config::timeout) of zero, because a descriptor can be readable although nothing is there
+    /// (select(2), "Bugs"), and stays so while the server is suspended or at a limit. And now and then although it is not:
+    /// that the server was told to stop, that a child has ended or that a request may run that has waited for its
+    /// address's turn does not show there, and is seen to in `handle_request`.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::time::Duration;
+    /// use nix::poll::{PollFd, PollFlags, poll};
+    /// use socketserver::Handled;
+    /// use socketserver::prelude::*;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let new = |handler| UdpServer::new("127.0.0.1:0", handler).timeout(Duration::ZERO).bind();
+    /// let upper = |request: &mut DatagramRequest| request.reply(&request.packet().to_ascii_uppercase());
+    /// let servers = [Arc::new(new(upper)?), Arc::new(new(upper)?)];
+    /// # servers[1].shutdown();
+    /// 'serving: loop {
+    ///     let fds = servers.iter().filter_map(|server| server.fileno());
+    ///     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    ///     // A signal ends it early (EINTR), which is as good.
+    ///     let _ = poll(&mut fds, 500_u16);
+    ///     for server in &servers {
+    ///         if server.handle_request()? == Handled::Stopped {
+    ///             break 'serving;
+    ///         }
+    ///     }
+    /// }
+    /// for server in servers {
+    ///     println!("{}", server.close()?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     fn fileno(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.socket().map(std::os::fd::AsFd::as_fd)
     }

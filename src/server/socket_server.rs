@@ -35,17 +35,19 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
         }
     }
 
-    /// A server for a transport that is bound, and listening, already: a socket that was inherited or
-    /// made with options of its own. `server_bind` and `server_activate` leave it as it is, and so does
-    /// stopping: others may accept from it, so what it has queued is theirs, and it is only closed here. But a client
-    /// for which the kernel has woken this server is served by it, because it wakes nobody else: one that comes in the
-    /// moment in which a server is killed may wait until the next comes. The socket is non-blocking from then on, for
+    /// A server for a transport that is bound, and listening, already: a socket that was inherited (from systemd,
+    /// `sd_listen_fds(3)`, or kept over an exec(2) of the program itself) or made with options of its own. `server_bind`
+    /// and `server_activate` leave it as it is, and so does stopping: others may accept from it, so what it has queued is
+    /// theirs, and it is only closed here. But a client for which the kernel has woken this server is served by it, because
+    /// it wakes nobody else: one that comes in the moment in which a server is killed may wait until the next comes. The
+    /// socket is non-blocking from then on, for
     /// all who have it, and has to stay so.
     ///
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
     /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.
     ///
-    /// To hand a socket over from one process to the next, serve it like this in both. A server that has made its
+    /// To hand a socket over from one process to the next, or to serve it in several, serve it like this in each, where
+    /// they are forked with a server that is made after the fork. A server that has made its
     /// socket itself has the kernel refuse new clients when it stops, and that is for all who have the socket. Where it
     /// was shut down for reading, serving ends with an error.
     ///

@@ -23,7 +23,9 @@ use crate::transport::Transport;
 /// * The child runs the handler and ends with status 0, or 1 if it failed (the error goes to
 ///   `handle_error` in the child). It never returns into your code: destructors and exit handlers of the
 ///   parent do not run. It has closed the listening socket, and its signals do the default, except
-///   SIGINT, which a terminal sends to the whole group: the parent decides.
+///   SIGINT, which a terminal sends to the whole group: the parent decides. A server that a handler starts in it hears
+///   of its own again; what else listens by `signal-hook` (`tokio::process` to SIGCHLD) does not, so it is better a
+///   program of its own.
 /// * The parent reaps children as they end, and only its own: other children of the program are left to
 ///   whoever started them. (As process 1 of a container the program also gets the orphans of others, such as what a
 ///   handler has started and left behind, and they stay zombies: have an init there, as `docker run --init`.)
@@ -41,6 +43,10 @@ use crate::transport::Transport;
 /// A child has only the thread that forked, and a lock that another thread held at that moment stays
 /// locked in it for ever (fork(2), `pthread_atfork(3)`). Serve from the main thread of a program that has
 /// started no others; the server warns if there are any.
+///
+/// It has copies of the sockets of other servers in the program, too. Their clients do not notice; but the address of a
+/// datagram server, or of a TCP server without [`allow_reuse_address`](crate::Configure::allow_reuse_address), that has
+/// ended stays taken until the child has.
 ///
 /// ```no_run
 /// use std::io::Write;

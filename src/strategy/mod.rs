@@ -94,6 +94,9 @@ const fn one_strategy<S: BaseServer>() {
     );
 }
 
+/// So many processes and threads there can be at most (`PID_MAX_LIMIT`, proc(5)).
+const MOST_TASKS: usize = 1 << 22;
+
 /// How a child of ours ended; `None` while it runs.
 fn exit_status(pid: Pid) -> Option<ExitStatus> {
     match sys::reap(pid) {

@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Sender, unbounded};
 
 use super::accepting::Accepting;
-use super::one_strategy;
 use super::stack::StackSize;
+use super::{MOST_TASKS, one_strategy};
 use crate::acceptor::Acceptor;
 use crate::error::invalid_input;
 use crate::job::Job;
@@ -69,7 +69,7 @@ impl<S: BaseServer> ThreadPool<S> {
         }
     }
 
-    /// Sets the number of threads; with 0 the server does not bind.
+    /// Sets the number of threads; with 0, or more than there can be (4,194,304), the server does not bind.
     #[must_use]
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = threads;
@@ -154,6 +154,13 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
         if self.workers == 0 {
             let text = "a thread pool of 0 workers would never serve anybody: set workers to 1 or more";
             return Err(invalid_input(text));
+        }
+        if self.workers > MOST_TASKS {
+            return Err(invalid_input(format!(
+                "{} workers are more threads than there can be ({MOST_TASKS}): set workers to what the machine has room \
+                 for",
+                self.workers
+            )));
         }
         self.stack_size.check()?;
         self.inner.server_bind()

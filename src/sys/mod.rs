@@ -20,7 +20,7 @@ mod tcp;
 mod timer;
 mod try_lock;
 
-pub(crate) use descriptor::{is_shut_down, replace, set_nonblocking};
+pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use process::{Fork, exit_now, fork, reap};

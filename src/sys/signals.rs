@@ -1,9 +1,10 @@
 //! Signals: what is done in their handlers, and who is sent them.
 
 use std::io;
+use std::mem::zeroed;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -49,6 +50,30 @@ pub(crate) fn unblock(number: i32) {
 pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
     // SAFETY: three numbers; the kernel says no if there is no such thread.
     unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
+}
+
+/// The handlers of the signals that a server has listened to, by number. A child has them from its parent: it writes to no
+/// page for them.
+static HANDLERS: [AtomicUsize; 65] = [const { AtomicUsize::new(0) }; 65];
+
+/// After listening to a signal: the handler is there, also if this is a forked child that has put the default back
+/// ([`default_action`]). signal-hook, which makes a signal come once, does not know that it does not come any more.
+fn keep_handler(number: i32) {
+    let Some(handler) = usize::try_from(number).ok().and_then(|number| HANDLERS.get(number)) else {
+        return;
+    };
+    // SAFETY: all fields are integers or pointers, for which zero is a value: the default action.
+    let mut now: libc::sigaction = unsafe { zeroed() };
+    // SAFETY: the pointer is to a value that lives through the call, which changes nothing else.
+    unsafe { libc::sigaction(number, ptr::null(), &raw mut now) };
+    if now.sa_sigaction != libc::SIG_DFL {
+        handler.store(now.sa_sigaction, Ordering::Relaxed);
+        return;
+    }
+    now.sa_sigaction = handler.load(Ordering::Relaxed);
+    now.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+    // SAFETY: it has been the signal's handler before, with these flags, or is none.
+    unsafe { libc::sigaction(number, &raw const now, ptr::null_mut()) };
 }
 
 /// A registered signal action; dropped, it is taken back.
@@ -121,6 +146,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // for, an allocation or a panic, and errno is as the interrupted code left it.
     let id = unsafe { signal_hook::low_level::register(signal, handler) }
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
+    keep_handler(signal);
     // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.
     unblock(signal);
     Ok(SignalGuard { id, signal, reaction })

@@ -3,17 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::socket::{self, Backlog};
-
 use crate::config::Config;
 use crate::sys;
 
 /// listen(2) with the configured backlog.
 pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {
     let connections = i32::try_from(config.request_queue_size).unwrap_or(i32::MAX);
-    // What the kernel has no room for it cuts to net.core.somaxconn, but nix refuses it first.
-    let backlog = Backlog::new(connections).unwrap_or(Backlog::MAXCONN);
-    Ok(socket::listen(socket, backlog)?)
+    Ok(sys::listen(socket.as_fd(), connections)?)
 }
 
 /// Closes the socket that a server listens on, and keeps its number owned; see [`sys::replace`].

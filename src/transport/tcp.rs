@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::sys::socket::SockType;
+use nix::sys::socket::{Shutdown, SockType, shutdown};
 
 use super::inet::bound_socket;
 use super::{SocketType, Transport, socket};
@@ -18,6 +18,8 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Tcp {
     listener: TcpListener,
+    /// It was made here, and is nobody else's.
+    is_own: bool,
 }
 
 impl Transport for Tcp {
@@ -30,6 +32,7 @@ impl Transport for Tcp {
         let socket = bound_socket(address, config, SockType::Stream)?;
         Ok(Tcp {
             listener: socket.into(),
+            is_own: true,
         })
     }
 
@@ -58,7 +61,12 @@ impl Transport for Tcp {
         sys::refuse_connections(self.listener.as_fd())
     }
 
-    fn stop_listening(&self, placeholder: BorrowedFd<'_>, _in_child: bool) {
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
+        if self.is_own && !in_child {
+            // A process that another server of the program has forked has a copy, which would listen on, and keep the
+            // port taken.
+            let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Read);
+        }
         socket::close(self.listener.as_fd(), placeholder);
     }
 }
@@ -73,6 +81,9 @@ impl TryFrom<TcpListener> for Tcp {
     /// The listener could not be made non-blocking.
     fn try_from(listener: TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Tcp { listener })
+        Ok(Tcp {
+            listener,
+            is_own: false,
+        })
     }
 }

@@ -31,13 +31,19 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// The mode is none.
+    /// The mode, the user or the group is none.
     pub(super) fn of(config: &Config) -> io::Result<Option<Self>> {
         let (uid, gid) = (config.socket_uid, config.socket_gid);
         if let Some(mode) = config.socket_mode.filter(|mode| *mode > 0o777) {
             return Err(invalid_input(format!(
                 "socket_mode({mode:#o}) is no mode: permissions go from 0 to 0o777; write it in octal, such as 0o660"
             )));
+        }
+        for (number, what) in [(uid, "user"), (gid, "group")] {
+            // chown(2) would take it for "as it is".
+            if number == Some(u32::MAX) {
+                return Err(invalid_input(format!("socket_owner: {} is no {what}", u32::MAX)));
+            }
         }
         let any = config.socket_mode.is_some() || uid.is_some() || gid.is_some();
         Ok(any.then_some(Access {

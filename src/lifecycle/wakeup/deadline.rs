@@ -63,7 +63,12 @@ impl Wakeup {
             .stopped_at
             .is_past(self.deadline.get().and_then(|deadline| deadline.timeout))
         {
-            self.force();
+            // Once only: it nudges those that sleep, and they would nudge one another without end.
+            if self.is_forced() {
+                self.attend_inline();
+            } else {
+                self.force();
+            }
         }
     }
 

@@ -5,7 +5,7 @@ mod deadline;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -49,8 +49,8 @@ pub(crate) struct Wakeup {
     child_exited: AtomicBool,
     /// The signals that the accept loop has to do something about, a bit each.
     signals: AtomicU64,
-    /// The loop is about to wait: only then does a child's end need a write(2).
-    waiting: AtomicBool,
+    /// So many are about to wait: only then does a child's end need a write(2).
+    waiting: AtomicUsize,
     /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
     /// Signals, which the terminal sends to the whole group, are the parent's matter.
@@ -81,7 +81,7 @@ impl Wakeup {
             shutdown_signals: AtomicU32::new(0),
             child_exited: AtomicBool::new(false),
             signals: AtomicU64::new(0),
-            waiting: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
             in_child: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
             inline: InlineSlot::default(),
@@ -106,7 +106,8 @@ impl Wakeup {
         sys::replace(self.turn.as_fd(), event(EfdFlags::empty())?.as_fd())?;
         sys::replace(self.ended.as_fd(), event(EfdFlags::empty())?.as_fd())?;
         self.signals.store(0, Ordering::SeqCst);
-        for flag in [&self.child_exited, &self.waiting, &self.draining] {
+        self.waiting.store(0, Ordering::SeqCst);
+        for flag in [&self.child_exited, &self.draining] {
             flag.store(false, Ordering::SeqCst);
         }
         for flag in [&self.deaf, &self.may_exit, &self.asked_to_exit] {
@@ -240,7 +241,7 @@ impl Wakeup {
     /// SIGCHLD arrived.
     pub(crate) fn child_signal(&self) {
         self.child_exited.store(true, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
             if self.draining.load(Ordering::SeqCst) {
                 self.request_ended();
             } else {
@@ -263,7 +264,7 @@ impl Wakeup {
         self.in_child.store(true, Ordering::Relaxed);
         self.deaf.store(true, Ordering::Relaxed);
         self.inline.give_back_in_child();
-        self.awake();
+        self.waiting.store(0, Ordering::SeqCst);
     }
 
     // ----- Waiting -------------------------------------------------------------------------------
@@ -312,11 +313,12 @@ impl Wakeup {
     }
 
     /// Once everybody can know that nobody is to accept: from now on such a call does not wait, and nobody is in one
-    /// who was in it before. Whoever has told it may not have got so far yet.
-    pub(crate) fn bring_sleepers_out(&self) {
+    /// who was in it before. Whoever has told it may not have got so far yet. As long as nobody is to accept: past that,
+    /// who came out sleeps again.
+    pub(crate) fn bring_sleepers_out(&self, nobody_is_to: impl Fn() -> bool) {
         if let Some(sleepers) = self.sleepers() {
             sleepers.wake_up();
-            sleepers.wait_until_out();
+            sleepers.wait_until_out(nobody_is_to);
         }
     }
 
@@ -336,13 +338,10 @@ impl Wakeup {
         }
     }
 
-    /// From now on until [`Wakeup::awake`], a child's end makes whoever waits look again.
-    pub(crate) fn about_to_wait(&self) {
-        self.waiting.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn awake(&self) {
-        self.waiting.store(false, Ordering::SeqCst);
+    /// Until the guard is dropped, a child's end makes whoever waits look again.
+    pub(crate) fn about_to_wait(&self) -> AboutToWait<'_> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        AboutToWait(self)
     }
 
     /// The loops have ended: the one thread that is left drains.
@@ -403,6 +402,16 @@ impl Wakeup {
 
     pub(crate) fn wake_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+}
+
+/// See [`Wakeup::about_to_wait`].
+#[must_use]
+pub(crate) struct AboutToWait<'a>(&'a Wakeup);
+
+impl Drop for AboutToWait<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -33,7 +33,7 @@ impl<S: BaseServer> PreFork<S> {
         }
         loop {
             // Before the look, so that a worker that ends after it writes the wake-up.
-            wakeup.about_to_wait();
+            let _told = wakeup.about_to_wait();
             acceptor.server().service_actions();
             if wakeup.is_stopping() {
                 break;
@@ -42,7 +42,6 @@ impl<S: BaseServer> PreFork<S> {
             let interval = core.attribute(|config| config.poll_interval);
             let left = next.map(|at| at.saturating_duration_since(Instant::now()));
             core.wait_quiet(left.into_iter().chain(interval).min())?;
-            wakeup.awake();
         }
         core.begin_drain(acceptor.server());
         if self.state().len() > 0 || core.has_queued() {
@@ -58,7 +57,7 @@ impl<S: BaseServer> PreFork<S> {
         let wakeup = core.shared().wakeup()?;
         let board = core.shared().registry.make_board()?;
         while !board.is_queue_done() {
-            wakeup.about_to_wait();
+            let _told = wakeup.about_to_wait();
             acceptor.server().service_actions();
             self.state().look();
             if !core.has_time() || self.state().hopeless().is_some() {
@@ -71,7 +70,6 @@ impl<S: BaseServer> PreFork<S> {
                 self.start(1, acceptor);
             }
             wakeup.wait(left.min(core.tell_progress()).min(pause.unwrap_or(left)))?;
-            wakeup.awake();
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGTTIN, SIGTTOU};
 
 use crate::acceptor::Acceptor;
+use crate::error::invalid_input;
 use crate::job::Force;
 use crate::mutex::Mutex;
 use crate::server::{BaseServer, Concurrency};
@@ -223,7 +224,7 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Kills a worker, and replaces it, that does not wait for a request and has not got on for this long: none
     /// of its requests has begun, ended, read, written or called
-    /// [`heartbeat`](crate::ServerContext::heartbeat). `None`, the default: never.
+    /// [`heartbeat`](crate::ServerContext::heartbeat). `None`, the default: never. Zero does not bind.
     ///
     /// A worker that waits for a request does not hang, however long it waits. One that serves one request at
     /// a time and waits for a silent client does: for such, set a timeout on the request that is shorter.
@@ -296,6 +297,11 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
 
     fn server_bind(&self) -> io::Result<()> {
         self.numbers.check()?;
+        if self.hang_timeout == Some(Duration::ZERO) {
+            return Err(invalid_input(
+                "a hang_timeout of zero would kill each worker at once; set none for no limit",
+            ));
+        }
         self.inner.server_bind()
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::error::invalid_input;
+use crate::strategy::MOST_TASKS;
 
 /// The bounds, as they were set and as SIGTTIN and SIGTTOU have moved them.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,11 @@ impl Numbers {
             "a prefork server of 0 workers would never serve anybody: set workers, min_workers and max_workers to 1 \
              or more"
                 .to_owned()
+        } else if *min > MOST_TASKS {
+            format!(
+                "{min} workers are more processes than there can be ({MOST_TASKS}): set min_workers to what the machine \
+                 has room for"
+            )
         } else if min > max {
             format!("at least {min} workers and at most {max}: set max_workers to min_workers or more")
         } else if min_spare > max_spare {
@@ -60,8 +66,8 @@ impl Numbers {
     }
 
     pub(super) fn one_more(&mut self) {
-        self.min += 1;
-        self.max += 1;
+        self.min = self.min.saturating_add(1);
+        self.max = self.max.saturating_add(1);
     }
 
     /// False if there is only one.
@@ -122,7 +128,7 @@ impl Trend {
             return 0;
         }
         let batch = self.batch.max(short).min(room);
-        self.batch = (batch * 2).min(LARGEST_BATCH);
+        self.batch = batch.saturating_mul(2).min(LARGEST_BATCH);
         batch
     }
 
@@ -235,5 +241,18 @@ mod tests {
         assert!(numbers.one_fewer() && numbers.one_fewer());
         assert_eq!((numbers.min, numbers.max), (1, 1));
         assert!(!numbers.one_fewer());
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        let mut numbers = Numbers {
+            max: usize::MAX,
+            min_spare: usize::MAX,
+            max_spare: usize::MAX,
+            ..Numbers::default()
+        };
+        numbers.one_more();
+        assert_eq!((numbers.min, numbers.max), (6, usize::MAX));
+        assert_eq!(Trend::default().missing(&numbers, load(6, 6)), usize::MAX - 6);
     }
 }

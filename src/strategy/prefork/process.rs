@@ -16,6 +16,7 @@ use super::worker::Worker;
 use crate::acceptor::Acceptor;
 use crate::error::panic_message;
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
+use crate::request::{about_to_fork, has_not_forked};
 use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Fork};
 
@@ -43,10 +44,12 @@ impl<S: BaseServer> PreFork<S> {
             max_requests: self.max_requests.map(|requests| self.with_jitter(requests)),
             one_at_a_time: S::CONCURRENCY == Concurrency::None,
         };
+        about_to_fork();
         // Held over the fork: in the child, a lock that another thread held would stay locked.
         let (mut workers, mut registry) = (self.state(), shared.registry.lock());
         match sys::fork()? {
             Fork::Child(mask) => {
+                has_not_forked();
                 workers.forget();
                 registry.forget_workers();
                 drop((workers, registry));
