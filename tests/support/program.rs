@@ -72,6 +72,12 @@ impl Program {
         });
     }
 
+    /// Waits until what it has printed is such a text.
+    #[track_caller]
+    pub fn wait_for_output_that(&mut self, what: &str, is_it: impl Fn(&str) -> bool) {
+        self.wait(what, |program| is_it(&program.output.text()));
+    }
+
     /// Waits until `text` is in what it has written to standard error.
     #[track_caller]
     pub fn wait_for_errors_with(&mut self, text: &str) {

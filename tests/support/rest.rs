@@ -32,29 +32,29 @@ pub fn switches(process: &str, except: Option<i32>) -> Option<u64> {
     Some(sum)
 }
 
-/// Does `work`, and panics if all threads of this process sleep for a while meanwhile: then nobody has been told
-/// something, and it is only a time that they wait for.
+/// Does `work`, and panics if all threads of this process sleep for a while meanwhile, once or in all: then nobody has
+/// been told something, and it is only a time that they wait for.
 #[track_caller]
 pub fn without_rest<R>(work: impl FnOnce() -> R) -> R {
-    /// Looks in a row, a millisecond apart at least.
+    /// Pairs of looks, a millisecond apart at least, between which nobody has done anything.
     const A_WHILE: usize = 100;
     let over = AtomicBool::new(false);
-    let (result, rested) = thread::scope(|scope| {
+    let (result, rests) = thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let own = gettid().as_raw();
-            let (mut before, mut same) = (None, 0);
-            while same < A_WHILE && !over.load(Ordering::SeqCst) {
+            let (mut before, mut rests) = (None, 0);
+            while !over.load(Ordering::SeqCst) {
                 thread::sleep(Duration::from_millis(1));
                 let now = switches("self", Some(own));
-                same = if now.is_some() && now == before { same + 1 } else { 0 };
+                rests += usize::from(now.is_some() && now == before);
                 before = now;
             }
-            same == A_WHILE
+            rests
         });
         let result = work();
         over.store(true, Ordering::SeqCst);
         (result, watching.join().unwrap())
     });
-    assert!(!rested, "all threads slept until a time had come");
+    assert!(rests < A_WHILE, "all threads slept until a time had come");
     result
 }
