@@ -121,7 +121,7 @@ use super::{Request, StreamRequest};
 ///
 /// The last word of TLS (`close_notify`) is said after [`run_handler`](crate::run_handler). A drain ends the reading of
 /// the socket without one, which libraries report as an error (`UnexpectedEof`): if the server
-/// [is draining](ServerContext::is_draining), that is the end of the stream.
+/// [is draining](crate::ServerContext::is_draining), that is the end of the stream.
 pub trait Stream: Read + Write + Send + 'static {
     /// Ends one direction or both (shutdown(2)).
     ///
