@@ -47,6 +47,7 @@ tests![
     connections_that_are_idle_end_when_the_server_drains,
     what_the_kernel_had_queued_is_served_before_the_end,
     no_worker_is_started_for_a_queue_that_another_has_seen_empty,
+    told_to_stop_while_it_starts_its_workers_it_starts_no_more,
     a_request_that_does_not_end_is_forced_at_the_deadline,
     a_worker_that_does_not_end_is_killed_after_the_deadline,
     each_worker_is_initialised_before_it_accepts,
@@ -423,6 +424,19 @@ fn no_worker_is_started_for_a_queue_that_another_has_seen_empty() {
     request(&address);
     stop(running, 1, 0);
     assert_eq!(journal.events(), ["init"]);
+}
+
+fn told_to_stop_while_it_starts_its_workers_it_starts_no_more() {
+    const WORKERS: usize = 400;
+    let (mut from_workers, to_test) = io::pipe().unwrap();
+    let hello = move || (&to_test).write_all(b".");
+    let running = server().workers(WORKERS).worker_init(hello).spawn().unwrap();
+    from_workers.read_exact(&mut [0]).unwrap();
+    running.stop().unwrap();
+    // The server, and with it this process's end of the pipe, is gone.
+    let mut others = Vec::new();
+    from_workers.read_to_end(&mut others).unwrap();
+    assert!(others.len() + 1 < WORKERS, "all were started");
 }
 
 fn a_request_that_does_not_end_is_forced_at_the_deadline() {

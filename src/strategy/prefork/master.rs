@@ -83,7 +83,11 @@ impl<S: BaseServer> PreFork<S> {
     }
 
     fn start(&self, count: usize, acceptor: &Acceptor<S::Transport>) {
-        for _ in 0..count {
+        for number in 0..count {
+            // Of many: the last would be long in coming. One may be what a drain needs.
+            if number > 0 && acceptor.shared().is_told_to_stop() {
+                return;
+            }
             if let Err(error) = self.start_worker(acceptor) {
                 self.state().pause(&error.to_string());
                 return;
