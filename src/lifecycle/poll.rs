@@ -23,12 +23,15 @@ pub(super) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration
     }
 }
 
-/// Whether there is something to read or accept now.
+/// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its queue
+/// (`POLLHUP`, poll(2)).
 pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
-    matches!(
-        poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::ZERO),
-        Ok(1..)
-    )
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    let there_is = matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..));
+    there_is
+        && fds[0]
+            .revents()
+            .is_none_or(|events| !events.contains(PollFlags::POLLHUP))
 }
 
 /// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
