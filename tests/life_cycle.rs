@@ -890,19 +890,35 @@ fn a_drain_timeout_of_zero_forces_at_once() {
     assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
 }
 
+/// A server without patience whose handler has a client, and goes on when the gate is opened.
+fn with_a_stuck_handler<S: BaseServer>(stack: impl FnOnce(TcpServer<StuckHandler>) -> S) -> (Running, TcpStream, Gate) {
+    let handler = StuckHandler::default();
+    let (begun, leave) = (handler.begun.clone(), handler.leave.clone());
+    let server = stack(TcpServer::new("127.0.0.1:0", handler));
+    let running = server.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let client = connect(running.server_address());
+    begun.wait();
+    (running, client, leave)
+}
+
+/// Neither reads nor writes, so no socket ends it.
+#[derive(Clone, Default)]
+struct StuckHandler {
+    begun: Gate,
+    leave: Gate,
+}
+
+impl BaseRequestHandler<TcpRequest> for StuckHandler {
+    fn handle(&mut self, _: &mut TcpRequest) -> HandlerResult {
+        self.begun.open();
+        self.leave.wait();
+        Ok(())
+    }
+}
+
 // "A close with a stuck handler takes the deadline given", and a second of grace.
 fn a_request_that_cannot_be_ended_is_left_behind_and_reported() {
-    let (begun, leave) = (Gate::default(), Gate::default());
-    let gates = (begun.clone(), leave.clone());
-    let running = ThreadingTcpServer::new("127.0.0.1:0", move |_: &mut TcpRequest| {
-        gates.0.open();
-        gates.1.wait();
-    })
-    .drain_timeout(Duration::ZERO)
-    .spawn()
-    .unwrap();
-    let _client = connect(running.server_address());
-    begun.wait();
+    let (running, _client, leave) = with_a_stuck_handler(TcpServer::threading);
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed), (0, 0));
     assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 1));
@@ -991,17 +1007,7 @@ fn a_guard_that_is_waited_with_panics_as_its_thread_did() {
 
 // It would wait as long as the handler does: neither its socket nor a signal ends that.
 fn a_guard_leaves_a_sync_server_behind_whose_handler_never_returns() {
-    let (begun, leave) = (Gate::default(), Gate::default());
-    let gates = (begun.clone(), leave.clone());
-    let running = TcpServer::new("127.0.0.1:0", move |_: &mut TcpRequest| {
-        gates.0.open();
-        gates.1.wait();
-    })
-    .drain_timeout(Duration::ZERO)
-    .spawn()
-    .unwrap();
-    let _client = connect(running.server_address());
-    begun.wait();
+    let (running, _client, leave) = with_a_stuck_handler(|bare| bare);
     let handle = running.shutdown_handle();
     assert_eq!(running.stop().unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(handle.state(), State::Serving);

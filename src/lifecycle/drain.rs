@@ -35,7 +35,7 @@ pub(crate) fn drain<T: Transport>(server: &Outermost<T>) -> io::Result<Report> {
     }
     server.server_close();
     shared.advance(State::Closed);
-    Ok(shared.registry.report(wakeup.stopped_at().elapsed()))
+    shared.report()
 }
 
 /// Ends a worker whose loops have ended. What still runs then ends with the process.

@@ -361,6 +361,11 @@ impl Shared {
         let _ = self.address.set(address);
     }
 
+    /// What has been served, and how long the end has taken by now.
+    pub(crate) fn report(&self) -> io::Result<Report> {
+        Ok(self.registry.report(self.wakeup()?.stopped_at().elapsed()))
+    }
+
     /// Marks this thread as one that the server waits for, until the guard is dropped.
     pub(crate) fn enter(self: &Arc<Self>) -> Busy {
         let this = Arc::as_ptr(self);
@@ -391,9 +396,6 @@ thread_local! {
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
     /// Those in whose requests that one is served.
     static BUSY_OUTSIDE: RefCell<Vec<*const Shared>> = const { RefCell::new(Vec::new()) };
-}
-
-thread_local! {
     /// How many accepting calls this thread is in.
     static ACCEPTING: Cell<u64> = const { Cell::new(0) };
 }

@@ -231,7 +231,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         shared.check_no_deadlock()?;
         if self.core().closing.swap(true, Ordering::SeqCst) {
             shared.wait_closed(None);
-            return Ok(shared.registry.report(shared.wakeup()?.stopped_at().elapsed()));
+            return shared.report();
         }
         serve_bound(self)
     }

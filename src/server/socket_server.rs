@@ -40,8 +40,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// and `server_activate` leave it as it is, and so does stopping: others may accept from it, so what it has queued is
     /// theirs, and it is only closed here. But a client for which the kernel has woken this server is served by it, because
     /// it wakes nobody else: one that comes in the moment in which a server is killed may wait until the next comes. The
-    /// socket is non-blocking from then on, for
-    /// all who have it, and has to stay so.
+    /// socket is non-blocking from then on, for all who have it, and has to stay so.
     ///
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
     /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.

@@ -12,7 +12,8 @@ use nix::unistd::{ForkResult, Pid};
 /// The two sides of a fork.
 pub(crate) enum Fork {
     /// In the new process, where signals are blocked, except SIGCHLD: those that come at once would find the parent's
-    /// handlers. With the parent's mask, for [`let_signals_come`](super::let_signals_come) once it has its own. It must leave by [`exit_now`].
+    /// handlers. With the parent's mask, for [`let_signals_come`](super::let_signals_come) once it has its own. It must
+    /// leave by [`exit_now`].
     Child(SigSet),
     /// In the process that called, with the new process's id.
     Parent(Pid),

@@ -142,6 +142,10 @@ pub fn forking() -> impl Iterator<Item = &'static Server> {
     ours::FORKING.iter().chain(limits::FORKING)
 }
 
+fn is_forking(server: &Server) -> bool {
+    forking().any(|one| one.name == server.name)
+}
+
 /// The server of that name.
 pub fn find(name: &str) -> Option<&'static Server> {
     all().find(|server| server.name == name)
@@ -150,7 +154,7 @@ pub fn find(name: &str) -> Option<&'static Server> {
 /// Runs a server in this process, to its end; if it forks, or is written in another language, in a program that this
 /// process becomes.
 pub fn serve(server: &Server, setup: &Setup) -> io::Result<()> {
-    if forking().any(|one| one.name == server.name) {
+    if is_forking(server) {
         return Err(programs::become_forks(server.name, setup));
     }
     serve_here(server, setup)

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{ALL, DATAGRAMS, Kind, STREAMS, Server, Setup, forking};
+use super::{ALL, DATAGRAMS, Kind, STREAMS, Server, Setup, is_forking};
 
 pub const SERVERS: &[Server] = &[
     Server {
@@ -48,7 +48,7 @@ const GO_SOURCE: &str = include_str!("../../peers/echo.go");
 pub fn prepare(server: &Server) -> Result<(), String> {
     match server.name {
         "go" => build_go(),
-        name if forking().any(|one| one.name == name) => build_forks(),
+        _ if is_forking(server) => build_forks(),
         name if name.starts_with("python-") => {
             check("python3", Command::new("python3").args(["-c", "import socketserver"]))
         }
