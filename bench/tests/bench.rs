@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -325,6 +325,33 @@ fn mistakes_are_explained() {
 }
 
 #[test]
+fn connections_that_stay_are_all_made_before_the_load() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let load = ["load", &address, "--keep", "--connections", "3", "--threads", "1"];
+    let _load = Ended(bench(&load).args(["--message", "1"]).process_group(0).spawn().unwrap());
+    let mut byte = [0];
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.read_exact(&mut byte).unwrap();
+        connection.write_all(&byte).unwrap();
+        connection.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        connections.push(connection);
+        if connections.len() < 3 {
+            for mut earlier in &connections {
+                let error = earlier.read(&mut byte).expect_err("it should wait for the others");
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            }
+        }
+    }
+    for mut connection in &connections {
+        connection.set_read_timeout(Some(CEILING)).unwrap();
+        connection.read_exact(&mut byte).unwrap();
+    }
+}
+
+#[test]
 fn what_a_server_does_wrong_is_counted_and_shown() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -333,11 +360,11 @@ fn what_a_server_does_wrong_is_counted_and_shown() {
         for (number, stream) in listener.incoming().enumerate() {
             let mut stream = stream.unwrap();
             let mut message = [0; 64];
-            std::io::Read::read_exact(&mut stream, &mut message).unwrap();
+            stream.read_exact(&mut message).unwrap();
             // Every other client gets other bytes, the rest is not answered.
             if number % 2 == 0 {
                 message[63] ^= 1;
-                let _ = std::io::Write::write_all(&mut stream, &message);
+                let _ = stream.write_all(&message);
             }
         }
     });

@@ -9,7 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv, send};
 use tempfile::TempDir;
 
-use super::{Clock, Endpoint, Pattern, Payload, Tally};
+use super::{Clock, Endpoint, Pattern, Payload, Start, Tally};
 use crate::interrupt;
 
 /// After this long without an answer a datagram counts as lost, and another is sent in its place.
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const HEADER: usize = 8;
 
 /// Runs the sockets of one thread.
-pub fn run(endpoint: &Endpoint, pattern: Pattern, clock: Clock) -> io::Result<Tally> {
+pub fn run(endpoint: &Endpoint, pattern: Pattern, start: &Start) -> io::Result<Tally> {
     let Pattern::Datagram {
         sockets,
         window,
@@ -28,6 +28,7 @@ pub fn run(endpoint: &Endpoint, pattern: Pattern, clock: Clock) -> io::Result<Ta
     else {
         unreachable!("streams are run elsewhere");
     };
+    let clock = start.clock();
     // Unix clients need a path for the answers.
     let directory = TempDir::new()?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

@@ -8,6 +8,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,31 @@ pub struct Load {
 /// What is still under way at the end may take so long to be answered.
 pub const GRACE: Duration = Duration::from_secs(2);
 
+/// Where the threads of a load meet before it begins.
+///
+/// Connections that stay are made before: a queue of a few places turns away most of a thousand clients
+/// at once, who try again after a second, and a load of those that came through is another one.
+struct Start {
+    all_ready: Barrier,
+    warm_up: Duration,
+    time: Duration,
+    clock: OnceLock<Clock>,
+}
+
+impl Start {
+    /// Waits until all threads are here.
+    fn clock(&self) -> Clock {
+        self.all_ready.wait();
+        *self.clock.get_or_init(|| {
+            let from = Instant::now() + self.warm_up;
+            Clock {
+                from,
+                until: from + self.time,
+            }
+        })
+    }
+}
+
 /// The counted time.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
@@ -79,6 +105,10 @@ struct Clock {
 }
 
 impl Clock {
+    fn is_over(self) -> bool {
+        Instant::now() >= self.until
+    }
+
     /// When to wait no longer for what is under way.
     fn give_up(self) -> Instant {
         self.until + GRACE
@@ -139,24 +169,26 @@ impl Tally {
 ///
 /// The clients could not be made, or the program was interrupted.
 pub fn run<T>(load: &Load, sample: impl Fn() -> T) -> io::Result<(Tally, T, T)> {
-    let from = Instant::now() + load.warm_up;
-    let clock = Clock {
-        from,
-        until: from + load.time,
-    };
     let threads = load.threads.clamp(1, load.pattern.clients());
+    let start = Start {
+        all_ready: Barrier::new(threads + 1),
+        warm_up: load.warm_up,
+        time: load.time,
+        clock: OnceLock::new(),
+    };
     let share =
         |thread: usize| load.pattern.clients() / threads + usize::from(thread < load.pattern.clients() % threads);
     thread::scope(|scope| {
         let clients: Vec<_> = (0..threads)
             .map(|thread| {
-                let pattern = load.pattern.with_clients(share(thread));
+                let (pattern, start) = (load.pattern.with_clients(share(thread)), &start);
                 scope.spawn(move || match pattern {
-                    Pattern::Stream { .. } => stream::run(&load.endpoint, pattern, clock, thread),
-                    Pattern::Datagram { .. } => datagram::run(&load.endpoint, pattern, clock),
+                    Pattern::Stream { .. } => stream::run(&load.endpoint, pattern, start, thread),
+                    Pattern::Datagram { .. } => datagram::run(&load.endpoint, pattern, start),
                 })
             })
             .collect();
+        let clock = start.clock();
         interrupt::sleep_until(clock.from);
         let before = sample();
         interrupt::sleep_until(clock.until);

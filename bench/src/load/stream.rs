@@ -2,47 +2,31 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 
 use super::endpoint::Source;
-use super::{Clock, Endpoint, GRACE, Pattern, Payload, Tally};
+use super::{Clock, Endpoint, GRACE, Pattern, Payload, Start, Tally};
 use crate::interrupt;
 
+/// A connection that is made before the load is answered within this time, or there is no load.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Runs the connections of one thread.
-pub fn run(endpoint: &Endpoint, pattern: Pattern, clock: Clock, thread: usize) -> io::Result<Tally> {
-    let Pattern::Stream {
-        connections,
-        window,
-        message,
-        keep,
-    } = pattern
-    else {
-        unreachable!("datagrams are run elsewhere");
-    };
-    let clients = Clients {
-        endpoint,
-        clock,
-        window,
-        message,
-        keep,
-        epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-        connections: (0..connections).map(|number| Connection::new(number, window)).collect(),
-        later: (0..connections).map(|number| (number, Instant::now())).collect(),
-        source: Source::new(thread),
-        payload: Payload::new(),
-        inbox: vec![0; 256 * 1024],
-        tally: Tally::new(),
-    };
-    clients.run()
+pub fn run(endpoint: &Endpoint, pattern: Pattern, start: &Start, thread: usize) -> io::Result<Tally> {
+    let clients = Clients::ready(endpoint, pattern, thread);
+    // Also after an error: the others wait for all.
+    let clock = start.clock();
+    clients?.run(clock)
 }
 
 struct Clients<'a> {
     endpoint: &'a Endpoint,
-    clock: Clock,
+    /// None before the load: then no connection sends more than one message.
+    clock: Option<Clock>,
     window: usize,
     message: usize,
     keep: bool,
@@ -85,35 +69,72 @@ impl Connection {
     }
 }
 
-impl Clients<'_> {
-    fn run(mut self) -> io::Result<Tally> {
-        let mut events = [EpollEvent::empty(); 64];
+impl<'a> Clients<'a> {
+    /// With connections that stay, each of them made and used once.
+    fn ready(endpoint: &'a Endpoint, pattern: Pattern, thread: usize) -> io::Result<Self> {
+        let Pattern::Stream {
+            connections,
+            window,
+            message,
+            keep,
+        } = pattern
+        else {
+            unreachable!("datagrams are run elsewhere");
+        };
+        let mut clients = Clients {
+            endpoint,
+            clock: None,
+            window,
+            message,
+            keep,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            connections: (0..connections).map(|number| Connection::new(number, window)).collect(),
+            later: Vec::new(),
+            source: Source::new(thread),
+            payload: Payload::new(),
+            inbox: vec![0; 256 * 1024],
+            tally: Tally::new(),
+        };
+        for number in 0..connections {
+            if keep {
+                clients.connect(number)?;
+            } else {
+                clients.later.push((number, Instant::now()));
+            }
+        }
+        Ok(clients)
+    }
+
+    /// Opens a connection, and waits for the first answer on it.
+    fn connect(&mut self, number: usize) -> io::Result<()> {
+        let since = Instant::now();
+        self.open(number, since);
+        while self.connections[number].received < self.message {
+            interrupt::check()?;
+            self.turn()?;
+            if since.elapsed() > PATIENCE {
+                self.tally.error(format!("not answered within {PATIENCE:?}"));
+            }
+            if let Some(error) = self.tally.errors.keys().next() {
+                let made = format!("connection {} of {}", number + 1, self.connections.len());
+                return Err(io::Error::other(format!("{made}: {error}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(mut self, clock: Clock) -> io::Result<Tally> {
+        self.clock = Some(clock);
+        for number in 0..self.connections.len() {
+            self.send(number);
+        }
         while !interrupt::is_interrupted() {
-            let now = Instant::now();
-            if now >= self.clock.until
-                && (now >= self.clock.give_up() || !self.connections.iter().any(Connection::is_busy))
+            if clock.is_over()
+                && (Instant::now() >= clock.give_up() || !self.connections.iter().any(Connection::is_busy))
             {
                 break;
             }
-            if now < self.clock.until {
-                for (number, since) in std::mem::take(&mut self.later) {
-                    self.open(number, since);
-                }
-            }
-            let milliseconds: u8 = if self.later.is_empty() { 10 } else { 1 };
-            let count = match self.epoll.wait(&mut events, milliseconds) {
-                Err(Errno::EINTR) => 0,
-                result => result?,
-            };
-            for event in &events[..count] {
-                let number = usize::try_from(event.data()).unwrap_or(usize::MAX);
-                if event.events().contains(EpollFlags::EPOLLOUT) {
-                    self.send(number);
-                }
-                if event.events().intersects(!EpollFlags::EPOLLOUT) {
-                    self.receive(number);
-                }
-            }
+            self.turn()?;
         }
         for connection in &self.connections {
             if connection.is_busy() {
@@ -121,6 +142,31 @@ impl Clients<'_> {
             }
         }
         Ok(self.tally)
+    }
+
+    /// Waits for what comes, and answers it.
+    fn turn(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        if !self.clock.is_some_and(Clock::is_over) {
+            for (number, since) in std::mem::take(&mut self.later) {
+                self.open(number, since);
+            }
+        }
+        let milliseconds: u8 = if self.later.is_empty() { 10 } else { 1 };
+        let count = match self.epoll.wait(&mut events, milliseconds) {
+            Err(Errno::EINTR) => 0,
+            result => result?,
+        };
+        for event in &events[..count] {
+            let number = usize::try_from(event.data()).unwrap_or(usize::MAX);
+            if event.events().contains(EpollFlags::EPOLLOUT) {
+                self.send(number);
+            }
+            if event.events().intersects(!EpollFlags::EPOLLOUT) {
+                self.receive(number);
+            }
+        }
+        Ok(())
     }
 
     fn open(&mut self, number: usize, since: Instant) {
@@ -158,7 +204,7 @@ impl Clients<'_> {
             let begun = connection.sent / self.message;
             let under_way = begun - connection.received / self.message;
             let full = under_way >= if self.keep { self.window } else { 1 };
-            if within == 0 && (full || (begun > 0 && Instant::now() >= self.clock.until)) {
+            if within == 0 && (full || (begun > 0 && self.clock.is_none_or(Clock::is_over))) {
                 return self.want_to_send(number, false);
             }
             if within == 0 && begun > 0 {
@@ -210,14 +256,16 @@ impl Clients<'_> {
         let now = Instant::now();
         for message in before..connection.received / self.message {
             let start = connection.starts[message % self.window];
-            self.tally.answered(self.clock, start, now);
+            if let Some(clock) = self.clock {
+                self.tally.answered(clock, start, now);
+            }
         }
         if self.keep {
             self.send(number);
         } else if connection.received == self.message {
             connection.place += self.message;
             connection.socket = None;
-            if now < self.clock.until {
+            if !self.clock.is_some_and(Clock::is_over) {
                 self.open(number, now);
             }
         }
