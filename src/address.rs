@@ -262,8 +262,8 @@ impl From<(&str, u16)> for Address {
         match host.parse::<IpAddr>() {
             Ok(ip) => (ip, port).into(),
             // An IPv6 address with the name of its interface.
-            Err(_) if host.contains(':') => Address::Name(format!("[{host}]:{port}").into()),
-            Err(_) => Address::Name(format!("{host}:{port}").into()),
+            Err(_) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{port}").into(),
+            Err(_) => format!("{host}:{port}").into(),
         }
     }
 }
@@ -330,6 +330,11 @@ mod tests {
         assert_eq!(Address::from(("", 80)).to_string(), "0.0.0.0:80");
         let found = Address::from(":80").resolve().unwrap();
         assert_eq!(found, ["0.0.0.0:80".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_host_in_brackets_is_the_same_as_without() {
+        assert_eq!(Address::from(("[::1]", 80)), Address::from(("::1", 80)));
     }
 
     #[test]
