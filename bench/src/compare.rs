@@ -246,9 +246,10 @@ fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::
     Ok(())
 }
 
-/// How long a round is: enough to be told from noise, or short.
+/// How long a round is. Processes of the same server differ more than what one does from second to second: rather more
+/// rounds than longer ones.
 pub fn effort(short: bool, seconds: Option<f64>, threads: usize) -> Effort {
-    let (warm_up, time) = if short { (0.1, 0.25) } else { (0.3, 1.0) };
+    let (warm_up, time) = if short { (0.1, 0.25) } else { (0.3, 0.5) };
     let time = seconds.unwrap_or(time);
     Effort {
         warm_up: Duration::from_secs_f64(time.min(warm_up)),

@@ -42,7 +42,7 @@ enum Command {
 
 #[derive(Args)]
 struct CompareOptions {
-    /// The most telling workloads, shorter rounds, and only servers that a target is about.
+    /// The most telling workloads, fewer and shorter rounds, and only servers that a target is about.
     #[arg(long)]
     short: bool,
     /// Only these workloads: names, or beginnings of names and a `*`, with commas between.
@@ -51,10 +51,10 @@ struct CompareOptions {
     /// Only these servers, also those that the workload does not measure by itself.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     server: Vec<String>,
-    /// How often each server is measured under each workload.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-    /// The measured time of a round [default: 1, or 0.25 with --short].
+    /// How often each server is measured under each workload [default: 5, or 3 with --short].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// The measured time of a round [default: 0.5, or 0.25 with --short].
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
     /// Threads of the load generator.
@@ -153,7 +153,7 @@ fn compare(options: CompareOptions) -> io::Result<()> {
         short: options.short,
         workloads: options.workload,
         servers: options.server,
-        rounds: options.rounds.into(),
+        rounds: options.rounds.unwrap_or(if options.short { 3 } else { 5 }).into(),
         effort: compare::effort(options.short, options.seconds, options.threads.into()),
         json: file(options.json, "results.json"),
         plot: file(options.plot, "plot.svg"),

@@ -130,7 +130,7 @@ pub const TARGETS: &[Target] = &[
     rate("bulk-4", "threading", 1.15, "go"),
     rate("fork-1", "forking", 0.9, "libc-fork"),
     rate("fork-1", "forking", 4.5, "python-forking"),
-    rate("fork-1", "forked-ahead-32", 1.2, "libc-fork"),
+    rate("fork-1", "forked-ahead-4", 1.2, "libc-fork"),
     rate("fork-16", "forking", 0.85, "libc-fork"),
     rate("fork-16", "forking", 4.5, "python-forking"),
     less("idle-10000", "threading", Metric::IdleKilobytes, 1.15, "libc-park"),
