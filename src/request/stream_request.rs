@@ -36,7 +36,8 @@ pub(crate) fn has_not_forked() {
 /// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
 /// [`BufRead`]'s methods are used: the buffer is made then, and a handler that reads into memory of its
 /// own pays for none. Writing sends at once unless [`set_wbufsize`](Self::set_wbufsize) says otherwise,
-/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. What [`write!`] formats is
+/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none (but
+/// [`write_vectored`](Write::write_vectored) may have). What [`write!`] formats is
 /// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///

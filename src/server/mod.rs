@@ -130,8 +130,12 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// What prevents it, with the address and what to do: it does not resolve, is in use, not of this
-    /// machine, not permitted; a path that is too long or taken by something else.
+    /// What prevents it, with the address and what to do: it does not resolve, is in use
+    /// ([`AddrInUse`](io::ErrorKind::AddrInUse), also a path that is taken by something else), not of this machine
+    /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), not permitted
+    /// ([`PermissionDenied`](io::ErrorKind::PermissionDenied)). [`InvalidInput`](io::ErrorKind::InvalidInput) says that
+    /// the address or an attribute makes no sense: a path that is too long, a limit or one of the [`Timeouts`](crate::Timeouts) of zero, a signal that
+    /// cannot be caught.
     fn bind(self) -> io::Result<Self> {
         if self.core().state() != State::New {
             self.core().listen_to_signals().inspect_err(|_| self.server_close())?;
@@ -195,7 +199,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// The server is not bound, is closed, or its listening socket is broken.
+    /// The server is not bound, or is closed ([`NotConnected`](io::ErrorKind::NotConnected)); its listening socket is
+    /// broken.
     fn handle_request(self: &Arc<Self>) -> io::Result<Handled> {
         match self.core().state() {
             State::New => {
@@ -373,8 +378,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// [`verify_request`](Self::verify_request): never wait here. By default a connection is sent the
     /// [`farewell`](Config::farewell).
     ///
-    /// After it the sending side is shut down, and the connection closed as soon as that cannot cut off
-    /// what was sent, at most half a second later.
+    /// After it the sending side is shut down, so the client reads the end of the stream. The connection is closed half a
+    /// second later, when that cannot cut off what was sent: sooner if more than 64 wait for it or descriptors have run
+    /// out, later if every thread that accepts is busy in a handler (a bare server, a pool).
     fn reject_request(&self, request: &mut RequestOf<Self>, limit: LimitKind) {
         self.inner().reject_request(request, limit);
     }
