@@ -209,7 +209,7 @@ impl<S: BaseServer> PreFork<S> {
     }
 
     /// Sets after how many requests a worker is replaced by a fresh one, so that what handlers leak is
-    /// bounded: 1000 unless set; `None`: never. A worker with threads may accept a few more.
+    /// bounded: 1000 unless set; `None`: never; 0 is as 1. A worker with threads may accept a few more.
     #[must_use]
     pub fn max_requests(mut self, requests: impl Into<Option<u64>>) -> Self {
         self.max_requests = requests.into();
