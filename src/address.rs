@@ -22,9 +22,10 @@ use crate::error::invalid_input;
 /// | Given | TCP, UDP | Unix sockets |
 /// |---|---|---|
 /// | `"127.0.0.1:80"`, `"[::1]:80"`, a [`SocketAddr`] | that address | an error |
-/// | `"[fe80::1%eth0]:80"`, `("fe80::1%eth0", 80)` | that address on that interface | an error |
-/// | `"localhost:80"`, `("localhost", 80)` | resolved when bound; each address is tried in turn | an error |
-/// | `":80"`, `("", 80)` | `0.0.0.0:80`, as in Python | a path |
+/// | `("", 80)` | `0.0.0.0:80`, as in Python | an error |
+/// | `":80"` | `0.0.0.0:80` | the path `:80` |
+/// | `"localhost:80"`, `("localhost", 80)` | resolved when bound; each address is tried in turn | the path `localhost:80` |
+/// | `"[fe80::1%eth0]:80"`, `("fe80::1%eth0", 80)` | that address on that interface | the path `[fe80::1%eth0]:80` |
 /// | `"/run/x.sock"`, a [`Path`] | an error | that path |
 /// | `"\0name"` | an error | the abstract name `name` (unix(7)), as in Python |
 ///
@@ -345,6 +346,17 @@ mod tests {
         assert!(error.to_string().contains("`http` is not a number"), "{error}");
         let error = Address::from("::1:80:90").resolve().unwrap_err();
         assert!(error.to_string().contains("in brackets"), "{error}");
+    }
+
+    #[test]
+    fn to_a_unix_socket_text_is_a_path_unless_it_is_an_internet_address() {
+        for address in [Address::from("localhost:80"), Address::from(("localhost", 80))] {
+            let bound = Address::from(address.to_unix().unwrap());
+            assert_eq!(bound.path(), Some(Path::new("localhost:80")));
+        }
+        for address in [Address::from("127.0.0.1:80"), Address::from(("", 80))] {
+            assert_eq!(address.to_unix().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::request::Request;
 /// 1. [`setup`](Self::setup), then, if it succeeded, [`handle`](Self::handle), then, whatever that did,
 ///    [`finish`](Self::finish). All three run on the thread or in the process that the strategy chose,
 ///    while the connection is open.
-/// 2. What was written is flushed (a datagram reply is sent), then the connection is closed.
+/// 2. What was written is flushed (a datagram reply is sent), also when `handle` or `finish` failed, but not when
+///    `setup` did. Then the connection is closed.
 /// 3. An error or a panic of a step reaches [`handle_error`](crate::BaseServer::handle_error), once.
 ///
 /// ```
@@ -64,7 +65,8 @@ use crate::request::Request;
             works on a clone, perhaps on another thread; what requests share goes into an `Arc`"
 )]
 pub trait BaseRequestHandler<R>: Clone + Send + Sync + 'static {
-    /// Prepares; does nothing unless overridden. After an error here neither `handle` nor `finish` runs.
+    /// Prepares; does nothing unless overridden. After an error here neither `handle` nor `finish` runs, as in Python,
+    /// and what is gathered ([`set_wbufsize`](crate::StreamRequest::set_wbufsize)) is not sent.
     ///
     /// # Errors
     ///
@@ -174,8 +176,7 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
     match catch_unwind(AssertUnwindSafe(|| handler.handle(request))) {
         Ok(Ok(())) => {
             *phase = Phase::Finish;
-            handler.finish(request)?;
-            Ok(request.flush_wfile()?)
+            finish(&mut handler, request)
         }
         Ok(Err(error)) => {
             finish_quietly(&mut handler, request);
@@ -188,12 +189,17 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
     }
 }
 
+/// Cleans up, and sends what is left whatever became of that: it is the client's.
+fn finish<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R) -> HandlerResult {
+    let finished = handler.finish(request);
+    let flushed = request.flush_wfile();
+    finished?;
+    Ok(flushed?)
+}
+
 /// Cleans up after a failed `handle`, whose error is the one to report.
 fn finish_quietly<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R) {
-    let finished = catch_unwind(AssertUnwindSafe(|| {
-        let finished = handler.finish(request);
-        finished.and_then(|()| Ok(request.flush_wfile()?))
-    }));
+    let finished = catch_unwind(AssertUnwindSafe(|| finish(handler, request)));
     if let Ok(Err(error)) = finished {
         log::debug!("finish after a failed handle: {error}");
     }

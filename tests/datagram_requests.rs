@@ -271,6 +271,7 @@ fn taking_the_packet_leaves_none() {
     let (running, _journal) = serve(|request: &mut DatagramRequest| {
         request.read_exact(&mut [0; 2])?;
         let packet = request.take_packet();
+        assert!(!request.is_truncated(), "it was taken, not cut");
         let left = request.read_to_end(&mut Vec::new())?;
         assert!(request.packet().is_empty());
         request.reply(format!("{} {left}", String::from_utf8_lossy(&packet)).as_bytes())
@@ -503,6 +504,8 @@ fn a_handler_is_driven_in_memory() {
     let mut request = DatagramRequest::new(b"line\nmore".to_vec(), 9, "a client", socket.clone());
     run_handler(&EchoLine, &mut request).unwrap();
     assert_eq!(socket.sent(), [("a client".into(), b"line\n".to_vec())]);
-    let cut = DatagramRequest::new(b"cut".to_vec(), 10, "a client", socket);
+    let mut cut = DatagramRequest::new(b"cut".to_vec(), 10, "a client", socket);
     assert!(cut.is_truncated() && cut.server().number() == 0);
+    cut.take_packet();
+    assert!(cut.is_truncated());
 }

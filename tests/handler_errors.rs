@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use socketserver::prelude::*;
-use socketserver::{Construct, Handled, Phase};
+use socketserver::{Construct, Handled, MemoryDatagrams, Phase, run_handler};
 use support::failures::{self, Steps};
 use support::journal::{Journaled, journal};
 use support::{connect, inet, logged, read_to_end, wait_until};
@@ -21,6 +21,7 @@ tests![
     handle_request_returns_as_usual_when_the_handler_fails,
     handle_request_returns_as_usual_when_the_handler_panics,
     a_closure_that_never_returns_is_a_handler,
+    what_was_written_is_sent_although_finish_fails,
     by_default_a_failure_is_logged_in_one_line,
     by_default_a_client_that_left_is_logged_below_a_fault,
 ];
@@ -41,6 +42,44 @@ fn a_closure_that_never_returns_is_a_handler() {
         .unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"");
     assert_eq!(running.stop().unwrap().failed, 1);
+}
+
+/// Writes as `handle`, and fails as `finish`.
+#[derive(Clone)]
+struct FinishFails;
+
+impl BaseRequestHandler<StreamRequest<MemoryStream>> for FinishFails {
+    fn handle(&mut self, request: &mut StreamRequest<MemoryStream>) -> HandlerResult {
+        request.set_wbufsize(1024);
+        Ok(request.write_all(b"answer")?)
+    }
+
+    fn finish(&mut self, _: &mut StreamRequest<MemoryStream>) -> HandlerResult {
+        Err("cannot clean up".into())
+    }
+}
+
+impl BaseRequestHandler<DatagramRequest> for FinishFails {
+    fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
+        Ok(request.wfile().write_all(b"answer")?)
+    }
+
+    fn finish(&mut self, _: &mut DatagramRequest) -> HandlerResult {
+        Err("cannot clean up".into())
+    }
+}
+
+fn what_was_written_is_sent_although_finish_fails() {
+    let mut request = StreamRequest::new(MemoryStream::new(""), "a client");
+    let error = run_handler(&FinishFails, &mut request).unwrap_err();
+    assert_eq!(error.to_string(), "cannot clean up");
+    assert_eq!(request.get_ref().written(), b"answer");
+
+    let socket = Arc::new(MemoryDatagrams::default());
+    let mut request = DatagramRequest::new(Vec::new(), 0, "a client", socket.clone());
+    let error = run_handler(&FinishFails, &mut request).unwrap_err();
+    assert_eq!(error.to_string(), "cannot clean up");
+    assert_eq!(socket.sent(), [("a client".into(), b"answer".to_vec())]);
 }
 
 #[track_caller]

@@ -47,6 +47,7 @@ tests![
     observers_attached_inside_and_outside_hear,
     the_counting_observer_sums_over_servers,
     the_logging_observer_logs_keys_and_values,
+    the_logging_observer_logs_the_number_of_a_child_s_request_as_a_number,
     errors_are_logged_with_keys_and_values,
     the_stats_of_a_new_server_are_nothing,
     the_stats_count_each_request_once,
@@ -540,6 +541,16 @@ fn the_logging_observer_logs_keys_and_values() {
         finished.contains(&keys) && finished.contains(" duration_us="),
         "{finished}"
     );
+}
+
+fn the_logging_observer_logs_the_number_of_a_child_s_request_as_a_number() {
+    let server = ForkingTcpServer::new(ANY_PORT, EchoLine).observer(LoggingObserver);
+    let running = server.spawn().unwrap();
+    exchange(running.server_address());
+    running.stop().unwrap();
+    let records = logged_with_keys();
+    let told = |record: &&String| record.starts_with("DEBUG process ") && record.contains(" number=1 process=");
+    assert_eq!(records.iter().filter(told).count(), 1, "{records:#?}");
 }
 
 fn errors_are_logged_with_keys_and_values() {

@@ -32,6 +32,7 @@ tests![
     the_last_worker_stays,
     sighup_replaces_all_workers,
     on_sighup_the_old_worker_serves_until_the_new_one_is_ready,
+    on_sighup_an_old_worker_has_until_the_drain_deadline,
     on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start,
     sighup_under_load_fails_no_client,
     workers_are_told_although_sigterm_was_blocked_when_the_program_was_started,
@@ -188,6 +189,17 @@ fn on_sighup_the_old_worker_serves_until_the_new_one_is_ready() {
     wait_until("the old one has ended", || !children().contains(&old));
     assert_eq!(request(&address), children()[0]);
     stop(running, 12, 0);
+}
+
+fn on_sighup_an_old_worker_has_until_the_drain_deadline() {
+    let (running, address) = serve(server().workers(1).drain_timeout(SOON), 1);
+    let client = Client::start(&address, "hold");
+    let process = client.process;
+    signal_master(Signal::SIGHUP);
+    client.expect_loss();
+    assert_ne!(request(&address), process);
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.forced), (1, 1, 1), "{report}");
 }
 
 fn on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start() {

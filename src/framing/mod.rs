@@ -44,11 +44,14 @@
 //!
 //! # Limits
 //!
-//! Every codec has a `max_frame_length`: 8 MiB, and 8 KiB where a delimiter ends the message, unless you set
-//! another. A longer message is an error before memory is taken for it. What a peer can make a [`Framed`]
-//! hold is that limit and 150 KiB, whatever it sends and however slowly (above 16 MiB, up to twice the limit
-//! while the buffer grows), and 72 KiB between two messages. More than 72 KiB is taken only when half as much
-//! of a message has really arrived, and kept for the next only if that has begun to arrive and is as big.
+//! Every codec has a longest message, its `max_frame_length`: 8 MiB, and 8 KiB where a delimiter ends the message, unless
+//! you set another. (That of [`FixedLengthCodec`] is its length.) A longer message is an error before memory is taken for
+//! it.
+//!
+//! A peer can make a [`Framed`] hold that limit and 150 KiB at most, whatever it sends and however slowly, and 72 KiB
+//! between two messages. (With a limit above 16 MiB, it is up to twice the limit while the buffer grows.) More than 72 KiB
+//! is taken only when half as much of a message has really arrived, and kept for the next only if that has begun to arrive
+//! and is as big.
 //!
 //! # Codecs of your own
 //!

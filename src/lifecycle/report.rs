@@ -6,14 +6,14 @@ use std::time::Duration;
 
 /// What [`serve_forever`](crate::BaseServer::serve_forever) returns: exact counts of requests.
 ///
-/// A request is a connection or a datagram. Each one that was accepted and not refused by
-/// `verify_request` is in `served`, in `failed` or, if it still runs, in `leaked`.
+/// A request is a connection or a datagram. Each one that was accepted is in `served`, in `failed` or, if it still runs,
+/// in `leaked`, unless `verify_request` refused it or a limit rejected it: [`Stats`](crate::Stats) count those.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
     /// Requests whose handler ended without an error.
     pub served: u64,
-    /// Requests whose handler failed or panicked, or whose process was killed.
+    /// Requests whose handler failed or panicked, whose process was killed, or that were dropped.
     pub failed: u64,
     /// Requests that ended by themselves after the server was told to stop: those in progress then, and
     /// those that the kernel had queued.

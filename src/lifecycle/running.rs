@@ -78,8 +78,9 @@ impl Running {
 
     /// Stops the server and waits until it has drained.
     ///
-    /// The wait is bounded: a sync server whose handler does not return at the drain deadline gets its
-    /// socket shut down from here; if even that does not end it, its thread is left behind.
+    /// The wait has a bound, unless [`drain_timeout`](crate::Config::drain_timeout) is `None`: a request that has not ended
+    /// by then gets its socket shut down. If even that does not end it within five seconds, the server's thread is left
+    /// behind.
     ///
     /// # Errors
     ///

@@ -37,9 +37,8 @@ impl ShutdownHandle {
 
     /// Asks the server to stop accepting, finish what it has, and end.
     ///
-    /// An atomic store and a write(2): it never blocks and may be called from any thread, from a
-    /// request handler (in a forked child too: it stops the parent), from a signal handler
-    /// (signal-safety(7)), before serving starts, and again.
+    /// It never blocks and may be called from any thread, from a request handler (in a forked child too: it stops the
+    /// parent), from a signal handler (it is async-signal-safe, signal-safety(7)), before serving starts, and again.
     pub fn shutdown(&self) {
         // A signal handler must leave errno as it found it.
         let errno = Errno::last_raw();

@@ -53,7 +53,7 @@ pub struct EventCounts {
     pub timed_out: u64,
     /// Children that have ended.
     pub children_exited: u64,
-    /// How often accepting or starting requests had to be backed off.
+    /// How often accepting, or starting requests or workers, had to be backed off.
     pub back_offs: u64,
 }
 

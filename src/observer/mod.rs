@@ -123,7 +123,8 @@ pub enum Event<'a> {
     Suspended,
     /// Accepting was resumed.
     Resumed,
-    /// The server was told to stop, and waits for the requests in progress.
+    /// The server was told to stop, and waits for the requests in progress. Told when that begins, and then once a
+    /// second.
     #[non_exhaustive]
     Draining {
         /// How many there are.
@@ -141,11 +142,11 @@ pub enum Outcome {
     Served,
     /// Its handler failed, or it could not be started.
     Failed,
-    /// Its handler or a hook panicked.
+    /// Its handler, or one of the hooks `verify_request` and `finish_request`, panicked.
     Panicked,
     /// Its process was killed or left by itself: with neither 0 nor 1, which say how a handler ended.
     Exited(ExitStatus),
-    /// It was dropped before it ran.
+    /// It was dropped before it ran: by a strategy, by a `process_request` that panicked, or at the end of a drain.
     Dropped,
 }
 

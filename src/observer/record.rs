@@ -8,8 +8,9 @@ use super::{Event, Observer};
 /// What is somebody's loss (refused, rejected, timed out) is logged at `warn`, the end of a request at `info`,
 /// the rest at `debug`: back-offs and draining the server reports itself, in words, at higher levels.
 ///
-/// The keys: `number`, `client`, `limit`, `clock`, `outcome`, `waited_us` and `duration_us` (microseconds), `process`,
-/// `status`, `running`.
+/// The keys: `number`, `client`, `limit`, `clock`, `outcome`, `waited_us` and `duration_us` (microseconds), `reason`,
+/// `process`, `status`, `running`. A worker of a [`PreFork`](crate::PreFork) server that ended has no `number`: the key
+/// has no value.
 ///
 /// ```
 /// use socketserver::prelude::*;
@@ -80,7 +81,7 @@ impl Observer for LoggingObserver {
                 process,
                 status,
             } => {
-                log::debug!(target: TARGET, number:?, process, status:%; "process {process} ended: {status}");
+                log::debug!(target: TARGET, number, process, status:%; "process {process} ended: {status}");
             }
             Event::Suspended => log::debug!(target: TARGET, "accepting is suspended"),
             Event::Resumed => log::debug!(target: TARGET, "accepting is resumed"),

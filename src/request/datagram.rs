@@ -60,6 +60,8 @@ pub struct DatagramRequest {
     packet: Vec<u8>,
     position: usize,
     sent_length: usize,
+    /// As it was received: the packet may have been taken since.
+    is_truncated: bool,
     client_address: Address,
     socket: Arc<dyn DatagramSocket>,
     context: ServerContext,
@@ -79,6 +81,7 @@ impl DatagramRequest {
         socket: Arc<dyn DatagramSocket>,
     ) -> Self {
         DatagramRequest {
+            is_truncated: sent_length > packet.len(),
             packet,
             position: 0,
             sent_length,
@@ -101,9 +104,9 @@ impl DatagramRequest {
     }
 
     /// Whether the datagram was longer than [`max_packet_size`](crate::Config::max_packet_size) and the
-    /// rest of it is lost.
+    /// rest of it is lost. Taking the packet changes nothing about that.
     pub fn is_truncated(&self) -> bool {
-        self.sent_length > self.packet.len()
+        self.is_truncated
     }
 
     /// How many bytes the datagram had when it was sent.
@@ -111,7 +114,7 @@ impl DatagramRequest {
         self.sent_length
     }
 
-    /// Whose datagram it is. A Unix client that has bound no path is
+    /// Whose datagram it is. A Unix client that has bound neither a path nor an abstract name is
     /// [`Unnamed`](Address::Unnamed) and cannot be answered.
     pub fn client_address(&self) -> &Address {
         &self.client_address
@@ -126,10 +129,12 @@ impl DatagramRequest {
     ///
     /// # Errors
     ///
-    /// Those of sendto(2): over UDP more than 65,507 bytes are too many (`EMSGSIZE`). A Unix client
-    /// without a path cannot be answered. One that does not read (unix(7): a receiver's queue holds
-    /// `net.unix.max_dgram_qlen` datagrams) is waited for, until the server is to stop at once: then
-    /// [`TimedOut`](io::ErrorKind::TimedOut).
+    /// * Those of sendto(2). Over UDP more than 65,507 bytes are too many (`EMSGSIZE`), over IPv6 more than 65,527.
+    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the client is [`Unnamed`](Address::Unnamed), or the address is
+    ///   of another family than the server.
+    /// * [`TimedOut`](io::ErrorKind::TimedOut): a Unix client does not read, and the server is to stop at once. Until
+    ///   then it is waited for. (A receiver's queue holds as many datagrams as the sysctl `net.unix.max_dgram_qlen`
+    ///   says, and one more.)
     ///
     /// What goes wrong with a reply that is held back is known when this has returned, and logged as a warning.
     pub fn reply(&self, packet: &[u8]) -> io::Result<()> {

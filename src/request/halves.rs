@@ -70,7 +70,7 @@ where
     }
 }
 
-/// The writing half of a [`StreamRequest`](super::StreamRequest): Python's `wfile`. Its writes are complete.
+/// The writing half of a [`StreamRequest`](super::StreamRequest): Python's `wfile`. [`write`](Write::write) writes all.
 #[derive(Debug)]
 pub struct WFile<'a, S> {
     pub(super) stream: &'a S,

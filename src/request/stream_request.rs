@@ -36,19 +36,19 @@ pub(crate) fn has_not_forked() {
 /// It reads ([`Read`], [`BufRead`]) and writes ([`Write`]) the stream `S`. Reading is buffered only if
 /// [`BufRead`]'s methods are used: the buffer is made then, and a handler that reads into memory of its
 /// own pays for none. Writing sends at once unless [`set_wbufsize`](Self::set_wbufsize) says otherwise,
-/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none. What [`write!`] formats is
+/// and always writes all: [`Write::write`] has no short writes, as Python's `wfile` has none (but
+/// [`write_vectored`](Write::write_vectored) may have). What [`write!`] formats is
 /// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
 ///
-/// When the server is told to stop, a read that waits for the next message gets the end of the stream, as
-/// if the client had closed: one that begins after something was written in answer to what was read. What
-/// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
-/// message, is waited for, as far as the request can tell: bytes that a handler has taken to a buffer of its
-/// own before it answered are part of no message any more. A handler that never answers asks
-/// [`is_draining`](ServerContext::is_draining).
+/// When the server is told to stop, a connection that is idle gets the end of the stream, as if its client had closed. It
+/// is idle if its handler has written something since it last got bytes, and waits in a read for more. What has arrived by
+/// then is still read. A client that has not said anything yet, or is in the middle of a message, is waited for. The
+/// request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its own, while
+/// it answers another, counts as answered. A handler that never writes asks [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
 /// |---|---|

@@ -122,16 +122,22 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// # After a fork
     ///
     /// A bound server is served in one process. A copy in another (fork(2)) has the same descriptors: each takes news that
-    /// are for the other, and what stops one of them stops both, perhaps with an error. To serve in several
-    /// processes there is [`PreFork`](crate::PreFork); by hand, fork first and make a server in each process, of one socket
-    /// ([`with_transport`](SocketServer::with_transport)) or with
-    /// [`allow_reuse_port`](crate::Configure::allow_reuse_port). The process that is left, of a daemon the first, ends with
-    /// `_exit(2)`: dropped there, a server takes its Unix path away, and a [`Running`] stops its server.
+    /// are for the other, and what stops one of them stops both, perhaps with an error.
+    ///
+    /// * To serve in several processes there is [`PreFork`](crate::PreFork). By hand, fork first, then make a server in each
+    ///   process, over one socket ([`with_transport`](SocketServer::with_transport)) or with
+    ///   [`allow_reuse_port`](crate::Configure::allow_reuse_port).
+    /// * The process that does not go on serving (the first one of a daemon) ends with `_exit(2)`: dropped there, a server
+    ///   takes its Unix path away, and a [`Running`] stops its server.
     ///
     /// # Errors
     ///
-    /// What prevents it, with the address and what to do: it does not resolve, is in use, not of this
-    /// machine, not permitted; a path that is too long or taken by something else.
+    /// What prevents it, with the address and what to do: it does not resolve, is in use
+    /// ([`AddrInUse`](io::ErrorKind::AddrInUse), also a path that is taken by something else), not of this machine
+    /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), not permitted
+    /// ([`PermissionDenied`](io::ErrorKind::PermissionDenied)). [`InvalidInput`](io::ErrorKind::InvalidInput) says that
+    /// the address or an attribute makes no sense: a path that is too long, a limit or one of the [`Timeouts`](crate::Timeouts) of zero, a signal that
+    /// cannot be caught.
     fn bind(self) -> io::Result<Self> {
         if self.core().state() != State::New {
             self.core().listen_to_signals().inspect_err(|_| self.server_close())?;
@@ -195,7 +201,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// The server is not bound, is closed, or its listening socket is broken.
+    /// The server is not bound, or is closed ([`NotConnected`](io::ErrorKind::NotConnected)); its listening socket is
+    /// broken.
     fn handle_request(self: &Arc<Self>) -> io::Result<Handled> {
         match self.core().state() {
             State::New => {
@@ -282,10 +289,11 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// The descriptor of the listening socket, from binding until the server is closed: to wait for
     /// requests in a loop of one's own before `handle_request`.
     ///
-    /// With a [`timeout`](Config::timeout) of zero, because a descriptor can be readable although nothing is there
-    /// (select(2), "Bugs"), and stays so while the server is suspended or at a limit. And now and then although it is not:
-    /// that the server was told to stop, that a child has ended or that a request may run that has waited for its
-    /// address's turn does not show there, and is seen to in `handle_request`.
+    /// * Set a [`timeout`](Config::timeout) of zero. The descriptor can be readable although nothing is there (select(2),
+    ///   "Bugs"), and stays so while the server is suspended or at a limit: `handle_request` would wait then.
+    /// * Call `handle_request` now and then although it is not readable, as every half second below. It sees to what does
+    ///   not show there, too: that the server was told to stop, that a child has ended, that a request may run that has
+    ///   waited for its address's turn.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -373,8 +381,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// [`verify_request`](Self::verify_request): never wait here. By default a connection is sent the
     /// [`farewell`](Config::farewell).
     ///
-    /// After it the sending side is shut down, and the connection closed as soon as that cannot cut off
-    /// what was sent, at most half a second later.
+    /// After it the sending side is shut down, so the client reads the end of the stream. The connection is closed half a
+    /// second later, when that cannot cut off what was sent: sooner if more than 64 wait for it or descriptors have run
+    /// out, later if every thread that accepts is busy in a handler (a bare server, a pool).
     fn reject_request(&self, request: &mut RequestOf<Self>, limit: LimitKind) {
         self.inner().reject_request(request, limit);
     }
@@ -407,7 +416,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
-    /// connection is open. By default the error is logged: what the client explains, who has left or
+    /// connection is open; it is closed already if its process was killed or [`process_request`](Self::process_request)
+    /// panicked. By default the error is logged: what the client explains, who has left or
     /// used up its time ([`RequestError::timeout`]), at `info`, the rest at `error`.
     fn handle_error(&self, error: &RequestError) {
         self.inner().handle_error(error);

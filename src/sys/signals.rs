@@ -92,7 +92,8 @@ impl Drop for SignalGuard {
     }
 }
 
-/// What is done in a signal handler: atomics and calls that signal-safety(7) lists.
+/// What is done in a signal handler: atomics, calls that signal-safety(7) lists, and ioctl(2) and tgkill(2), which are
+/// nothing but system calls.
 #[derive(Clone, Debug)]
 pub(crate) enum Reaction {
     /// [`Wakeup::shutdown_signal`], and whether at once.

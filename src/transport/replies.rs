@@ -14,7 +14,7 @@
 ///
 /// A reply that is held cannot fail in the handler any more: [`reply`](crate::DatagramRequest::reply) succeeds, the
 /// request is served, and if the system does not take the datagram, a warning in the log says so. The others leave all
-/// the same. Errors that are known before (an address that is none, more than 65,507 bytes) are returned as ever. And a
+/// the same. Errors that are known before (an address that is none, more bytes than a datagram holds) are returned as ever. And a
 /// handler that sends more than is held learns of it then: `reply` fails with the error of one before it to the same
 /// address.
 ///

@@ -62,11 +62,13 @@ use workers::Workers;
 /// | [`max_spare_workers`](Self::max_spare_workers): if more wait, one ends each second | 10 |
 /// | [`max_requests`](Self::max_requests): after so many a worker is replaced by a fresh one | 1000, and up to a tenth more |
 ///
-/// Workers that are on their way out, and serve their last requests, do not count. A worker with threads
-/// waits for a request as long as it can take another, whatever it serves meanwhile. When it is replaced, it drains as a
-/// server that stops: connections that have answered a message and wait for the next end, and the rest at the
-/// [`drain_timeout`](crate::Config::drain_timeout). One that serves one at a time leaves when its last connection has
-/// ended.
+/// A worker with threads waits for a request as long as it can take another, whatever it serves meanwhile. Workers that
+/// are on their way out, and serve their last requests, do not count.
+///
+/// A worker that is replaced, or is one too many, drains as a server that stops: connections that have answered a message
+/// and wait for the next end, and the rest is cut at the [`drain_timeout`](crate::Config::drain_timeout). Only one that
+/// serves one at a time and has had its [`max_requests`](Self::max_requests) is not hurried: it leaves when its last
+/// connection has ended.
 ///
 /// # A process for each request
 ///
@@ -96,7 +98,7 @@ use workers::Workers;
 /// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM, and SIGINT or, as other servers of this kind have it, `on_signal(signal::SIGINT, SignalAction::Stop)` |
 /// | those of [`on_signal`](crate::Configure::on_signal) | what it says, in the master; for one of the first two rows, beside it |
 ///
-/// A worker hears SIGTERM only: it accepts no more, ends with its last request, and is replaced.
+/// A worker hears SIGTERM only: it accepts no more, drains, and is replaced.
 ///
 /// # The end
 ///
@@ -207,7 +209,7 @@ impl<S: BaseServer> PreFork<S> {
     }
 
     /// Sets after how many requests a worker is replaced by a fresh one, so that what handlers leak is
-    /// bounded: 1000 unless set; `None`: never. A worker with threads may accept a few more.
+    /// bounded: 1000 unless set; `None`: never; 0 is as 1. A worker with threads may accept a few more.
     #[must_use]
     pub fn max_requests(mut self, requests: impl Into<Option<u64>>) -> Self {
         self.max_requests = requests.into();
@@ -227,7 +229,9 @@ impl<S: BaseServer> PreFork<S> {
     /// [`heartbeat`](crate::ServerContext::heartbeat). `None`, the default: never. Zero does not bind.
     ///
     /// A worker that waits for a request does not hang, however long it waits. One that serves one request at
-    /// a time and waits for a silent client does: for such, set a timeout on the request that is shorter.
+    /// a time and waits for a silent client does: for such, set a timeout on the request that is shorter. What
+    /// [`worker_init`](Self::worker_init) takes counts, too. A worker that drains is not looked after any more: its
+    /// [`drain_timeout`](crate::Config::drain_timeout) ends it.
     #[must_use]
     pub fn hang_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.hang_timeout = timeout.into();
