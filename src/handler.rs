@@ -191,9 +191,9 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
 
 /// Cleans up, and sends what is left whatever became of that: it is the client's.
 fn finish<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R) -> HandlerResult {
-    let finished = handler.finish(request);
+    let finished = catch_unwind(AssertUnwindSafe(|| handler.finish(request)));
     let flushed = request.flush_wfile();
-    finished?;
+    finished.unwrap_or_else(|panic| resume_unwind(panic))?;
     Ok(flushed?)
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use socketserver::prelude::*;
@@ -44,9 +45,18 @@ fn a_closure_that_never_returns_is_a_handler() {
     assert_eq!(running.stop().unwrap().failed, 1);
 }
 
-/// Writes as `handle`, and fails as `finish`.
+/// Writes as `handle`, and fails or panics as `finish`.
 #[derive(Clone)]
-struct FinishFails;
+struct FinishFails {
+    panics: bool,
+}
+
+impl FinishFails {
+    fn finish(&self) -> HandlerResult {
+        assert!(!self.panics, "cannot clean up");
+        Err("cannot clean up".into())
+    }
+}
 
 impl BaseRequestHandler<StreamRequest<MemoryStream>> for FinishFails {
     fn handle(&mut self, request: &mut StreamRequest<MemoryStream>) -> HandlerResult {
@@ -55,7 +65,7 @@ impl BaseRequestHandler<StreamRequest<MemoryStream>> for FinishFails {
     }
 
     fn finish(&mut self, _: &mut StreamRequest<MemoryStream>) -> HandlerResult {
-        Err("cannot clean up".into())
+        FinishFails::finish(self)
     }
 }
 
@@ -65,21 +75,31 @@ impl BaseRequestHandler<DatagramRequest> for FinishFails {
     }
 
     fn finish(&mut self, _: &mut DatagramRequest) -> HandlerResult {
-        Err("cannot clean up".into())
+        FinishFails::finish(self)
     }
 }
 
 fn what_was_written_is_sent_although_finish_fails() {
-    let mut request = StreamRequest::new(MemoryStream::new(""), "a client");
-    let error = run_handler(&FinishFails, &mut request).unwrap_err();
-    assert_eq!(error.to_string(), "cannot clean up");
-    assert_eq!(request.get_ref().written(), b"answer");
+    for panics in [false, true] {
+        let handler = FinishFails { panics };
+        let mut request = StreamRequest::new(MemoryStream::new(""), "a client");
+        assert_cannot_clean_up(|| run_handler(&handler, &mut request));
+        assert_eq!(request.get_ref().written(), b"answer");
 
-    let socket = Arc::new(MemoryDatagrams::default());
-    let mut request = DatagramRequest::new(Vec::new(), 0, "a client", socket.clone());
-    let error = run_handler(&FinishFails, &mut request).unwrap_err();
-    assert_eq!(error.to_string(), "cannot clean up");
-    assert_eq!(socket.sent(), [("a client".into(), b"answer".to_vec())]);
+        let socket = Arc::new(MemoryDatagrams::default());
+        let mut request = DatagramRequest::new(Vec::new(), 0, "a client", socket.clone());
+        assert_cannot_clean_up(|| run_handler(&handler, &mut request));
+        assert_eq!(socket.sent(), [("a client".into(), b"answer".to_vec())]);
+    }
+}
+
+#[track_caller]
+fn assert_cannot_clean_up(run: impl FnOnce() -> HandlerResult) {
+    let text = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.unwrap_err().to_string(),
+        Err(payload) => (*payload.downcast_ref::<&str>().unwrap()).to_owned(),
+    };
+    assert_eq!(text, "cannot clean up");
 }
 
 #[track_caller]

@@ -56,7 +56,8 @@ impl ServerHandle {
     /// served after [`resume`](Self::resume), or when the server drains.
     ///
     /// Who connects after this has returned is not accepted; a request that is being accepted meanwhile is
-    /// served. It waits for that, a moment usually, two seconds at most. A server that is not serving yet will start suspended. Again is nothing.
+    /// served. It waits for that, a moment usually, two seconds at most. A server that is not serving yet will start
+    /// suspended. Again is nothing.
     ///
     /// Where several servers accept from one [socket made elsewhere](crate::SocketServer::with_transport), a client
     /// that comes in the very moment in which one of them is suspended may wait until the next comes.
