@@ -324,6 +324,26 @@ impl<'a, S, F> TimedWriter<'a, S, F> {
     }
 }
 
+impl<S, F> TimedWriter<'_, S, F>
+where
+    S: Write,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    #[cold]
+    fn flush_within(&mut self) -> io::Result<()> {
+        let flushed = match self.limit() {
+            None => without_limit(|| self.stream.flush().map(|()| 0)),
+            Some((now, limit)) => {
+                let patience = &mut self.writing.patience;
+                patience.attempt(limit, now, self.stream, &self.set_option, |stream| {
+                    stream.flush().map(|()| 0)
+                })
+            }
+        };
+        flushed.map(drop)
+    }
+}
+
 impl<S, F> TimedWriter<'_, S, F> {
     /// The time, and when the operation must be over; `None`: never.
     fn limit(&mut self) -> Option<(Instant, Limit)> {
@@ -364,8 +384,12 @@ where
         Ok(written)
     }
 
+    /// Tried first, and looked at the time only if that was in vain: a socket has nothing to flush.
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        match self.stream.flush() {
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => self.flush_within(),
+            done => done,
+        }
     }
 }
 

@@ -14,6 +14,12 @@ use super::{Request, StreamRequest};
 /// The defaults suit a stream that is no socket. A wrapper (TLS, compression) forwards them to what it
 /// wraps, else it has no clocks, and a drain may wait for it until the deadline.
 ///
+/// What a stream gathers in its `write` it sends in its `flush`, with which each write of the request ends, unless the
+/// request gathers itself ([`set_wbufsize`](StreamRequest::set_wbufsize)), and each flush; only a vectored write, which
+/// may be short, does not. A read, write or flush that fails with [`Interrupted`](io::ErrorKind::Interrupted) or
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) has done nothing that must not be done again: it is called again while the
+/// clocks allow.
+///
 /// # A stream around another
 ///
 /// What has to be said first (a TLS handshake, a PROXY header) may have to be waited for, so it belongs into a
