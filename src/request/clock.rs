@@ -40,6 +40,10 @@ impl Clock {
         self.in_setup = true;
     }
 
+    pub(crate) fn is_in_setup(&self) -> bool {
+        self.in_setup
+    }
+
     pub(crate) fn setup_done(&mut self) {
         self.in_setup = false;
     }

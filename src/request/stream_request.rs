@@ -47,7 +47,8 @@ pub(crate) fn has_not_forked() {
 /// if the client had closed: one that begins after something was written in answer to what was read. What
 /// has arrived by then is still read. A client that has not said anything yet, or is in the middle of a
 /// message, is waited for, as far as the request can tell: bytes that a handler has taken to a buffer of its
-/// own before it answered are part of no message any more. A handler that never answers asks
+/// own before it answered are part of no message any more. What is written in
+/// [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers no message. A handler that never answers asks
 /// [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
@@ -232,6 +233,15 @@ impl<S: Stream> StreamRequest<S> {
         (&mut self.rbuf, source)
     }
 
+    /// Something was written. Nobody reads meanwhile: what comes of it, the next read sees.
+    fn answered(&self) {
+        if self.clock.is_in_setup() {
+            self.context.answered_in_setup();
+        } else {
+            self.context.answered();
+        }
+    }
+
     /// The writing direction: its buffer, and where that is sent to.
     fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
         let set_option = S::set_stream_write_timeout;
@@ -281,7 +291,7 @@ impl<S: Stream> Write for StreamRequest<S> {
             let (buffer, mut sink) = self.writer();
             buffer.write(&mut sink, data)?
         };
-        self.context.answered();
+        self.answered();
         Ok(count)
     }
 
@@ -290,7 +300,7 @@ impl<S: Stream> Write for StreamRequest<S> {
             let (buffer, mut sink) = self.writer();
             buffer.write_vectored(&mut sink, slices)?
         };
-        self.context.answered();
+        self.answered();
         Ok(count)
     }
 
