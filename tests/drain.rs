@@ -20,7 +20,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{Request, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
+use socketserver::{ShutdownHandle, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
@@ -169,9 +169,7 @@ impl Stream for Wrapped {
 fn an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once() {
     let handler = |request: &mut TcpRequest| {
         let stream = Wrapped(request.get_ref().try_clone()?);
-        let mut inner = StreamRequest::new(stream, request.client_address().clone());
-        inner.attach(request.server().clone());
-        inner.begin(request.timeouts())?;
+        let mut inner = request.wrap(stream)?;
         run_handler(&Lines, &mut inner)
     };
     assert_told(TcpServer::new(ANY_PORT, handler), 1, connect);

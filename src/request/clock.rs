@@ -24,7 +24,7 @@ const SLACK: Duration = Duration::from_millis(1);
 const PIECE: usize = 32 * 1024;
 
 /// The clocks of a request; the same for both directions.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
     /// `None` if none of them is set, which is looked at with each read and write.
     timeouts: Option<Timeouts>,
@@ -38,6 +38,14 @@ impl Clock {
     pub(crate) fn begin(&mut self) {
         self.restart();
         self.in_setup = true;
+    }
+
+    /// For a stream around another: its time has begun already, its handler has not.
+    pub(crate) fn for_wrapped(&self) -> Self {
+        Clock {
+            in_setup: true,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn is_in_setup(&self) -> bool {

@@ -87,6 +87,20 @@ impl<S: Stream> StreamRequest<S> {
         }
     }
 
+    /// A request of a stream around this one's (TLS), for the handler within: it has the same client, server and
+    /// clocks. Those of the request and of the handshake run from where they began. [`Stream`] tells more.
+    ///
+    /// # Errors
+    ///
+    /// Those of setting the clocks of `stream`.
+    pub fn wrap<T: Stream>(&self, stream: T) -> io::Result<StreamRequest<T>> {
+        let mut wrapped = StreamRequest::new(stream, self.client_address.clone());
+        wrapped.context = self.context.clone();
+        wrapped.clock = self.clock.for_wrapped();
+        wrapped.set_timeouts(self.timeouts())?;
+        Ok(wrapped)
+    }
+
     /// Whose connection it is.
     pub fn client_address(&self) -> &Address {
         &self.client_address
