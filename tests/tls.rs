@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -22,7 +23,7 @@ use rustls::{
 use socketserver::prelude::*;
 use socketserver::{State, Tcp};
 use support::interrupt::{Interrupts, wait_until_asleep};
-use support::journal::{Journal, Journaled, journal};
+use support::journal::{Journaled, journal};
 use support::process::{Process, assert_ends_well_unread, example_path};
 use support::program::Program;
 use support::{CEILING, Lines, connect, exchange_line, read_to_end, temp_path, wait_until};
@@ -57,8 +58,11 @@ tests![
     the_example_ends_well_although_nobody_reads_its_output_any_more,
 ];
 
-/// Enough for a handshake, and not long to wait for.
+/// What a client is to overrun.
 const PATIENCE: Duration = Duration::from_millis(400);
+
+/// As that, where a client needs time for a handshake before.
+const LONGER: Duration = Duration::from_secs(1);
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
 
@@ -107,11 +111,18 @@ impl Identity {
         StreamOwned::new(self.client(), connect(address))
     }
 
+    /// Has a client served. Returns how many were too late for the clocks before, on a busy machine.
     #[track_caller]
-    fn assert_serves(&self, address: &Address) {
-        let mut client = self.connect(address);
-        assert_eq!(exchange_line(&mut client, "hello\n"), "hello\n");
-        end(client);
+    fn serve_another(&self, address: &Address) -> u64 {
+        let is_served = || {
+            let (mut client, mut answer) = (self.connect(address), String::new());
+            let asked = client.write_all(b"hello\n").and_then(|()| {
+                client.conn.send_close_notify();
+                client.flush()
+            });
+            asked.and_then(|()| client.read_to_string(&mut answer)).is_ok() && answer == "hello\n"
+        };
+        (0..100).find(|_| is_served()).expect("another is served")
     }
 }
 
@@ -143,13 +154,14 @@ fn assert_cut_off(mut client: Client) {
     );
 }
 
-/// One client misbehaves and is ended, with `text` told once; others are served meanwhile and afterwards.
+/// One client misbehaves and is ended, with `text` told once; others are served meanwhile and afterwards. `misbehave` can
+/// ask whether it was told.
 #[track_caller]
 fn assert_ends(
     identity: &Identity,
     server: impl BaseServer<Transport = Tcp>,
     text: &str,
-    misbehave: impl FnOnce(TcpStream, &Journal),
+    misbehave: impl FnOnce(TcpStream, &dyn Fn() -> bool),
 ) {
     let (journal, pen) = journal();
     let running = Journaled::over(server, &pen).spawn().unwrap();
@@ -157,14 +169,16 @@ fn assert_ends(
     let client = connect(address);
     let (failed, name) = (text.split_once(' ').unwrap(), client.local_addr().unwrap());
     let expected = format!("handle_error: {} failed for {name}: {}", failed.0, failed.1);
-    misbehave(client, &journal);
-    identity.assert_serves(address);
-    let event = journal.wait_for("handle_error").event;
-    assert!(event.starts_with(&expected), "{event}");
-    identity.assert_serves(address);
+    let mut late = thread::scope(|scope| {
+        let another = scope.spawn(|| identity.serve_another(address));
+        misbehave(client, &|| journal.count(&expected) > 0);
+        another.join().unwrap()
+    });
+    wait_until(&expected, || journal.count(&expected) > 0);
+    late += identity.serve_another(address);
     let report = running.stop().unwrap();
-    assert_eq!((report.served, report.failed), (2, 1));
-    assert_eq!(journal.count("handle_error"), 1);
+    assert_eq!((report.served, report.failed), (2, 1 + late));
+    assert_eq!(journal.count("handle_error") as u64, 1 + late);
 }
 
 // ----- What is said ------------------------------------------------------------------------------
@@ -241,12 +255,12 @@ fn a_client_that_has_said_its_last_word_is_answered() {
 // ----- The clocks --------------------------------------------------------------------------------
 
 #[track_caller]
-fn assert_gone_in_the_handshake(begin: impl FnOnce(&Identity, &mut TcpStream, &Journal)) {
+fn assert_gone_in_the_handshake(begin: impl FnOnce(&Identity, &mut TcpStream, &dyn Fn() -> bool)) {
     let identity = Identity::new();
     let server = identity.serve(Lines).handshake_timeout(PATIENCE);
     let text = "setup handshake: not done within 0.4 s";
-    assert_ends(&identity, server, text, |mut socket, journal| {
-        begin(&identity, &mut socket, journal);
+    assert_ends(&identity, server, text, |mut socket, is_told| {
+        begin(&identity, &mut socket, is_told);
         // The server may have closed with something unread.
         if let Err(error) = socket.read_to_end(&mut Vec::new()) {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
@@ -273,20 +287,20 @@ fn a_client_that_stops_within_the_handshake_is_gone_at_the_handshake_timeout() {
 }
 
 fn a_byte_of_the_handshake_now_and_then_does_not_extend_it() {
-    assert_gone_in_the_handshake(|identity, socket, journal| {
+    assert_gone_in_the_handshake(|identity, socket, is_told| {
         // A record of the handshake (22) of 16 KiB.
         socket.write_all(&[22, 3, 1, 0x40, 0]).unwrap();
         socket.write_all(&to_send(&mut identity.client())[5..]).unwrap();
         wait_until("the server has given it up", || {
-            socket.write_all(&[0]).is_err() || journal.count("handle_error") > 0
+            socket.write_all(&[0]).is_err() || is_told()
         });
     });
 }
 
 fn a_client_that_says_nothing_after_the_handshake_is_gone_at_its_timeout() {
     let identity = Identity::new();
-    let server = identity.serve(Lines).handshake_timeout(PATIENCE);
-    let text = "handle handshake: not done within 0.4 s";
+    let server = identity.serve(Lines).handshake_timeout(LONGER);
+    let text = "handle handshake: not done within 1 s";
     assert_ends(&identity, server, text, |mut socket, _| {
         let mut tls = identity.client();
         tls.complete_io(&mut socket).unwrap();
@@ -307,9 +321,9 @@ fn a_client_that_falls_silent_is_gone_at_the_idle_timeout() {
 
 fn a_byte_of_a_record_now_and_then_does_not_extend_the_deadline() {
     let identity = Identity::new();
-    let server = identity.serve(Lines).request_timeout(PATIENCE).idle_timeout(CEILING);
-    let text = "handle request: not done within 0.4 s";
-    assert_ends(&identity, server, text, |mut socket, journal| {
+    let server = identity.serve(Lines).request_timeout(LONGER).idle_timeout(CEILING);
+    let text = "handle request: not done within 1 s";
+    assert_ends(&identity, server, text, |mut socket, is_told| {
         let mut tls = identity.client();
         tls.complete_io(&mut socket).unwrap();
         tls.writer().write_all(&[b'x'; 16 * 1024]).unwrap();
@@ -317,7 +331,7 @@ fn a_byte_of_a_record_now_and_then_does_not_extend_the_deadline() {
         let mut bytes = record[..record.len() - 1].iter();
         wait_until("the server has given it up", || {
             let byte = bytes.next().expect("it is given up before the record is whole");
-            socket.write_all(&[*byte]).is_err() || journal.count("handle_error") > 0
+            socket.write_all(&[*byte]).is_err() || is_told()
         });
     });
 }
@@ -351,7 +365,7 @@ fn a_handler_with_the_librarys_stream_around_its_request_keeps_to_the_clocks() {
         let mut connection = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
         io::copy(&mut rustls::Stream::new(&mut connection, request), &mut io::sink()).map(drop)
     };
-    let server = ThreadingTcpServer::new("127.0.0.1:0", handler).request_timeout(PATIENCE);
+    let server = ThreadingTcpServer::new("127.0.0.1:0", handler).request_timeout(LONGER);
     let (journal, pen) = journal();
     let running = Journaled::over(server, &pen).spawn().unwrap();
     let mut client = identity.connect(running.server_address());
@@ -362,7 +376,7 @@ fn a_handler_with_the_librarys_stream_around_its_request_keeps_to_the_clocks() {
         client.sock.write_all(&[0]).is_err() || journal.count("handle_error") > 0
     });
     let event = journal.wait_for("handle_error").event;
-    assert!(event.ends_with(": request: not done within 0.4 s"), "{event}");
+    assert!(event.ends_with(": request: not done within 1 s"), "{event}");
     running.stop().unwrap();
 }
 
@@ -463,9 +477,9 @@ fn a_client_that_has_said_nothing_is_answered_once() {
 fn plain_text_is_an_error_of_the_set_up() {
     let identity = Identity::new();
     let text = "setup received corrupt message of type InvalidContentType";
-    assert_ends(&identity, identity.serve(Lines), text, |mut socket, journal| {
+    assert_ends(&identity, identity.serve(Lines), text, |mut socket, is_told| {
         socket.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        journal.wait_for("handle_error");
+        wait_until("it is told", is_told);
     });
 }
 

@@ -7,18 +7,18 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 #[cfg(doc)]
-use super::{Request, StreamRequest};
+use super::StreamRequest;
 
 /// A byte stream that can be served: a socket, or anything that reads and writes.
 ///
 /// The defaults suit a stream that is no socket. A wrapper (TLS, compression) forwards them to what it
 /// wraps, else it has no clocks, and a drain may wait for it until the deadline.
 ///
-/// What a stream gathers in its `write` it sends in its `flush`, with which each write of the request ends, unless the
-/// request gathers itself ([`set_wbufsize`](StreamRequest::set_wbufsize)), and each flush; only a vectored write, which
-/// may be short, does not. A read, write or flush that fails with [`Interrupted`](io::ErrorKind::Interrupted) or
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) has done nothing that must not be done again: it is called again while the
-/// clocks allow.
+/// What a stream gathers in its `write` it sends in its `flush`. The request calls that behind each of its writes (but not
+/// behind a vectored one, which may be short) or, if it gathers itself ([`set_wbufsize`](StreamRequest::set_wbufsize)),
+/// when it is flushed. What fails with [`Interrupted`](io::ErrorKind::Interrupted), or with
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) when its timeout is over, is called again while the clocks allow; a `write`
+/// that fails so must have taken nothing.
 ///
 /// # A stream around another
 ///
@@ -122,8 +122,7 @@ use super::{Request, StreamRequest};
 ///   [`Interrupted`](io::ErrorKind::Interrupted): the request looks at its clocks and calls again. Libraries read as
 ///   often as it takes until a record is complete, and a client that sends a byte now and then could stay for ever. With
 ///   rustls: what `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
-/// * The wrapper's `write` only takes what there is room for, and its `flush` sends. A `write` that fails after it has
-///   taken something would be called again with the same.
+/// * The wrapper's `write` sends what an earlier one has left, then only takes what there is room for; its `flush` sends.
 /// * A drain ends the reading of the socket without the client's last word (`close_notify`), which libraries report as
 ///   an error (`UnexpectedEof`): if the server [is draining](crate::ServerContext::is_draining), that is the end of the
 ///   stream.

@@ -87,8 +87,9 @@ impl<S: Stream> StreamRequest<S> {
         }
     }
 
-    /// A request of a stream around this one's (TLS), for the handler within: it has the same client, server and
-    /// clocks. Those of the request and of the handshake run from where they began. [`Stream`] tells more.
+    /// A request of a stream around this one's (TLS), for a handler within, to be run with
+    /// [`run_handler`](crate::run_handler): it has the same client, server and clocks. Those of the request and of the
+    /// handshake run from where they began. [`Stream`] has an example.
     ///
     /// # Errors
     ///
