@@ -8,6 +8,7 @@ clients=(
     "nc netcat-openbsd"
     "socat socat"
     "curl curl"
+    "openssl openssl"
     "python3 python3"
     "strace strace"
     "faketime faketime"

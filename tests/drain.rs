@@ -20,7 +20,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{Request, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
+use socketserver::{ShutdownHandle, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
@@ -39,6 +39,9 @@ tests![
     an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once,
     an_answer_from_another_thread_makes_a_connection_idle,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
+    a_client_that_is_being_set_up_is_answered_once,
+    a_client_that_was_set_up_and_has_said_nothing_is_answered_once,
+    a_client_that_was_set_up_and_greeted_is_answered_once,
     a_client_in_the_middle_of_a_message_is_answered,
     a_client_in_the_middle_of_a_framed_message_is_answered,
     a_message_that_has_arrived_is_answered,
@@ -166,9 +169,7 @@ impl Stream for Wrapped {
 fn an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once() {
     let handler = |request: &mut TcpRequest| {
         let stream = Wrapped(request.get_ref().try_clone()?);
-        let mut inner = StreamRequest::new(stream, request.client_address().clone());
-        inner.attach(request.server().clone());
-        inner.begin(request.timeouts())?;
+        let mut inner = request.wrap(stream)?;
         run_handler(&Lines, &mut inner)
     };
     assert_told(TcpServer::new(ANY_PORT, handler), 1, connect);
@@ -220,6 +221,67 @@ fn a_client_that_was_greeted_and_has_said_nothing_is_answered_once() {
     assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
     assert_eq!(read_to_end(client), b"");
     assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// Has two steps of an exchange before the conversation, as a handshake of TLS has, then a greeting, if there is any.
+#[derive(Clone)]
+struct Introduced {
+    greeting: &'static str,
+}
+
+impl BaseRequestHandler<TcpRequest> for Introduced {
+    fn setup(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        for _ in 0..2 {
+            let mut line = String::new();
+            request.read_line(&mut line)?;
+            request.write_all(line.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        request.write_all(self.greeting.as_bytes())?;
+        Lines.handle(request)
+    }
+}
+
+/// A client that has been through so many steps when the server is told to stop gets its first answer.
+#[track_caller]
+fn assert_answered_once(greeting: &'static str, steps: usize) {
+    let handler = Introduced { greeting };
+    for (running, drains_meanwhile) in [
+        (TcpServer::new(ANY_PORT, handler.clone()).spawn(), false),
+        (ThreadingTcpServer::new(ANY_PORT, handler.clone()).spawn(), true),
+        (ForkingTcpServer::new(ANY_PORT, handler).spawn(), true),
+    ] {
+        let running = running.unwrap();
+        let client = connect(running.server_address());
+        let introduce = || assert_eq!(exchange_line(&client, "I am\n"), "I am\n");
+        (0..steps).for_each(|_| introduce());
+        if steps == 2 && !greeting.is_empty() {
+            assert_eq!(exchange_line(&client, ""), greeting);
+        }
+        running.shutdown_handle().shutdown();
+        if drains_meanwhile {
+            wait_until_draining(&running.shutdown_handle());
+        }
+        (steps..2).for_each(|_| introduce());
+        assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+        assert_eq!(read_to_end(client), b"");
+        assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
+}
+
+fn a_client_that_is_being_set_up_is_answered_once() {
+    assert_answered_once("", 1);
+}
+
+fn a_client_that_was_set_up_and_has_said_nothing_is_answered_once() {
+    assert_answered_once("", 2);
+}
+
+fn a_client_that_was_set_up_and_greeted_is_answered_once() {
+    assert_answered_once("welcome\n", 2);
 }
 
 fn a_client_in_the_middle_of_a_message_is_answered() {

@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use support::process::{STRATEGIES, Server, TRANSPORTS, echo, role, start, start_each};
+use support::process::{Process, STRATEGIES, Server, TRANSPORTS, echo, example_path, role, start, start_each};
 use support::{CEILING, clients, temp_path};
 
 tests![
@@ -19,6 +19,7 @@ tests![
     socat_is_served_over_every_transport_and_strategy,
     socat_is_served_at_an_abstract_name,
     curl_is_served_over_every_stream_transport_and_strategy,
+    openssl_is_served_over_tls,
     python_is_served_over_every_transport_and_strategy,
     cpythons_clients_are_served_by_sync_servers,
     cpythons_clients_are_served_by_threading_servers,
@@ -163,7 +164,7 @@ fn socat_is_served_at_an_abstract_name() {
     }
     let name = format!("socketserver-test-{}", std::process::id());
     for strategy in STRATEGIES {
-        let process = support::process::Process::start(&mut echo("unix", strategy, &format!("@{name}")));
+        let process = Process::start(&mut echo("unix", strategy, &format!("@{name}")));
         assert_eq!(process.address(), format!("@{name}"));
         let peer = format!("ABSTRACT-CONNECT:{name}");
         let requests = serve_stream("socat", &["-", &peer]);
@@ -195,6 +196,66 @@ fn curl_is_served_over_every_stream_transport_and_strategy() {
             server.assert_served(1, Signal::SIGINT);
         }
     }
+}
+
+/// A certificate for `localhost` and its key, as `openssl` makes them.
+#[track_caller]
+fn make_certificate(cert: &str, key: &str) {
+    let mut command = Command::new("openssl");
+    command.args([
+        "req",
+        "-x509",
+        "-nodes",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+    ]);
+    command.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
+    let output = command.args(["-keyout", key, "-out", cert]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn openssl_is_served_over_tls() {
+    if !clients::available("openssl") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let file = |name| place.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (file("cert.pem"), file("key.pem"));
+    make_certificate(&cert, &key);
+    let mut command = Command::new(example_path("tls_echo"));
+    let process = Process::start(command.args(["--cert", &cert, "--key", &key]));
+    let start = |version, more: &[&str]| {
+        let to = [
+            "s_client",
+            "-connect",
+            process.address(),
+            "-quiet",
+            "-verify_quiet",
+            version,
+        ];
+        let check = [
+            "-CAfile",
+            &cert,
+            "-verify_return_error",
+            "-verify_hostname",
+            "localhost",
+        ];
+        let name = ["-servername", "localhost"];
+        let mut client = Client::start("openssl", &[&to, &check[..], &name, more].concat());
+        client.assert_echoes();
+        client
+    };
+    for version in ["-tls1_2", "-tls1_3"] {
+        start(version, &["-no_ign_eof"]).assert_ends();
+    }
+    // These wait for the server's last word.
+    let waiting = ["-tls1_2", "-tls1_3"].map(|version| start(version, &[]));
+    process.signal(Signal::SIGTERM);
+    waiting.into_iter().for_each(Client::assert_ends);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=4 failed=0 "), "{ended:?}");
 }
 
 // ----- Python ------------------------------------------------------------------------------------

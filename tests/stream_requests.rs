@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::cell::Cell;
+use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, mpsc};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::run_handler;
+use socketserver::{Timeouts, run_handler};
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::serving::{serve_one, serve_well};
@@ -29,6 +30,8 @@ tests![
     an_rbufsize_of_1_reads_nothing_ahead,
     by_default_reading_a_line_reads_ahead,
     with_a_wbufsize_writes_are_gathered,
+    what_a_stream_gathers_is_sent_with_each_write_and_flush,
+    a_flush_of_the_stream_is_called_again_until_the_write_timeout,
     what_is_gathered_is_sent_when_the_handler_ends,
     a_last_flush_that_fails_is_reported,
     a_read_past_its_timeout_is_timed_out,
@@ -280,6 +283,96 @@ fn with_a_wbufsize_writes_are_gathered() {
         written(&request),
         "at once,four+3,little and more than the buffer holds"
     );
+}
+
+/// Sends what was written when it is flushed, as streams of TLS and of compression do.
+#[derive(Default)]
+struct Gathering {
+    gathered: Vec<u8>,
+    sent: Vec<u8>,
+    /// How many of the next flushes a signal interrupts.
+    interrupted: usize,
+    /// Its peer takes nothing: a flush waits until this is over (`SO_SNDTIMEO`).
+    full: Cell<Option<Duration>>,
+}
+
+impl Read for Gathering {
+    fn read(&mut self, _out: &mut [u8]) -> io::Result<usize> {
+        Ok(0)
+    }
+}
+
+impl Write for Gathering {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.gathered.extend(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.interrupted > 0 {
+            self.interrupted -= 1;
+            return Err(ErrorKind::Interrupted.into());
+        }
+        if let Some(wait) = self.full.get() {
+            thread::sleep(wait);
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.sent.append(&mut self.gathered);
+        Ok(())
+    }
+}
+
+impl Stream for Gathering {
+    fn set_stream_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        if self.full.get().is_some() {
+            self.full.set(timeout);
+        }
+        Ok(())
+    }
+}
+
+fn what_a_stream_gathers_is_sent_with_each_write_and_flush() {
+    let mut request = StreamRequest::new(Gathering::default(), "a client");
+    let sent = |request: &StreamRequest<Gathering>| String::from_utf8(request.get_ref().sent.clone()).unwrap();
+    request.write_all(b"at once,").unwrap();
+    assert_eq!(sent(&request), "at once,");
+    // May be written short, so it ends nothing.
+    assert_eq!(request.write_vectored(&[IoSlice::new(b"slices,")]).unwrap(), 7);
+    request.flush().unwrap();
+    assert_eq!(sent(&request), "at once,slices,");
+    request.set_wbufsize(8);
+    request.write_all(b"more than 8 bytes,").unwrap();
+    request.write_all(b"few").unwrap();
+    request.flush().unwrap();
+    assert_eq!(sent(&request), "at once,slices,more than 8 bytes,few");
+
+    let mut request = StreamRequest::new(Gathering::default(), "a client");
+    let handler = |request: &mut StreamRequest<Gathering>| request.get_mut().write_all(b"to the stream itself");
+    run_handler(&handler, &mut request).unwrap();
+    assert_eq!(sent(&request), "to the stream itself");
+}
+
+fn a_flush_of_the_stream_is_called_again_until_the_write_timeout() {
+    let interrupted = Gathering {
+        interrupted: 3,
+        ..Gathering::default()
+    };
+    let mut request = StreamRequest::new(interrupted, "a client");
+    request.write_all(b"late").unwrap();
+    assert_eq!(request.get_ref().sent, b"late");
+
+    let full = Gathering {
+        full: Cell::new(Some(Duration::ZERO)),
+        ..Gathering::default()
+    };
+    let mut request = StreamRequest::new(full, "a client");
+    request
+        .set_timeouts(Timeouts::new().write(Duration::from_millis(100)))
+        .unwrap();
+    for outcome in [request.write_all(b"never"), request.flush()] {
+        let text = outcome.unwrap_err().to_string();
+        assert_eq!(text, "write: the peer did not take all of it within 0.1 s");
+    }
 }
 
 fn what_is_gathered_is_sent_when_the_handler_ends() {

@@ -48,6 +48,7 @@ tests![
     both_halves_keep_to_the_clocks,
     a_handler_that_computes_sees_its_deadline,
     setting_timeouts_does_not_extend_the_deadline,
+    a_wrapped_request_keeps_to_the_deadline_of_the_whole,
     a_deadline_can_be_restarted,
     what_the_wrapper_sets_holds_instead_of_the_servers,
     a_wrapper_is_a_handler_in_all_its_steps,
@@ -356,16 +357,13 @@ impl Stream for WholeLines {
 }
 
 fn a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline() {
-    use socketserver::Request as _;
     let (journal, pen) = journal();
     let server = ThreadingTcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| {
         let stream = WholeLines {
             stream: request.get_ref().try_clone()?,
             line: Vec::new(),
         };
-        let mut inner = StreamRequest::new(stream, request.client_address().clone());
-        inner.attach(request.server().clone());
-        inner.begin(request.timeouts())?;
+        let mut inner = request.wrap(stream)?;
         run_handler(&EchoLine, &mut inner)
     });
     let running = Journaled::over(server.request_timeout(millis(200)), &pen)
@@ -586,6 +584,24 @@ fn setting_timeouts_does_not_extend_the_deadline() {
     let running = server.spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"true None None");
     running.stop().unwrap();
+}
+
+fn a_wrapped_request_keeps_to_the_deadline_of_the_whole() {
+    let (_peer, mut request) = pair(Timeouts::new().request(CEILING));
+    let wrap = |request: &StreamRequest<UnixStream>| request.wrap(request.get_ref().try_clone().unwrap()).unwrap();
+    let mut inner = wrap(&request);
+    assert_eq!(inner.deadline(), request.deadline());
+    assert_eq!(inner.timeouts(), request.timeouts());
+    assert_eq!(inner.client_address(), request.client_address());
+
+    // Its first byte is part of the handshake, too.
+    request.set_timeouts(Timeouts::new().handshake(millis(50))).unwrap();
+    let begun = Instant::now();
+    wait_until("the time is over", || begun.elapsed() > millis(50));
+    assert_timed_out(wrap(&request).read(&mut [0]), TimeoutKind::Handshake);
+    // What it sets is its own.
+    inner.set_timeouts(Timeouts::new()).unwrap();
+    assert_eq!(request.timeouts(), Timeouts::new().handshake(millis(50)));
 }
 
 fn a_deadline_can_be_restarted() {

@@ -46,6 +46,11 @@ impl Activity {
         self.is_idle()
     }
 
+    /// The handler wrote while it set the connection up (a handshake): that leaves it as new as it was.
+    pub(crate) fn answered_in_setup(&self) {
+        self.bits.fetch_and(!ASKED, Ordering::SeqCst);
+    }
+
     /// The handler is about to read. True if the connection is idle by that.
     pub(crate) fn begin_read(&self) -> bool {
         self.bits.fetch_or(READING, Ordering::SeqCst) == ANSWERED
@@ -104,6 +109,15 @@ mod tests {
         assert!(reads_idly(), "answered");
         activity.asked();
         assert!(!reads_idly(), "in the middle of the next message");
+    }
+
+    #[test]
+    fn a_connection_that_was_set_up_is_new() {
+        let activity = Activity::default();
+        activity.asked();
+        activity.answered_in_setup();
+        assert!(!activity.answered(), "a greeting");
+        assert!(!activity.begin_read(), "greeted");
     }
 
     #[test]

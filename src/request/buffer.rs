@@ -86,22 +86,25 @@ impl WriteBuffer {
     /// Writes all of `data` or fails: like Python's `wfile`, there are no short writes.
     pub(crate) fn write(&mut self, sink: &mut impl Write, data: &[u8]) -> io::Result<usize> {
         if self.bytes.len() + data.len() > self.size {
-            self.flush(sink)?;
+            self.send(sink)?;
         }
-        if data.len() >= self.size {
-            sink.write_all(data)?;
-        } else {
+        if data.len() < self.size {
             self.bytes.extend_from_slice(data);
+            return Ok(data.len());
+        }
+        sink.write_all(data)?;
+        if self.size == 0 {
+            sink.flush()?;
         }
         Ok(data.len())
     }
 
     /// As [`write`](Self::write), header and body in one call of writev(2); what is not gathered may be
-    /// written short, as a vectored write may.
+    /// written short, as a vectored write may. It does not flush the sink: an error would have to say how much was taken.
     pub(crate) fn write_vectored(&mut self, sink: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let length = slices.iter().map(|slice| slice.len()).sum();
         if self.bytes.len() + length > self.size {
-            self.flush(sink)?;
+            self.send(sink)?;
         }
         if length >= self.size {
             return sink.write_vectored(slices);
@@ -127,9 +130,15 @@ impl WriteBuffer {
         self.failed
     }
 
-    /// Sends what is gathered. What an error leaves stays, so that whatever is written next goes behind it: the peer
-    /// would take it for a part of what was cut off.
+    /// Sends what is gathered, here and in the sink.
     pub(crate) fn flush(&mut self, sink: &mut impl Write) -> io::Result<()> {
+        self.send(sink)?;
+        sink.flush().inspect_err(|_| self.failed = true)
+    }
+
+    /// Sends what is gathered here. What an error leaves stays, so that whatever is written next goes behind it: the peer
+    /// would take it for a part of what was cut off.
+    fn send(&mut self, sink: &mut impl Write) -> io::Result<()> {
         let mut sent = 0;
         let outcome = loop {
             if sent == self.bytes.len() {

@@ -24,7 +24,7 @@ const SLACK: Duration = Duration::from_millis(1);
 const PIECE: usize = 32 * 1024;
 
 /// The clocks of a request; the same for both directions.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
     /// `None` if none of them is set, which is looked at with each read and write.
     timeouts: Option<Timeouts>,
@@ -38,6 +38,18 @@ impl Clock {
     pub(crate) fn begin(&mut self) {
         self.restart();
         self.in_setup = true;
+    }
+
+    /// For a stream around another: its time has begun already, its handler has not.
+    pub(crate) fn for_wrapped(&self) -> Self {
+        Clock {
+            in_setup: true,
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn is_in_setup(&self) -> bool {
+        self.in_setup
     }
 
     pub(crate) fn setup_done(&mut self) {
@@ -324,6 +336,26 @@ impl<'a, S, F> TimedWriter<'a, S, F> {
     }
 }
 
+impl<S, F> TimedWriter<'_, S, F>
+where
+    S: Write,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    #[cold]
+    fn flush_within(&mut self) -> io::Result<()> {
+        let flushed = match self.limit() {
+            None => without_limit(|| self.stream.flush().map(|()| 0)),
+            Some((now, limit)) => {
+                let patience = &mut self.writing.patience;
+                patience.attempt(limit, now, self.stream, &self.set_option, |stream| {
+                    stream.flush().map(|()| 0)
+                })
+            }
+        };
+        flushed.map(drop)
+    }
+}
+
 impl<S, F> TimedWriter<'_, S, F> {
     /// The time, and when the operation must be over; `None`: never.
     fn limit(&mut self) -> Option<(Instant, Limit)> {
@@ -364,8 +396,12 @@ where
         Ok(written)
     }
 
+    /// Tried first, and looked at the time only if that was in vain: a socket has nothing to flush.
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        match self.stream.flush() {
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => self.flush_within(),
+            done => done,
+        }
     }
 }
 

@@ -55,6 +55,14 @@ impl ServerContext {
         self.activity.as_ref().is_some_and(|activity| activity.answered()) && self.is_told_to_stop()
     }
 
+    /// The handler wrote to its client before the conversation.
+    pub(crate) fn answered_in_setup(&self) {
+        self.heartbeat();
+        if let Some(activity) = &self.activity {
+            activity.answered_in_setup();
+        }
+    }
+
     /// The handler is about to read. True if the connection is idle and is to end.
     pub(crate) fn begin_read(&self) -> bool {
         self.heartbeat();

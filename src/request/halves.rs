@@ -101,7 +101,9 @@ where
     }
 
     fn answered(&self) {
-        if self.context.answered() {
+        if self.clock.is_in_setup() {
+            self.context.answered_in_setup();
+        } else if self.context.answered() {
             // The other half waits in a read already.
             end_reading(self.stream);
         }

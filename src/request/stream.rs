@@ -7,20 +7,25 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 #[cfg(doc)]
-use super::{Request, StreamRequest};
+use super::StreamRequest;
 
 /// A byte stream that can be served: a socket, or anything that reads and writes.
 ///
 /// The defaults suit a stream that is no socket. A wrapper (TLS, compression) forwards them to what it
 /// wraps, else it has no clocks, and a drain may wait for it until the deadline.
 ///
+/// What a stream gathers in its `write` it sends in its `flush`. The request calls that behind each of its writes (but not
+/// behind a vectored one, which may be short) or, if it gathers itself ([`set_wbufsize`](StreamRequest::set_wbufsize)),
+/// when it is flushed. What fails with [`Interrupted`](io::ErrorKind::Interrupted), or with
+/// [`WouldBlock`](io::ErrorKind::WouldBlock) when its timeout is over, is called again while the clocks allow; a `write`
+/// that fails so must have taken nothing.
+///
 /// # A stream around another
 ///
 /// What has to be said first (a TLS handshake, a PROXY header) may have to be waited for, so it belongs into a
 /// handler, never into [`accept`](crate::Transport::accept): one that goes around the handler of the wrapped stream
-/// and makes a request of it. [`attach`](Request::attach) and [`begin`](Request::begin) give that the server and the
-/// clocks; without them it would neither hear that the server drains, nor be counted in
-/// [`Connection`](crate::Connection), nor time out.
+/// and makes a request of it with [`wrap`](StreamRequest::wrap), which has the client, the server and the clocks of the
+/// whole. The bytes in [`Connection`](crate::Connection) are those that went through either request.
 ///
 /// ```
 /// use std::io::{self, BufRead, Read, Write};
@@ -28,7 +33,7 @@ use super::{Request, StreamRequest};
 /// use std::os::fd::BorrowedFd;
 /// use std::time::Duration;
 /// use socketserver::prelude::*;
-/// use socketserver::{Request, run_handler};
+/// use socketserver::run_handler;
 ///
 /// /// In the place of a TLS library's stream.
 /// struct Secret(TcpStream);
@@ -80,10 +85,7 @@ use super::{Request, StreamRequest};
 /// impl<H: BaseRequestHandler<StreamRequest<Secret>>> BaseRequestHandler<TcpRequest> for Secretly<H> {
 ///     fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
 ///         let stream = Secret(request.get_ref().try_clone()?);
-///         let mut inner = StreamRequest::new(stream, request.client_address().clone());
-///         inner.attach(request.server().clone());
-///         inner.begin(request.timeouts())?;
-///         run_handler(&self.0, &mut inner)
+///         run_handler(&self.0, &mut request.wrap(stream)?)
 ///     }
 /// }
 ///
@@ -105,23 +107,34 @@ use super::{Request, StreamRequest};
 /// Before that, read no further than the wrapped stream begins: what [`BufRead`](io::BufRead) has read ahead of it stays
 /// with the outer request, unless [`set_rbufsize(1)`](StreamRequest::set_rbufsize) has it read byte by byte.
 ///
+/// The other handle to the socket (`try_clone`) is a second descriptor for each connection.
+///
 /// # TLS
 ///
-/// A TLS library reads the socket as often as it takes until a handshake or a record is complete. Clocks are looked at
-/// between two reads of the request, so a client that sends it a byte now and then could stay for ever, except thus:
+/// The example `tls_echo` has a handler `Tls<H>` around any other, with rustls and to be copied:
+/// `examples/tls_echo/tls.rs`. What matters there, with any library:
 ///
 /// * The handshake is made in [`setup`](crate::BaseRequestHandler::setup), on the request itself, which any library can
-///   read and write. With rustls: `connection.complete_io(request)`.
+///   read and write: with rustls `connection.complete_io(request)`. There it keeps to all clocks, that of the handshake
+///   included, and what it writes is no answer to a message: a drain waits for a client that is in the middle of it, or
+///   has said nothing since, and answers it once. In `handle` a drain would take it for idle.
 /// * The wrapper's `read` reads the socket once; if that completes nothing, it fails with
-///   [`Interrupted`](io::ErrorKind::Interrupted): the request looks at its clocks and calls again. With rustls: what
-///   `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
+///   [`Interrupted`](io::ErrorKind::Interrupted): the request looks at its clocks and calls again. Libraries read as
+///   often as it takes until a record is complete, and a client that sends a byte now and then could stay for ever. With
+///   rustls: what `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
+/// * The wrapper's `write` sends what an earlier one has left, then only takes what there is room for; its `flush` sends.
+/// * A drain ends the reading of the socket without the client's last word (`close_notify`), which libraries report as
+///   an error (`UnexpectedEof`): if the server [is draining](crate::ServerContext::is_draining), that is the end of the
+///   stream.
+/// * The last word is said after [`run_handler`](crate::run_handler), and only if that succeeded: without it, the client
+///   knows that it has not heard all.
 ///
-/// A handler that can do without a request of the wrapped stream writes no wrapper at all: it puts the library's stream
-/// around its request, as in `rustls::Stream::new(&mut connection, request)`, and all clocks hold.
+/// The first byte for which the [handshake's clock](crate::Timeouts#structfield.handshake) waits is one within TLS. A
+/// record of which a part has come is no message yet: an idle client that is sending one when the server drains is told
+/// to leave as any other.
 ///
-/// The last word of TLS (`close_notify`) is said after [`run_handler`](crate::run_handler). A drain ends the reading of
-/// the socket without one, which libraries report as an error (`UnexpectedEof`): if the server
-/// [is draining](crate::ServerContext::is_draining), that is the end of the stream.
+/// A handler that can do without a request of the wrapped stream writes no wrapper: it puts the library's stream around
+/// its request, as in `rustls::Stream::new(&mut connection, request)`, and all clocks hold.
 pub trait Stream: Read + Write + Send + 'static {
     /// Ends one direction or both (shutdown(2)).
     ///

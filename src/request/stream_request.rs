@@ -48,7 +48,8 @@ pub(crate) fn has_not_forked() {
 /// is idle if its handler has written something since it last got bytes, and waits in a read for more. What has arrived by
 /// then is still read. A client that has not said anything yet, or is in the middle of a message, is waited for. The
 /// request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its own, while
-/// it answers another, counts as answered. A handler that never writes asks [`is_draining`](ServerContext::is_draining).
+/// it answers another, counts as answered. What is written in [`setup`](crate::BaseRequestHandler::setup), as in a
+/// handshake, answers nothing. A handler that never writes asks [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
 /// |---|---|
@@ -84,6 +85,21 @@ impl<S: Stream> StreamRequest<S> {
             wbuf: WriteBuffer::default(),
             lent: AtomicBool::new(false),
         }
+    }
+
+    /// A request of a stream around this one's (TLS), for a handler within, to be run with
+    /// [`run_handler`](crate::run_handler): it has the same client, server and clocks. Those of the request and of the
+    /// handshake run from where they began. [`Stream`] has an example.
+    ///
+    /// # Errors
+    ///
+    /// Those of setting the clocks of `stream`.
+    pub fn wrap<T: Stream>(&self, stream: T) -> io::Result<StreamRequest<T>> {
+        let mut wrapped = StreamRequest::new(stream, self.client_address.clone());
+        wrapped.context = self.context.clone();
+        wrapped.clock = self.clock.for_wrapped();
+        wrapped.set_timeouts(self.timeouts())?;
+        Ok(wrapped)
     }
 
     /// Whose connection it is.
@@ -232,6 +248,15 @@ impl<S: Stream> StreamRequest<S> {
         (&mut self.rbuf, source)
     }
 
+    /// Something was written. Nobody reads meanwhile: what comes of it, the next read sees.
+    fn answered(&self) {
+        if self.clock.is_in_setup() {
+            self.context.answered_in_setup();
+        } else {
+            self.context.answered();
+        }
+    }
+
     /// The writing direction: its buffer, and where that is sent to.
     fn writer(&mut self) -> (&mut WriteBuffer, impl Write) {
         let set_option = S::set_stream_write_timeout;
@@ -281,7 +306,7 @@ impl<S: Stream> Write for StreamRequest<S> {
             let (buffer, mut sink) = self.writer();
             buffer.write(&mut sink, data)?
         };
-        self.context.answered();
+        self.answered();
         Ok(count)
     }
 
@@ -290,7 +315,7 @@ impl<S: Stream> Write for StreamRequest<S> {
             let (buffer, mut sink) = self.writer();
             buffer.write_vectored(&mut sink, slices)?
         };
-        self.context.answered();
+        self.answered();
         Ok(count)
     }
 
