@@ -5,6 +5,7 @@ mod support;
 #[path = "../examples/tls_echo/tls.rs"]
 mod tls;
 
+use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Command;
@@ -26,7 +27,7 @@ use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journaled, journal};
 use support::process::{Process, assert_ends_well_unread, example_path};
 use support::program::Program;
-use support::{CEILING, Lines, connect, exchange_line, read_to_end, temp_path, wait_until};
+use support::{CEILING, Lines, connect, exchange_line, read_to_end, temp_path, unread, wait_until};
 use tls::{Tls, TlsStream};
 
 tests![
@@ -48,6 +49,7 @@ tests![
     idle_connections_are_told_at_once_under_every_strategy,
     a_client_in_the_handshake_is_answered_once,
     a_client_that_has_said_nothing_is_answered_once,
+    a_client_in_the_middle_of_a_record_is_answered,
     plain_text_is_an_error_of_the_set_up,
     what_is_no_record_is_an_error_of_the_handler,
     half_a_message_is_an_error,
@@ -409,7 +411,18 @@ fn a_long_answer_is_complete_although_signals_interrupt_it() {
 /// The server is told to stop while its only client is in the middle of something, and goes on then.
 #[track_caller]
 fn assert_drains(identity: &Identity, begin: impl FnOnce(&mut Client), go_on: impl FnOnce(&mut Client)) {
-    let running = identity.serve(Lines).spawn().unwrap();
+    assert_drains_from(identity, Lines, begin, go_on);
+}
+
+/// As that, with a handler that does what `Lines` does.
+#[track_caller]
+fn assert_drains_from(
+    identity: &Identity,
+    handler: impl BaseRequestHandler<StreamRequest<TlsStream>>,
+    begin: impl FnOnce(&mut Client),
+    go_on: impl FnOnce(&mut Client),
+) {
+    let running = identity.serve(handler).spawn().unwrap();
     let mut client = identity.connect(running.server_address());
     begin(&mut client);
     let handle = running.shutdown_handle();
@@ -470,6 +483,29 @@ fn a_client_that_has_said_nothing_is_answered_once() {
             assert_eq!(exchange_line(client, "hello\n"), "hello\n");
         });
     }
+}
+
+fn a_client_in_the_middle_of_a_record_is_answered() {
+    let (sender, server) = mpsc::channel();
+    let handler = move |request: &mut StreamRequest<TlsStream>| {
+        sender.send(gettid()).unwrap();
+        Lines.handle(request)
+    };
+    let identity = Identity::new();
+    let rest = RefCell::default();
+    let begin = |client: &mut Client| {
+        assert_eq!(exchange_line(&mut *client, "hello\n"), "hello\n");
+        client.conn.writer().write_all(b"world\n").unwrap();
+        let mut record = to_send(&mut client.conn);
+        rest.replace(record.split_off(record.len() / 2));
+        client.sock.write_all(&record).unwrap();
+        wait_until("it has read that", || unread(&client.sock) == Some(0));
+        wait_until_asleep(server.recv_timeout(CEILING).unwrap());
+    };
+    assert_drains_from(&identity, handler, begin, |client| {
+        client.sock.write_all(&rest.borrow()).unwrap();
+        assert_eq!(exchange_line(client, ""), "world\n");
+    });
 }
 
 // ----- What goes wrong ---------------------------------------------------------------------------

@@ -78,7 +78,10 @@ impl Read for TlsStream {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof && self.server.is_draining() => return Ok(0),
             done => return done,
         }
-        self.connection.read_tls(&mut self.socket)?;
+        if self.connection.read_tls(&mut self.socket)? > 0 {
+            // Of a record, perhaps the beginning only.
+            self.server.message_begun();
+        }
         if let Err(error) = self.connection.process_new_packets() {
             // Tells the client what is wrong with it, if it still listens.
             let _ = self.flush();

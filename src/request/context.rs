@@ -38,14 +38,7 @@ impl ServerContext {
     pub(crate) fn took(&self, count: usize) {
         self.heartbeat();
         if count > 0 {
-            self.in_message();
-        }
-    }
-
-    /// The handler has bytes that it has not answered.
-    pub(crate) fn in_message(&self) {
-        if let Some(activity) = &self.activity {
-            activity.asked();
+            self.message_begun();
         }
     }
 
@@ -121,6 +114,16 @@ impl ServerContext {
     pub fn heartbeat(&self) {
         if let Some(master) = self.shared.as_ref().and_then(|shared| shared.master()) {
             master.heartbeat();
+        }
+    }
+
+    /// Says that a message has begun to come, although no read of the request has given any of it: until something has been
+    /// written, a drain does not take the connection for [idle](crate::StreamRequest). For a [stream](crate::Stream) that
+    /// gives only what is complete (TLS), and a handler that has the beginning of the next message in a buffer of its own
+    /// when it answers one.
+    pub fn message_begun(&self) {
+        if let Some(activity) = &self.activity {
+            activity.asked();
         }
     }
 

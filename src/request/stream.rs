@@ -128,10 +128,10 @@ use super::StreamRequest;
 ///   stream.
 /// * The last word is said after [`run_handler`](crate::run_handler), and only if that succeeded: without it, the client
 ///   knows that it has not heard all.
+/// * A part of a record gives no bytes yet: the wrapper says that a
+///   [message has begun](crate::ServerContext::message_begun), else a drain takes the connection for idle and cuts it.
 ///
-/// The first byte for which the [handshake's clock](crate::Timeouts#structfield.handshake) waits is one within TLS. A
-/// record of which a part has come is no message yet: an idle client that is sending one when the server drains is told
-/// to leave as any other.
+/// The first byte for which the [handshake's clock](crate::Timeouts#structfield.handshake) waits is one within TLS.
 ///
 /// A handler that can do without a request of the wrapped stream writes no wrapper: it puts the library's stream around
 /// its request, as in `rustls::Stream::new(&mut connection, request)`, and all clocks hold.

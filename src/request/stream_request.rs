@@ -48,7 +48,7 @@ pub(crate) fn has_not_forked() {
 /// is idle if its handler has written something since it last got bytes, and waits in a read for more. What has arrived by
 /// then is still read. A client that has not said anything yet, or is in the middle of a message, is waited for. The
 /// request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its own, while
-/// it answers another, counts as answered. What is written in [`setup`](crate::BaseRequestHandler::setup), as in a
+/// it answers another, counts as answered unless it [says so](ServerContext::message_begun). What is written in [`setup`](crate::BaseRequestHandler::setup), as in a
 /// handshake, answers nothing. A handler that never writes asks [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
@@ -172,7 +172,7 @@ impl<S: Stream> StreamRequest<S> {
     /// ```
     pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
         let lender = Lender {
-            in_message: |request: &&mut Self| request.context.in_message(),
+            in_message: |request: &&mut Self| request.context.message_begun(),
             give_back: |request, unread, unsent, failed| {
                 request.rbuf.put_back(unread);
                 request.wbuf.gather(unsent, failed);
