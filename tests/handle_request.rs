@@ -30,6 +30,7 @@ tests![
     without_a_request_it_ends_at_its_timeout_and_says_so,
     a_timeout_of_zero_only_looks,
     a_request_in_time_is_no_timeout,
+    what_cannot_be_accepted_in_time_is_left_for_the_next_call,
     serving_for_ever_takes_no_notice_of_the_timeout,
     signals_neither_shorten_the_wait_nor_fail_it,
     signals_do_not_end_a_wait_without_a_timeout,
@@ -565,6 +566,22 @@ fn goes_on_after<E: Into<io::Error>>(errors: impl IntoIterator<Item = E>) {
     assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed), (1, 0));
+}
+
+// A program with a loop of its own gets on, although the descriptor stays readable all the while.
+fn what_cannot_be_accepted_in_time_is_left_for_the_next_call() {
+    for error in [Errno::EAGAIN, Errno::EMFILE] {
+        let server = Loop::over(ThreadingTcpServer::new("127.0.0.1:0", EchoLine)).failing([error; 3]);
+        let server = bound(server.timeout(Duration::ZERO));
+        let client = client(&*server, "later\n");
+        for _ in 0..3 {
+            assert_eq!(server.handle_request().unwrap(), Handled::TimedOut, "{error}");
+        }
+        assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+        assert_eq!(read_to_end(client), b"later\n");
+        let report = server.close().unwrap();
+        assert_eq!((report.served, report.failed), (1, 0));
+    }
 }
 
 // "accept error: turn skipped silently"

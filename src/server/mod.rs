@@ -176,7 +176,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Handles one request: waits for it at most [`timeout`](Config::timeout), then gives it to
-    /// `process_request`. For programs with a loop of their own; bind first.
+    /// `process_request`. What cannot be accepted by then, because descriptors have run out or `get_request` has nothing
+    /// all the same, is left to the next call. For programs with a loop of their own; bind first.
     ///
     /// ```
     /// use std::sync::Arc;
