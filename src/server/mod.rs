@@ -208,7 +208,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             State::Closed => return Err(io::Error::new(io::ErrorKind::NotConnected, "the server is closed")),
             _ => {}
         }
-        let _busy = self.core().shared().enter();
+        let shared = self.core().shared();
+        let _busy = shared.enter();
+        let _handling = shared.begin_handling();
         keep_deadline(&**self);
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
@@ -219,8 +221,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Drains and closes a server whose requests were handled one by one: what `serve_forever` does at
-    /// its end, those that the kernel had queued included. Python: `server_close()` with `block_on_close`. Again, or
-    /// while another thread does it, it waits for that end.
+    /// its end, those that the kernel had queued included. What other threads handle meanwhile is waited for. Python:
+    /// `server_close()` with `block_on_close`. Again, or while another thread does it, it waits for that end.
     ///
     /// # Errors
     ///
