@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::{HandlerError, HandlerResult, Phase};
+use crate::hooks::discard;
 use crate::request::Request;
 
 /// Handles requests of the type `R`: Python's `BaseRequestHandler`, `StreamRequestHandler` and
@@ -194,7 +195,8 @@ fn finish_quietly<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request
         let finished = handler.finish(request);
         finished.and_then(|()| Ok(request.flush_wfile()?))
     }));
-    if let Ok(Err(error)) = finished {
+    if let Ok(Err(error)) = &finished {
         log::debug!("finish after a failed handle: {error}");
     }
+    discard(finished);
 }
