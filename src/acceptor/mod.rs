@@ -268,6 +268,10 @@ impl<T: Transport> Acceptor<T> {
         wakeup.wait_stop(self.interval)?;
         core.look_again()?;
         self.server.service_actions();
+        if self.interval.is_some() {
+            // The limit that they wait at may have risen by itself.
+            core.shared().look_for_places();
+        }
         if let Err(error) = core.keep_suspension() {
             self.back_off(&error, None)?;
             wakeup.wake();
