@@ -116,7 +116,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Binds and listens: `server_bind`, `server_activate`. `serve_forever` and `spawn` do it
     /// themselves; call it to learn the address before serving. Again, it only listens to the signals that were
-    /// set since. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
+    /// set since, and what was put around a bound server since is not asked: its `server_bind` and `server_activate` do
+    /// not run. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
     /// its caller by then whether it can serve.
     ///
     /// # After a fork
