@@ -69,6 +69,7 @@ tests![
     a_panic_in_server_bind_or_server_activate_leaves_nothing_behind,
     what_panics_once_more_when_it_is_dropped_costs_one_request,
     a_logger_that_panics_costs_nothing,
+    a_logger_that_panics_where_threads_accept_ends_the_server_with_an_error,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1185,4 +1186,27 @@ fn a_logger_that_panics_costs_nothing() {
     on_either_side!(server => Panicking::over(server, "none"), echo_or_fail_badly, server => {
         assert_survives(server, "fail\n", (1, 1));
     });
+}
+
+mix_in! {
+    /// Cannot accept for a reason that nobody can log.
+    Unlucky() for BaseServer {
+        fn get_request(&self) -> io::Result<RequestOf<Self>> {
+            Err(io::Error::other(LOGGER_PANICS))
+        }
+    }
+}
+
+#[track_caller]
+fn assert_ends_with_an_error(server: impl BaseServer) {
+    let running = Unlucky(server).spawn().unwrap();
+    let _client = TcpStream::connect(running.server_address().as_inet().unwrap());
+    running.shutdown_handle().wait_timeout(CEILING).unwrap();
+    let error = running.join().unwrap_err().to_string();
+    assert!(error.starts_with("accepting panicked: "), "{error}");
+}
+
+fn a_logger_that_panics_where_threads_accept_ends_the_server_with_an_error() {
+    assert_ends_with_an_error(ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(1));
+    assert_ends_with_an_error(ThreadingTcpServer::new(ANY_PORT, EchoLine));
 }
