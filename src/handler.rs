@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::{HandlerError, HandlerResult, Phase};
+use crate::hooks::discard;
 use crate::request::Request;
 
 /// Handles requests of the type `R`: Python's `BaseRequestHandler`, `StreamRequestHandler` and
@@ -200,7 +201,8 @@ fn finish<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R
 /// Cleans up after a failed `handle`, whose error is the one to report.
 fn finish_quietly<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R) {
     let finished = catch_unwind(AssertUnwindSafe(|| finish(handler, request)));
-    if let Ok(Err(error)) = finished {
+    if let Ok(Err(error)) = &finished {
         log::debug!("finish after a failed handle: {error}");
     }
+    discard(finished);
 }

@@ -59,8 +59,9 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
         // As an error unknown to the accept loop: it goes on after a pause.
         catch_unwind(AssertUnwindSafe(|| BaseServer::get_request(self))).unwrap_or_else(|payload| {
-            let text = panic_message(payload.as_ref());
-            Err(io::Error::other(format!("get_request panicked: {text}")))
+            let text = format!("get_request panicked: {}", panic_message(payload.as_ref()));
+            discard(payload);
+            Err(io::Error::other(text))
         })
     }
 
@@ -109,8 +110,22 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
 
 /// Runs a hook; `None` if it panics, which is logged and never ends the loop.
 pub(crate) fn guarded<R>(hook: &str, run: impl FnOnce() -> R) -> Option<R> {
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    outcome
-        .inspect_err(|payload| log::error!("{hook} panicked: {}", panic_message(payload.as_ref())))
+    catch_unwind(AssertUnwindSafe(run))
+        .map_err(|payload| {
+            // The program's logger can panic, too: one that prints, once standard output is closed.
+            let told = catch_unwind(AssertUnwindSafe(|| {
+                log::error!("{hook} panicked: {}", panic_message(payload.as_ref()));
+            }));
+            discard(told);
+            discard(payload);
+        })
         .ok()
+}
+
+/// Drops what was thrown, or returned as an error: the program's own value, whose drop can panic.
+pub(crate) fn discard<T>(value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        // The next drop would, too.
+        std::mem::forget(payload);
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
-use crate::hooks::Outermost;
+use crate::hooks::{Outermost, discard};
 use crate::lifecycle::{Admission, Ticket};
 use crate::observer::{Event, Outcome};
 use crate::request::Request;
@@ -241,7 +241,9 @@ impl<T: Transport> Job<T> {
                 timeout,
             });
         }
-        error.outcome()
+        let outcome = error.outcome();
+        discard(error);
+        outcome
     }
 
     #[inline(never)]
@@ -384,10 +386,8 @@ impl<T: Transport> Remote<T> {
 pub(crate) fn process<T: Transport>(server: &Outermost<T>, job: Job<T>) {
     let client_address = job.client_address().clone();
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| server.process_request(job))) {
-        server.handle_error(&RequestError::new(
-            Phase::Process,
-            client_address,
-            Cause::Panic(payload),
-        ));
+        let error = RequestError::new(Phase::Process, client_address, Cause::Panic(payload));
+        server.handle_error(&error);
+        discard(error);
     }
 }

@@ -34,6 +34,8 @@ tests![
     a_server_stuck_with_a_silent_client_can_be_dropped,
     children_of_handle_request_are_reaped_in_its_next_turn,
     closing_after_handle_request_waits_for_its_children,
+    put_around_a_server_that_was_bound_before_it_reaps_its_children,
+    put_around_a_server_that_was_bound_before_it_reaps_those_of_handle_request,
 ];
 
 /// An end of a child as the parent's `handle_error` was told.
@@ -297,4 +299,26 @@ fn closing_after_handle_request_waits_for_its_children() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(server.close().unwrap().served, 1);
     assert_eq!((children(), server.active_children()), (vec![], 0));
+}
+
+fn put_around_a_server_that_was_bound_before_it_reaps_its_children() {
+    let server = TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).bind().unwrap();
+    let running = server.forking().max_children(1).spawn().unwrap();
+    for _ in 0..3 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+    }
+    assert_eq!(running.stop().unwrap().served, 3);
+    assert_eq!(children(), []);
+}
+
+fn put_around_a_server_that_was_bound_before_it_reaps_those_of_handle_request() {
+    let server = TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).bind().unwrap();
+    let server = Arc::new(server.forking().max_children(1));
+    for _ in 0..3 {
+        let client = connect(&server.server_address());
+        assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+        assert_eq!(read_to_end(client), b"");
+    }
+    assert_eq!(server.close().unwrap().served, 3);
+    assert_eq!(children(), []);
 }

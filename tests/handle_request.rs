@@ -30,6 +30,7 @@ tests![
     without_a_request_it_ends_at_its_timeout_and_says_so,
     a_timeout_of_zero_only_looks,
     a_request_in_time_is_no_timeout,
+    what_cannot_be_accepted_in_time_is_left_for_the_next_call,
     serving_for_ever_takes_no_notice_of_the_timeout,
     signals_neither_shorten_the_wait_nor_fail_it,
     signals_do_not_end_a_wait_without_a_timeout,
@@ -39,6 +40,7 @@ tests![
     an_unbound_server_says_what_to_call,
     a_closed_server_says_so,
     closing_waits_for_the_requests_and_counts_them,
+    closing_waits_for_a_request_that_another_thread_is_just_accepting,
     closed_by_two_threads_at_once_it_is_closed_once,
     closing_in_a_handler_is_a_deadlock_and_stops_it,
     service_actions_run_once_a_turn,
@@ -339,6 +341,52 @@ fn closing_waits_for_the_requests_and_counts_them() {
     opening.join().unwrap();
 }
 
+/// Lets a request pass when a gate is opened; tells that one waits for that.
+struct Gated<S> {
+    inner: S,
+    gate: support::gate::Gate,
+    waits: Arc<AtomicBool>,
+}
+
+impl<S: BaseServer> BaseServer for Gated<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.waits.store(true, Ordering::SeqCst);
+        self.gate.wait();
+        self.inner.verify_request(request, client_address)
+    }
+}
+
+fn closing_waits_for_a_request_that_another_thread_is_just_accepting() {
+    let server = bound(Gated {
+        inner: TcpServer::new("127.0.0.1:0", EchoLine),
+        gate: support::gate::Gate::default(),
+        waits: Arc::default(),
+    });
+    let client = client(&*server, "served\n");
+    let accepting = Arc::clone(&server);
+    let handled = thread::spawn(move || accepting.handle_request().unwrap());
+    wait_until("it is being accepted", || server.waits.load(Ordering::SeqCst));
+    let (gate, handle, closing) = (server.gate.clone(), server.shutdown_handle(), gettid());
+    let opening = thread::spawn(move || {
+        wait_until("the drain waits, or does not", || match handle.state() {
+            State::Draining => is_asleep(closing),
+            state => state == State::Closed,
+        });
+        gate.open();
+    });
+    assert_eq!(server.close().unwrap().served, 1);
+    assert_eq!(handled.join().unwrap(), Handled::Processed);
+    assert_eq!(read_to_end(client), b"served\n");
+    opening.join().unwrap();
+}
+
 /// Counts how often it is closed.
 struct Closes<S> {
     inner: S,
@@ -565,6 +613,22 @@ fn goes_on_after<E: Into<io::Error>>(errors: impl IntoIterator<Item = E>) {
     assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed), (1, 0));
+}
+
+// A program with a loop of its own gets on, although the descriptor stays readable all the while.
+fn what_cannot_be_accepted_in_time_is_left_for_the_next_call() {
+    for error in [Errno::EAGAIN, Errno::EMFILE] {
+        let server = Loop::over(ThreadingTcpServer::new("127.0.0.1:0", EchoLine)).failing([error; 3]);
+        let server = bound(server.timeout(Duration::ZERO));
+        let client = client(&*server, "later\n");
+        for _ in 0..3 {
+            assert_eq!(server.handle_request().unwrap(), Handled::TimedOut, "{error}");
+        }
+        assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+        assert_eq!(read_to_end(client), b"later\n");
+        let report = server.close().unwrap();
+        assert_eq!((report.served, report.failed), (1, 0));
+    }
 }
 
 // "accept error: turn skipped silently"

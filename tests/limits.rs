@@ -8,6 +8,7 @@ use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ tests![
     over_max_connections_clients_wait_in_the_kernels_queue,
     over_max_connections_clients_are_rejected_if_that_is_the_policy,
     the_smaller_of_two_limits_decides,
+    a_limit_that_rises_by_itself_is_seen_at_the_next_poll_interval_under_every_strategy,
     a_rejected_client_that_has_sent_a_lot_reads_the_farewell,
     a_rejected_client_that_goes_on_sending_reads_the_farewell,
     without_a_farewell_a_rejected_client_reads_the_end,
@@ -261,6 +263,51 @@ fn the_smaller_of_two_limits_decides() {
     stop(running, 1, 0);
     assert_eq!(threading().max_threads(3).max_connections(2).capacity().max(), 2);
     assert_eq!(threading().capacity(), Capacity::UNLIMITED);
+}
+
+/// As many places as somebody has set by now.
+struct Elastic<S> {
+    inner: S,
+    places: Arc<AtomicUsize>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl<S: BaseServer> BaseServer for Elastic<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn capacity(&self) -> Capacity {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let places = Limit::wait(self.places.load(Ordering::SeqCst));
+        self.inner.capacity().and(places, LimitKind::Connections)
+    }
+}
+
+#[track_caller]
+fn assert_sees_a_limit_rise(inner: impl BaseServer) {
+    let (places, asked) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let server = Elastic {
+        inner,
+        places: Arc::clone(&places),
+        asked: Arc::clone(&asked),
+    };
+    let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
+    let client = connect(running.server_address());
+    wait_until("there is no place", || asked.load(Ordering::SeqCst) > 0);
+    places.store(1, Ordering::SeqCst);
+    assert_eq!(exchange_line(client, "at last\n"), "at last\n");
+    stop(running, 1, 0);
+}
+
+fn a_limit_that_rises_by_itself_is_seen_at_the_next_poll_interval_under_every_strategy() {
+    assert_sees_a_limit_rise(TcpServer::new(ANY_PORT, EchoLine));
+    assert_sees_a_limit_rise(ForkingTcpServer::new(ANY_PORT, EchoLine));
+    assert_sees_a_limit_rise(ThreadingTcpServer::new(ANY_PORT, EchoLine));
+    assert_sees_a_limit_rise(ThreadPoolTcpServer::new(ANY_PORT, EchoLine));
 }
 
 // ----- What the rejected get ---------------------------------------------------------------------

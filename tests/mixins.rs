@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier};
@@ -16,7 +17,7 @@ use socketserver::prelude::*;
 use socketserver::{Active, Cause, Construct, Handled, Phase, Tcp, ThreadPool, Threading};
 use support::accepting::Accepting;
 use support::journal::{Journaled, Pen, journal};
-use support::{CEILING, EchoLine, connect, exchange_line, logged, read_to_end, wait_until};
+use support::{CEILING, EchoLine, LOGGER_PANICS, connect, exchange_line, logged, read_to_end, wait_until};
 
 tests![
     verify_request_takes_effect_on_either_side_of_a_strategy,
@@ -66,6 +67,9 @@ tests![
     a_panic_in_handle_timeout_costs_nothing,
     a_panic_in_server_close_costs_nothing,
     a_panic_in_server_bind_or_server_activate_leaves_nothing_behind,
+    what_panics_once_more_when_it_is_dropped_costs_one_request,
+    a_logger_that_panics_costs_nothing,
+    a_logger_that_panics_where_threads_accept_ends_the_server_with_an_error,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1129,4 +1133,80 @@ fn a_panic_in_server_bind_or_server_activate_leaves_nothing_behind() {
             assert_eq!(payload.downcast_ref::<String>().unwrap(), &format!("{hook} as told"));
         });
     }
+}
+
+/// Thrown, it is one panic more for whoever drops it.
+struct PanicsAgain;
+
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("dropped"));
+    }
+}
+
+mix_in! {
+    /// Throws something that panics when it is dropped, in each hook but those of the life cycle.
+    Throwing() for BaseServer {
+        fn handle_error(&self, _: &RequestError) {
+            resume_unwind(Box::new(PanicsAgain));
+        }
+
+        fn close_request(&self, request: RequestOf<Self>) {
+            self.inner().close_request(request);
+            resume_unwind(Box::new(PanicsAgain));
+        }
+
+        fn service_actions(&self) {
+            self.inner().service_actions();
+            resume_unwind(Box::new(PanicsAgain));
+        }
+    }
+}
+
+fn echo_or_throw(request: &mut TcpRequest) -> HandlerResult {
+    let outcome = echo_or_fail(request);
+    if outcome.is_err() {
+        resume_unwind(Box::new(PanicsAgain));
+    }
+    outcome
+}
+
+fn what_panics_once_more_when_it_is_dropped_costs_one_request() {
+    on_either_side!(server => Throwing(server), echo_or_throw, server => {
+        assert_survives(server, "fail\n", (1, 1));
+    });
+}
+
+/// Echoes a line; after `fail` whoever logs the error meets a panic.
+fn echo_or_fail_badly(request: &mut TcpRequest) -> HandlerResult {
+    echo_or_fail(request).map_err(|_| LOGGER_PANICS.into())
+}
+
+fn a_logger_that_panics_costs_nothing() {
+    on_either_side!(server => Panicking::over(server, "none"), echo_or_fail_badly, server => {
+        assert_survives(server, "fail\n", (1, 1));
+    });
+}
+
+mix_in! {
+    /// Cannot accept for a reason that nobody can log.
+    Unlucky() for BaseServer {
+        fn get_request(&self) -> io::Result<RequestOf<Self>> {
+            Err(io::Error::other(LOGGER_PANICS))
+        }
+    }
+}
+
+#[track_caller]
+fn assert_ends_with_an_error(server: impl BaseServer) {
+    let running = Unlucky(server).spawn().unwrap();
+    let _client = TcpStream::connect(running.server_address().as_inet().unwrap());
+    running.shutdown_handle().wait_timeout(CEILING).unwrap();
+    let error = running.join().unwrap_err().to_string();
+    assert!(error.starts_with("accepting panicked: "), "{error}");
+}
+
+fn a_logger_that_panics_where_threads_accept_ends_the_server_with_an_error() {
+    assert_ends_with_an_error(ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(1));
+    assert_ends_with_an_error(ThreadingTcpServer::new(ANY_PORT, EchoLine));
 }

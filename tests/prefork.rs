@@ -56,6 +56,7 @@ tests![
     service_actions_run_in_the_master_and_in_the_workers,
     closing_hooks_run_in_the_master_only,
     handle_request_serves_in_this_process,
+    put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     a_worker_with_threads_serves_many_at_a_time,
     threads_in_a_worker_end_their_requests_before_it_ends,
     a_worker_with_a_pool_of_threads_takes_what_it_has_room_for,
@@ -589,6 +590,17 @@ fn closing_hooks_run_in_the_master_only() {
             "{entries:?}"
         );
     }
+}
+
+fn put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends() {
+    let server = TcpServer::new("127.0.0.1:0", Commanded).bind().unwrap();
+    let (running, address) = serve(server.prefork().workers(1), 1);
+    let killed = Client::start(&address, "die");
+    let process = killed.process;
+    killed.expect_loss();
+    wait_until("it is replaced", || children().iter().any(|child| *child != process));
+    request(&address);
+    stop(running, 1, 1);
 }
 
 fn handle_request_serves_in_this_process() {

@@ -36,8 +36,8 @@ enum Turn<T: Transport> {
     Rejected,
     /// Nothing yet: another turn.
     Again,
-    /// The time given was over.
-    TimedOut,
+    /// None: the time given was over, or there was nothing to accept after all.
+    Nothing,
     /// Told to stop, and what had arrived before is accepted.
     Stopped,
 }
@@ -52,7 +52,7 @@ pub enum Handled {
     Refused,
     /// A request came and a limit rejected it.
     Rejected,
-    /// None came within [`timeout`](crate::Config::timeout); `handle_timeout` ran.
+    /// None came, or could be accepted, within [`timeout`](crate::Config::timeout); `handle_timeout` ran.
     TimedOut,
     /// The server was told to stop.
     Stopped,
@@ -197,7 +197,7 @@ impl<T: Transport> Acceptor<T> {
         let next = loop {
             match self.turn(&mut place, self.interval) {
                 Ok(Turn::Job(job)) => return Ok(Some(job)),
-                Ok(Turn::Refused | Turn::Rejected | Turn::Again | Turn::TimedOut) => {}
+                Ok(Turn::Refused | Turn::Rejected | Turn::Again | Turn::Nothing) => {}
                 Ok(Turn::Stopped) => break Ok(None),
                 Err(error) => break Err(error),
             }
@@ -254,8 +254,8 @@ impl<T: Transport> Acceptor<T> {
                 Turn::Refused => return Ok(Handled::Refused),
                 Turn::Rejected => return Ok(Handled::Rejected),
                 Turn::Stopped => return Ok(Handled::Stopped),
-                Turn::TimedOut if left.is_some_and(|left| left.is_zero()) => return Ok(Handled::TimedOut),
-                Turn::TimedOut | Turn::Again => {}
+                Turn::Nothing if left.is_some_and(|left| left.is_zero()) => return Ok(Handled::TimedOut),
+                Turn::Nothing | Turn::Again => {}
             }
         }
     }
@@ -268,8 +268,12 @@ impl<T: Transport> Acceptor<T> {
         wakeup.wait_stop(self.interval)?;
         core.look_again()?;
         self.server.service_actions();
+        if self.interval.is_some() {
+            // The limit that they wait at may have risen by itself.
+            core.shared().look_for_places();
+        }
         if let Err(error) = core.keep_suspension() {
-            self.back_off(&error)?;
+            self.back_off(&error, None)?;
             wakeup.wake();
         }
         let stopping = wakeup.is_stopping();
@@ -332,9 +336,9 @@ impl<T: Transport> Acceptor<T> {
         }
         let timeout = self.until_next_due(timeout);
         if wakeup.is_stopping() {
-            self.turn_stopping(core, wakeup, place)
+            self.turn_stopping(core, wakeup, place, timeout)
         } else if let Err(error) = core.keep_suspension() {
-            self.back_off(&error).map(|()| Turn::Again)
+            self.back_off(&error, timeout).map(|()| Turn::Nothing)
         } else if !self.has_place(place) {
             self.flush();
             core.wait_quiet(timeout).map(Turn::nothing)
@@ -354,14 +358,14 @@ impl<T: Transport> Acceptor<T> {
     ) -> io::Result<Turn<T>> {
         let transport = core.transport().ok_or_else(not_bound)?;
         if transport.has_ahead() && !core.shared().is_suspended() {
-            return self.accept(wakeup, place, None);
+            return self.accept(wakeup, place, timeout, None);
         }
         self.flush();
         if let Some(sleepers) = wakeup.sleepers().filter(|sleepers| sleepers.is_on())
             && !core.shared().is_suspended()
         {
             if timeout.is_none() {
-                return self.accept(wakeup, place, None);
+                return self.accept(wakeup, place, None, None);
             }
             // Something is to be done at its time.
             sleepers.turn_off();
@@ -371,13 +375,19 @@ impl<T: Transport> Acceptor<T> {
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
         match event {
-            Event::Request => self.accept(wakeup, place, None),
+            Event::Request => self.accept(wakeup, place, timeout, None),
             event => Ok(Turn::nothing(event)),
         }
     }
 
     /// The server was told to stop: what the kernel has queued is still accepted.
-    fn turn_stopping(&self, core: &Core<T>, wakeup: &Wakeup, place: &mut Place) -> io::Result<Turn<T>> {
+    fn turn_stopping(
+        &self,
+        core: &Core<T>,
+        wakeup: &Wakeup,
+        place: &mut Place,
+        timeout: Option<Duration>,
+    ) -> io::Result<Turn<T>> {
         let backlog = core.begin_drain(&self.server);
         // What was received ahead is in nobody's queue any more.
         let has_ahead = core.transport().is_some_and(Transport::has_ahead);
@@ -404,7 +414,7 @@ impl<T: Transport> Acceptor<T> {
         if let Some(job) = self.waiting_job(place) {
             return Ok(Turn::Job(job));
         }
-        self.accept(wakeup, place, Some(backlog))
+        self.accept(wakeup, place, timeout, Some(backlog))
     }
 
     /// Before it waits: what the transport has held back is sent. Who does not take it is waited for as long as a
@@ -458,8 +468,15 @@ impl<T: Transport> Acceptor<T> {
         Some(timeout.map_or(left, |timeout| timeout.min(left)))
     }
 
-    /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing.
-    fn accept(&self, wakeup: &Wakeup, place: &mut Place, backlog: Option<&Backlog>) -> io::Result<Turn<T>> {
+    /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing. What fails is waited for at
+    /// most `timeout`.
+    fn accept(
+        &self,
+        wakeup: &Wakeup,
+        place: &mut Place,
+        timeout: Option<Duration>,
+        backlog: Option<&Backlog>,
+    ) -> io::Result<Turn<T>> {
         let shared = self.shared();
         // What was received ahead is there.
         let has_ahead = self.server.core().transport().is_some_and(Transport::has_ahead);
@@ -476,7 +493,7 @@ impl<T: Transport> Acceptor<T> {
         drop((entered, accepting));
         let request = match request {
             Ok(request) => request,
-            Err(error) => return self.after_error(&error, attempt, wakeup, backlog.is_some()),
+            Err(error) => return self.after_error(&error, attempt, wakeup, timeout, backlog.is_some()),
         };
         if let Some(sleepers) = sleepers {
             sleepers.worked();
@@ -507,7 +524,7 @@ fn may_accept(shared: &Shared) -> bool {
 impl<T: Transport> Turn<T> {
     fn nothing(event: Event) -> Self {
         if event == Event::TimedOut {
-            Turn::TimedOut
+            Turn::Nothing
         } else {
             Turn::Again
         }

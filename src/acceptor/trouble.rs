@@ -70,13 +70,14 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 impl<T: Transport> Acceptor<T> {
-    /// Does what the error of an attempt calls for. `refusing`: nothing new comes, so nothing is left when there is
-    /// nothing.
+    /// Does what the error of an attempt calls for, and waits at most `timeout` for that. `refusing`: nothing new comes,
+    /// so nothing is left when there is nothing.
     pub(super) fn after_error(
         &self,
         error: &io::Error,
         attempt: Attempt,
         wakeup: &Wakeup,
+        timeout: Option<Duration>,
         refusing: bool,
     ) -> io::Result<Turn<T>> {
         match remedy(error) {
@@ -87,7 +88,7 @@ impl<T: Transport> Acceptor<T> {
                     return Ok(self.stopped());
                 }
                 self.back_with_nothing(wakeup)?;
-                Ok(Turn::Again)
+                Ok(Turn::Nothing)
             }
             Remedy::Retry if self.backoffs.accepting.may_retry() => {
                 log::debug!("accept: {error}");
@@ -99,8 +100,8 @@ impl<T: Transport> Acceptor<T> {
             Remedy::Retry | Remedy::BackOff => {
                 // They have what may be wanting.
                 self.server.core().linger().close_all(&*self.server);
-                self.back_off(error)?;
-                Ok(Turn::Again)
+                self.back_off(error, timeout)?;
+                Ok(Turn::Nothing)
             }
             // Another acceptor has found the queue empty, and it is closed.
             Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
@@ -155,10 +156,11 @@ impl<T: Transport> Acceptor<T> {
         Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
     }
 
-    /// Waits before accepting again: a wake-up, or being told to stop, ends it early. Not a place: that is
-    /// for an acceptor that has none.
-    pub(super) fn back_off(&self, error: &io::Error) -> io::Result<()> {
+    /// Waits before accepting again, at most `timeout`: a wake-up, or being told to stop, ends it early. Not a place:
+    /// that is for an acceptor that has none.
+    pub(super) fn back_off(&self, error: &io::Error, timeout: Option<Duration>) -> io::Result<()> {
         let delay = self.backoffs.accepting.next(error);
+        let delay = timeout.map_or(delay, |timeout| delay.min(timeout));
         let wakeup = self.shared().wakeup()?;
         if wakeup.is_stopping() {
             return wakeup.wait(delay);

@@ -200,7 +200,7 @@ impl<T: Transport> Core<T> {
                     ("requests", "their sockets")
                 };
                 log::warn!("{running} {requests} did not end in time: shutting {sockets} down");
-            } else if self.drain_time_left().is_zero() {
+            } else if registry.has_workers() && self.drain_time_left().is_zero() {
                 // Told to stop at once they have had no time.
                 log::warn!("worker processes without a request did not end in time: making them");
             }

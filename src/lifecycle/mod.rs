@@ -266,6 +266,12 @@ impl Shared {
         Accepting { count }
     }
 
+    /// The calling thread handles one request: until the guard is dropped, a drain waits for it, as for a request.
+    pub(crate) fn begin_handling(&self) -> Handling<'_> {
+        self.registry.lock().handling += 1;
+        Handling { shared: self }
+    }
+
     /// Not for ever: a hook may wait, and a worker may have been killed as it accepted, and not been reaped yet.
     fn wait_until_nobody_accepts(&self) {
         let end = Instant::now() + PATIENCE;
@@ -409,6 +415,20 @@ impl Drop for Accepting<'_> {
     fn drop(&mut self) {
         ACCEPTING.set(ACCEPTING.get() - 1);
         self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// See [`Shared::begin_handling`].
+pub(crate) struct Handling<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Handling<'_> {
+    fn drop(&mut self) {
+        self.shared.registry.lock().handling -= 1;
+        if self.shared.is_told_to_stop() {
+            self.shared.tell_drain();
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Inner {
     forcing: bool,
     /// Acceptors that found no place and wait for one.
     pub(super) paused: usize,
+    /// Calls of `handle_request`: each may be about to start a request.
+    pub(super) handling: usize,
     pub(super) addresses: Addresses,
     /// Requests whose processes are to be told to end.
     condemned: Vec<u64>,
@@ -154,10 +156,14 @@ impl Registry {
         self.lock().present()
     }
 
-    /// Whether no request is in progress and no worker left.
+    /// Whether no request is in progress, none may be about to start, and no worker is left.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.running + inner.waiting == 0 && inner.workers.is_empty()
+        inner.running + inner.waiting + inner.handling == 0 && inner.workers.is_empty()
+    }
+
+    pub(crate) fn has_workers(&self) -> bool {
+        !self.lock().workers.is_empty()
     }
 
     /// Whether an acceptor in a worker is about to accept, or does.

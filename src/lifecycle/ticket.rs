@@ -326,6 +326,14 @@ impl Stage {
 }
 
 impl Shared {
+    /// Has all acceptors look that wait for a place.
+    pub(crate) fn look_for_places(&self) {
+        let inner = self.registry.lock();
+        for _ in 0..inner.paused {
+            self.place_is_free(&inner);
+        }
+    }
+
     fn place_is_free(&self, inner: &Inner) {
         if let (1.., Ok(wakeup)) = (inner.paused, self.wakeup()) {
             wakeup.give_place();

@@ -124,7 +124,11 @@ impl<S: Stream> StreamRequest<S> {
         &self.stream
     }
 
-    /// The raw stream, to change.
+    /// The raw stream, to change. Not to be replaced by one with another descriptor, nor the whole request: the server
+    /// knows its connections by their descriptors, and where this one was closed it would, to end the connection (at the
+    /// drain deadline, in [`close_connection`](crate::ServerHandle::close_connection)), shut down whatever has its number
+    /// by then. To read and write through something else, make
+    /// [a request of it](Stream#a-stream-around-another).
     pub fn get_mut(&mut self) -> &mut S {
         self.lent.store(true, Ordering::Relaxed);
         &mut self.stream

@@ -116,7 +116,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Binds and listens: `server_bind`, `server_activate`. `serve_forever` and `spawn` do it
     /// themselves; call it to learn the address before serving. Again, it only listens to the signals that were
-    /// set since. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
+    /// set since, and what was put around a bound server since is not asked: its `server_bind` and `server_activate` do
+    /// not run. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
     /// its caller by then whether it can serve.
     ///
     /// # After a fork
@@ -182,7 +183,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Handles one request: waits for it at most [`timeout`](Config::timeout), then gives it to
-    /// `process_request`. For programs with a loop of their own; bind first.
+    /// `process_request`. What cannot be accepted by then, because descriptors have run out or `get_request` has nothing
+    /// all the same, is left to the next call. For programs with a loop of their own; bind first.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -214,7 +216,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             State::Closed => return Err(io::Error::new(io::ErrorKind::NotConnected, "the server is closed")),
             _ => {}
         }
-        let _busy = self.core().shared().enter();
+        let shared = self.core().shared();
+        let _busy = shared.enter();
+        let _handling = shared.begin_handling();
         keep_deadline(&**self);
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
@@ -225,8 +229,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Drains and closes a server whose requests were handled one by one: what `serve_forever` does at
-    /// its end, those that the kernel had queued included. Python: `server_close()` with `block_on_close`. Again, or
-    /// while another thread does it, it waits for that end.
+    /// its end, those that the kernel had queued included. What other threads handle meanwhile is waited for. Python:
+    /// `server_close()` with `block_on_close`. Again, or while another thread does it, it waits for that end.
     ///
     /// # Errors
     ///
@@ -450,7 +454,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// How many requests may be in progress at once, and what happens beyond: a layer with a limit of its own
     /// adds it with [`Capacity::and`] to what its inner server says. Asked before a request is accepted, and
-    /// again when it has been. If it panics, only [`max_connections`](crate::Config::max_connections) is kept to.
+    /// again when it has been. At a limit it is asked again when a request has ended, and at each
+    /// [`poll_interval`](crate::Configure::poll_interval): one that rises by itself needs that. If it panics, only
+    /// [`max_connections`](crate::Config::max_connections) is kept to.
     fn capacity(&self) -> Capacity {
         self.inner().capacity()
     }

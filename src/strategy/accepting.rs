@@ -2,9 +2,12 @@
 
 use std::cell::Cell;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::acceptor::Acceptor;
+use crate::error::panic_message;
+use crate::hooks::discard;
 use crate::job::Job;
 use crate::mutex::Mutex;
 use crate::transport::Transport;
@@ -98,11 +101,11 @@ impl Accepting {
     pub(super) fn run<T: Transport>(&self, acceptor: &mut Acceptor<T>, leaving: impl Fn(&Acceptor<T>, bool)) {
         let _here = Here::enter(self);
         loop {
-            match acceptor.next() {
+            match caught(|| acceptor.next()) {
                 Ok(Some(job)) => {
                     let last = self.leave();
                     leaving(acceptor, last);
-                    if let Err(error) = acceptor.process(job) {
+                    if let Err(error) = caught(|| acceptor.process(job)) {
                         return self.fail(acceptor, error);
                     }
                     if !self.join() {
@@ -137,6 +140,16 @@ impl Accepting {
         job.run();
         None
     }
+}
+
+/// Hooks do not panic, their panics are caught, but a logger does where it is called: as an error. Counted as one that
+/// accepts and gone, the thread would keep others from taking its place.
+fn caught<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let text = format!("accepting panicked: {}", panic_message(payload.as_ref()));
+        discard(payload);
+        Err(io::Error::other(text))
+    })
 }
 
 thread_local! {

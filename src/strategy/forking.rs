@@ -65,7 +65,8 @@ pub struct Forking<S: BaseServer> {
     inner: S,
     max_children: Limit,
     children: Mutex<Vec<Child<S::Transport>>>,
-    /// Listens to SIGCHLD from binding to closing.
+    /// Listens to SIGCHLD until closing: from binding on, or, put around a server that was bound before, from the first
+    /// child on.
     signal: Mutex<Option<SignalGuard>>,
 }
 
@@ -102,6 +103,18 @@ impl<S: BaseServer> Forking<S> {
 
     fn children(&self) -> MutexGuard<'_, Vec<Child<S::Transport>>> {
         self.children.lock()
+    }
+
+    /// Listens to the ends of children, if it does not yet.
+    fn listen(&self) -> io::Result<()> {
+        let mut signal = self.signal.lock();
+        if signal.is_none() {
+            let wakeup = self.core().shared().wakeup()?;
+            *signal = Some(sys::on_signal(SIGCHLD, Arc::clone(wakeup), Reaction::ChildExited)?);
+            // One may have ended before.
+            wakeup.child_signal();
+        }
+        Ok(())
     }
 
     /// Reaps the children that have ended: Python's `collect_children`. Never waits, never asks for a
@@ -179,10 +192,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
 
     fn server_activate(&self) -> io::Result<()> {
         self.inner.server_activate()?;
-        let wakeup = Arc::clone(self.core().shared().wakeup()?);
-        let guard = sys::on_signal(SIGCHLD, wakeup, Reaction::ChildExited)?;
-        *self.signal.lock() = Some(guard);
-        Ok(())
+        self.listen()
     }
 
     fn process_request(&self, mut job: Job<S::Transport>) {
@@ -193,6 +203,10 @@ impl<S: BaseServer> BaseServer for Forking<S> {
             Ok(Fork::Parent(pid)) => {
                 if let Some(request) = job.leave_to_child() {
                     self.children().push(Child { pid, request });
+                }
+                // After the fork, as the children: what is written before it is copied once more.
+                if let Err(error) = self.listen() {
+                    log::warn!("children are not reaped before the server ends: {error}");
                 }
             }
             Err(error) => {

@@ -140,7 +140,7 @@ pub struct PreFork<S: BaseServer> {
     worker_init: Option<Box<WorkerInit>>,
     workers: Mutex<Workers<S::Transport>>,
     orders: Orders,
-    /// Listened to from binding to closing.
+    /// Listened to until closing: from binding on, or, put around a server that was bound before, from serving on.
     signals: Mutex<Vec<SignalGuard>>,
 }
 
@@ -263,7 +263,12 @@ impl<S: BaseServer> PreFork<S> {
         self.workers.lock()
     }
 
+    /// Listens to the signals of a master, if it does not yet.
     fn listen_to_signals(&self) -> io::Result<()> {
+        let mut signals = self.signals.lock();
+        if !signals.is_empty() {
+            return Ok(());
+        }
         let wakeup = self.core().shared().wakeup()?;
         let count = |count: &Arc<AtomicU32>| Reaction::Count(Arc::clone(count));
         for (signal, action) in [
@@ -272,8 +277,7 @@ impl<S: BaseServer> PreFork<S> {
             (SIGTTIN, count(&self.orders.more)),
             (SIGTTOU, count(&self.orders.fewer)),
         ] {
-            let guard = sys::on_signal(signal, Arc::clone(wakeup), action)?;
-            self.signals.lock().push(guard);
+            signals.push(sys::on_signal(signal, Arc::clone(wakeup), action)?);
         }
         Ok(())
     }
@@ -315,6 +319,7 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
     }
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        self.listen_to_signals()?;
         self.manage(&acceptor)
     }
 

@@ -15,6 +15,7 @@ use super::PreFork;
 use super::worker::Worker;
 use crate::acceptor::Acceptor;
 use crate::error::panic_message;
+use crate::hooks::discard;
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
 use crate::request::{about_to_fork, has_not_forked};
 use crate::server::{BaseServer, Concurrency};
@@ -79,7 +80,10 @@ impl<S: BaseServer> PreFork<S> {
         match catch_unwind(work) {
             Ok(Ok(())) => sys::exit_now(0),
             Ok(Err(error)) => slot.set_reason(&error.to_string()),
-            Err(payload) => slot.set_reason(&format!("panicked: {}", panic_message(payload.as_ref()))),
+            Err(payload) => {
+                slot.set_reason(&format!("panicked: {}", panic_message(payload.as_ref())));
+                discard(payload);
+            }
         }
         sys::exit_now(1)
     }
