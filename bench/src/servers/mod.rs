@@ -8,9 +8,10 @@ mod tokio;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use clap::ValueEnum;
+use nix::sys::socket::{Backlog, SockaddrStorage, getsockname, listen};
 use serde::Serialize;
 
 pub use programs::prepare;
@@ -178,6 +179,16 @@ fn touch(megabytes: usize) -> Vec<u8> {
 /// How long accepting is deferred at most, where it is, in seconds.
 pub const DEFER_SECONDS: u8 = 30;
 
+/// How many connections may wait to be accepted, of all servers, whatever is their default: 128 of `std::net` and tokio
+/// turn half of 256 clients away, who try again after a second, and what is measured are the others.
+pub const QUEUE: i32 = 4096;
+
+/// As [`announce`], a socket that listens, with [`QUEUE`] from then on.
+pub fn announce_listener(listener: &impl AsFd) -> io::Result<()> {
+    listen(listener, Backlog::new(QUEUE)?)?;
+    announce(local_address(listener.as_fd())?)
+}
+
 /// Tells whoever started this process where the server is.
 pub fn announce(address: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -187,10 +198,6 @@ pub fn announce(address: impl fmt::Display) -> io::Result<()> {
 
 /// The descriptor's own address.
 pub fn local_address(socket: BorrowedFd<'_>) -> io::Result<String> {
-    use std::os::fd::AsRawFd;
-
-    use nix::sys::socket::{SockaddrStorage, getsockname};
-
     let address: SockaddrStorage = getsockname(socket.as_raw_fd())?;
     Ok(match address.as_unix_addr().and_then(|unix| unix.path()) {
         Some(path) => path.display().to_string(),

@@ -9,7 +9,10 @@ use std::thread;
 
 use threadpool::ThreadPool;
 
-use super::{ALL, BUFFER, BULK_BUFFER, DATAGRAMS, Kind, STREAMS, Server, Setup, Transport, announce, local_address};
+use super::{
+    ALL, BUFFER, BULK_BUFFER, DATAGRAMS, Kind, STREAMS, Server, Setup, Transport, announce, announce_listener,
+    local_address,
+};
 
 pub const SERVERS: &[Server] = &[
     Server {
@@ -48,7 +51,7 @@ pub const SERVERS: &[Server] = &[
 fn streams(setup: &Setup, pool: Option<&ThreadPool>) -> io::Result<()> {
     if setup.transport == Transport::Tcp {
         let listener = TcpListener::bind(&setup.address)?;
-        announce(local_address(listener.as_fd())?)?;
+        announce_listener(&listener)?;
         let incoming = listener.incoming().inspect(|stream| {
             if let (true, Ok(stream)) = (setup.bulk, stream) {
                 // Fails if the client is gone, which its thread will see.
@@ -58,7 +61,7 @@ fn streams(setup: &Setup, pool: Option<&ThreadPool>) -> io::Result<()> {
         serve(incoming, setup.bulk, pool)
     } else {
         let listener = UnixListener::bind(&setup.address)?;
-        announce(local_address(listener.as_fd())?)?;
+        announce_listener(&listener)?;
         serve(listener.incoming(), setup.bulk, pool)
     }
 }

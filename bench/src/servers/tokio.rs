@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
 
-use super::{ALL, BUFFER, BULK_BUFFER, Kind, Server, Setup, Transport, announce, local_address};
+use super::{ALL, BUFFER, BULK_BUFFER, Kind, Server, Setup, Transport, announce, announce_listener, local_address};
 
 pub const SERVERS: &[Server] = &[Server {
     name: "tokio",
@@ -26,7 +26,7 @@ async fn run(setup: &Setup) -> io::Result<()> {
     match setup.transport {
         Transport::Tcp => {
             let listener = TcpListener::bind(address).await?;
-            announce(local_address(listener.as_fd())?)?;
+            announce_listener(&listener)?;
             loop {
                 let (stream, _) = listener.accept().await?;
                 if bulk {
@@ -37,7 +37,7 @@ async fn run(setup: &Setup) -> io::Result<()> {
         }
         Transport::Unix => {
             let listener = UnixListener::bind(address)?;
-            announce(local_address(listener.as_fd())?)?;
+            announce_listener(&listener)?;
             loop {
                 let (stream, _) = listener.accept().await?;
                 start_echo(stream, bulk);

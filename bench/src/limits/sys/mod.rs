@@ -21,7 +21,7 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 
-use crate::servers::{BUFFER, BULK_BUFFER, DEFER_SECONDS, Setup, Transport, announce, local_address};
+use crate::servers::{BUFFER, BULK_BUFFER, DEFER_SECONDS, QUEUE, Setup, Transport, announce, local_address};
 
 pub use datagrams::{Batch, Datagram};
 
@@ -54,7 +54,7 @@ pub fn open(setup: &Setup, flags: SockFlag) -> io::Result<Fd> {
         set_tcp_option(socket.as_raw_fd(), libc::TCP_DEFER_ACCEPT, DEFER_SECONDS.into())?;
     }
     if kind == SockType::Stream {
-        listen(&socket, Backlog::new(4096)?)?;
+        listen(&socket, Backlog::new(QUEUE)?)?;
     }
     announce(local_address(socket.as_fd())?)?;
     Ok(socket.into_raw_fd())
