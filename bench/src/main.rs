@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
-  bench compare                                  everything: about 15 minutes
+  bench compare                                  everything: about 20 minutes
   bench compare --short                          under two minutes
   bench compare --workload 'tcp-churn*' --server threading,libc-lf*,tokio --rounds 5
   bench list
