@@ -49,9 +49,9 @@
 //! it.
 //!
 //! A peer can make a [`Framed`] hold that limit and 150 KiB at most, whatever it sends and however slowly, and 72 KiB
-//! between two messages. (With a limit above 16 MiB, it is up to twice the limit while the buffer grows.) More than 72 KiB
-//! is taken only when half as much of a message has really arrived, and kept for the next only if that has begun to arrive
-//! and is as big.
+//! between two messages. (With a limit above 16 MiB, it is up to twice the limit while the buffer grows.) More than 72
+//! KiB is taken only when half as much of a message has really arrived, and kept for the next only if that has begun to
+//! arrive and is as big.
 //!
 //! # Codecs of your own
 //!

@@ -78,9 +78,9 @@ impl Running {
 
     /// Stops the server and waits until it has drained.
     ///
-    /// The wait has a bound, unless [`drain_timeout`](crate::Config::drain_timeout) is `None`: a request that has not ended
-    /// by then gets its socket shut down. If even that does not end it within five seconds, the server's thread is left
-    /// behind.
+    /// The wait has a bound, unless [`drain_timeout`](crate::Config::drain_timeout) is `None`: a request that has not
+    /// ended by then gets its socket shut down. If even that does not end it within five seconds, the server's thread
+    /// is left behind.
     ///
     /// # Errors
     ///

@@ -117,10 +117,10 @@ impl ServerContext {
         }
     }
 
-    /// Says that a message has begun to come, although no read of the request has given any of it: until something has been
-    /// written, a drain does not take the connection for [idle](crate::StreamRequest). For a [stream](crate::Stream) that
-    /// gives only what is complete (TLS), and a handler that has the beginning of the next message in a buffer of its own
-    /// when it answers one.
+    /// Says that a message has begun to come, although no read of the request has given any of it: until something has
+    /// been written, a drain does not take the connection for [idle](crate::StreamRequest). For a
+    /// [stream](crate::Stream) that gives only what is complete (TLS), and a handler that has the beginning of the next
+    /// message in a buffer of its own when it answers one.
     pub fn message_begun(&self) {
         if let Some(activity) = &self.activity {
             activity.asked();

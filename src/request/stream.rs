@@ -14,11 +14,11 @@ use super::StreamRequest;
 /// The defaults suit a stream that is no socket. A wrapper (TLS, compression) forwards them to what it
 /// wraps, else it has no clocks, and a drain may wait for it until the deadline.
 ///
-/// What a stream gathers in its `write` it sends in its `flush`. The request calls that behind each of its writes (but not
-/// behind a vectored one, which may be short) or, if it gathers itself ([`set_wbufsize`](StreamRequest::set_wbufsize)),
-/// when it is flushed. What fails with [`Interrupted`](io::ErrorKind::Interrupted), or with
-/// [`WouldBlock`](io::ErrorKind::WouldBlock) when its timeout is over, is called again while the clocks allow; a `write`
-/// that fails so must have taken nothing.
+/// What a stream gathers in its `write` it sends in its `flush`. The request calls that behind each of its writes (but
+/// not behind a vectored one, which may be short) or, if it gathers itself
+/// ([`set_wbufsize`](StreamRequest::set_wbufsize)), when it is flushed. What fails with
+/// [`Interrupted`](io::ErrorKind::Interrupted), or with [`WouldBlock`](io::ErrorKind::WouldBlock) when its timeout is
+/// over, is called again while the clocks allow; a `write` that fails so must have taken nothing.
 ///
 /// # A stream around another
 ///

@@ -44,12 +44,13 @@ pub(crate) fn has_not_forked() {
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
 ///
-/// When the server is told to stop, a connection that is idle gets the end of the stream, as if its client had closed. It
-/// is idle if its handler has written something since it last got bytes, and waits in a read for more. What has arrived by
-/// then is still read. A client that has not said anything yet, or is in the middle of a message, is waited for. The
-/// request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its own, while
-/// it answers another, counts as answered unless it [says so](ServerContext::message_begun). What is written in [`setup`](crate::BaseRequestHandler::setup), as in a
-/// handshake, answers nothing. A handler that never writes asks [`is_draining`](ServerContext::is_draining).
+/// When the server is told to stop, a connection that is idle gets the end of the stream, as if its client had closed.
+/// It is idle if its handler has written something since it last got bytes, and waits in a read for more. What has
+/// arrived by then is still read. A client that has not said anything yet, or is in the middle of a message, is waited
+/// for. The request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its
+/// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun). What is written
+/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that never writes asks
+/// [`is_draining`](ServerContext::is_draining).
 ///
 /// | Python | Here |
 /// |---|---|

@@ -122,8 +122,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     ///
     /// # After a fork
     ///
-    /// A bound server is served in one process. A copy in another (fork(2)) has the same descriptors: each takes news that
-    /// are for the other, and what stops one of them stops both, perhaps with an error.
+    /// A bound server is served in one process. A copy in another (fork(2)) has the same descriptors: each takes news
+    /// that are for the other, and what stops one of them stops both, perhaps with an error.
     ///
     /// * To serve in several processes there is [`PreFork`](crate::PreFork). By hand, fork first, then make a server in each
     ///   process, over one socket ([`with_transport`](SocketServer::with_transport)) or with
@@ -137,8 +137,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// ([`AddrInUse`](io::ErrorKind::AddrInUse), also a path that is taken by something else), not of this machine
     /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), not permitted
     /// ([`PermissionDenied`](io::ErrorKind::PermissionDenied)). [`InvalidInput`](io::ErrorKind::InvalidInput) says that
-    /// the address or an attribute makes no sense: a path that is too long, a limit or one of the [`Timeouts`](crate::Timeouts) of zero, a signal that
-    /// cannot be caught.
+    /// the address or an attribute makes no sense: a path that is too long, a limit or one of the
+    /// [`Timeouts`](crate::Timeouts) of zero, a signal that cannot be caught.
     fn bind(self) -> io::Result<Self> {
         if self.core().state() != State::New {
             self.core().listen_to_signals().inspect_err(|_| self.server_close())?;

@@ -43,8 +43,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// But a client for which the kernel has woken this server is served by it, because it wakes nobody else: one that
     /// comes in the moment in which a server is killed may wait until the next comes.
     ///
-    /// From then on a listening socket is non-blocking and a datagram socket blocking, for all who have it, and has to stay
-    /// so. (A Unix datagram socket gets a `SO_SNDTIMEO` of 100 ms, too.)
+    /// From then on a listening socket is non-blocking and a datagram socket blocking, for all who have it, and has to
+    /// stay so. (A Unix datagram socket gets a `SO_SNDTIMEO` of 100 ms, too.)
     ///
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
     /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.

@@ -23,9 +23,9 @@ use crate::transport::Transport;
 /// * The child runs the handler and ends with status 0, or 1 if it failed (the error goes to
 ///   `handle_error` in the child). It never returns into your code: destructors and exit handlers of the
 ///   parent do not run. It has closed the listening socket (not that of a datagram server, through which it replies).
-/// * The signals that the server listens to, and SIGTERM, do the default in the child, except SIGINT, which a terminal sends to the
-///   whole group: the parent decides. A server that a handler starts there hears of its own signals again; what else
-///   listens by `signal-hook` (`tokio::process` to SIGCHLD) does not, so it is better a program of its own.
+/// * The signals that the server listens to, and SIGTERM, do the default in the child, except SIGINT, which a terminal
+///   sends to the whole group: the parent decides. A server that a handler starts there hears of its own signals again;
+///   what else listens by `signal-hook` (`tokio::process` to SIGCHLD) does not, so it is better a program of its own.
 /// * The parent reaps children as they end, and only its own: other children of the program are left to
 ///   whoever started them. (As process 1 of a container the program also gets the orphans of others, such as what a
 ///   handler has started and left behind, and they stay zombies: have an init there, as `docker run --init`.)

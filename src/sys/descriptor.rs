@@ -14,7 +14,8 @@ pub(crate) fn set_nonblocking(socket: BorrowedFd<'_>, nonblocking: bool) {
     unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONBIO, &raw const value) };
 }
 
-/// listen(2). nix refuses a queue that is longer than the C library says (`SOMAXCONN`: 4096, of musl 128), not the kernel.
+/// listen(2). nix refuses a queue that is longer than the C library says (`SOMAXCONN`: 4096, of musl 128), not the
+/// kernel.
 pub(crate) fn listen(socket: BorrowedFd<'_>, connections: libc::c_int) -> nix::Result<()> {
     // SAFETY: two numbers; the descriptor is open (it is borrowed).
     Errno::result(unsafe { libc::listen(socket.as_raw_fd(), connections) }).map(drop)

@@ -52,8 +52,8 @@ pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
 }
 
-/// The handlers of the signals that a server has listened to, by number. A child has them from its parent: it writes to no
-/// page for them.
+/// The handlers of the signals that a server has listened to, by number. A child has them from its parent: it writes to
+/// no page for them.
 static HANDLERS: [AtomicUsize; 65] = [const { AtomicUsize::new(0) }; 65];
 
 /// After listening to a signal: the handler is there, also if this is a forked child that has put the default back

@@ -14,12 +14,12 @@
 ///
 /// A reply that is held cannot fail in the handler any more: [`reply`](crate::DatagramRequest::reply) succeeds, the
 /// request is served, and if the system does not take the datagram, a warning in the log says so. The others leave all
-/// the same. Errors that are known before (an address that is none, more bytes than a datagram holds) are returned as ever. And a
-/// handler that sends more than is held learns of it then: `reply` fails with the error of one before it to the same
-/// address.
+/// the same. Errors that are known before (an address that is none, more bytes than a datagram holds) are returned as
+/// ever. And a handler that sends more than is held learns of it then: `reply` fails with the error of one before it to
+/// the same address.
 ///
-/// Under strategies with threads or processes, and in [`handle_request`](crate::BaseServer::handle_request), replies go at
-/// once whatever is set: datagrams are not received together there.
+/// Under strategies with threads or processes, and in [`handle_request`](crate::BaseServer::handle_request), replies go
+/// at once whatever is set: datagrams are not received together there.
 ///
 /// ```
 /// use socketserver::Replies;

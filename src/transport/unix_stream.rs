@@ -15,10 +15,9 @@ use crate::request::StreamRequest;
 
 /// Listens for connections on a Unix socket (unix(7)): a path or an abstract name.
 ///
-/// A path where a socket was left behind by a server that is gone is replaced; one where somebody
-/// answers, or where there is anything else than a socket, is refused and left alone. The path is
-/// removed when the server ends, if it is still the same socket. To find out, it is connected to: a live server has served
-/// one client more, who said nothing.
+/// A path where a socket was left behind by a server that is gone is replaced; one where somebody answers, or where
+/// there is anything else than a socket, is refused and left alone. The path is removed when the server ends, if it is
+/// still the same socket. To find out, it is connected to: a live server has served one client more, who said nothing.
 ///
 /// Who may connect, [`socket_mode`](crate::Configure::socket_mode) and
 /// [`socket_owner`](crate::Configure::socket_owner) say; who has,

@@ -121,13 +121,12 @@ use workers::Workers;
 ///
 /// # Memory and threads
 ///
-/// A worker has a copy of the memory: what a handler changes there, the master and the other workers do not
-/// see. It is forked without the master's other threads, and a lock that one of them held at that moment
-/// stays locked (fork(2)): serve from the main thread of a program that has started no others; the server
-/// warns if there are any. A mix-in's `server_bind`, `server_activate` and `server_close` run in the master,
-/// `service_actions` in the master and in each worker, the hooks of requests in the workers.
-/// [`handle_request`](BaseServer::handle_request) forks nothing. Only workers are reaped: as process 1 of a container have
-/// an init before it, as for [`Forking`](crate::Forking).
+/// A worker has a copy of the memory: what a handler changes there, the master and the other workers do not see. It is
+/// forked without the master's other threads, and a lock that one of them held at that moment stays locked (fork(2)):
+/// serve from the main thread of a program that has started no others; the server warns if there are any. A mix-in's
+/// `server_bind`, `server_activate` and `server_close` run in the master, `service_actions` in the master and in each
+/// worker, the hooks of requests in the workers. [`handle_request`](BaseServer::handle_request) forks nothing. Only
+/// workers are reaped: as process 1 of a container have an init before it, as for [`Forking`](crate::Forking).
 ///
 /// A worker that is stopped (SIGSTOP) or frozen while it waits for a request does not count as one that hangs. The others
 /// serve on, but the client for whom the kernel had woken it in that moment waits until another comes.
