@@ -533,6 +533,8 @@ fn per_address_one_client_waits_and_others_are_served() {
 }
 
 fn those_that_wait_run_in_their_order() {
+    /// So many that, while one looks for the next among them, the one that runs ends.
+    const WAITING: usize = 200;
     let order = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&order);
     let server = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> io::Result<()> {
@@ -541,10 +543,10 @@ fn those_that_wait_run_in_their_order() {
         noted.lock().unwrap().push(line.trim().to_owned());
         Ok(())
     });
-    let running = server.max_per_address(1).spawn().unwrap();
+    let running = server.max_per_address(1).max_waiting(WAITING).spawn().unwrap();
     let first = connect(running.server_address());
     wait_until("it runs", || running.handle().stats().running == 1);
-    let waiting: Vec<_> = (1..=5)
+    let waiting: Vec<_> = (1..=WAITING)
         .map(|number| {
             let client = connect(running.server_address());
             writeln!(&client, "{number}").unwrap();
@@ -557,8 +559,9 @@ fn those_that_wait_run_in_their_order() {
     for client in &waiting {
         assert_eq!(read_to_end(client), b"");
     }
-    assert_eq!(*order.lock().unwrap(), ["0", "1", "2", "3", "4", "5"]);
-    stop(running, 6, 0);
+    let expected: Vec<_> = (0..=WAITING).map(|number| number.to_string()).collect();
+    assert_eq!(*order.lock().unwrap(), expected);
+    stop(running, WAITING as u64 + 1, 0);
 }
 
 fn more_than_may_wait_are_rejected() {

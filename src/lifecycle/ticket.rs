@@ -138,12 +138,10 @@ impl Ticket {
 
     /// A waiting request runs, if its address has room, on the place that an acceptor has taken for
     /// another. False if it waits on.
-    pub(crate) fn resume(&mut self, place: &mut Ticket, capacity: Capacity) -> bool {
+    pub(crate) fn resume(&mut self, inner: &mut Inner, place: &mut Ticket, capacity: Capacity) -> bool {
         let Stage::Waiting(index) = self.stage else {
             return false;
         };
-        let mut guard = self.shared.registry.lock();
-        let inner = &mut *guard;
         if capacity.rejects(inner.running).is_some() {
             return false;
         }

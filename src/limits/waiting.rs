@@ -33,8 +33,13 @@ impl<T: Transport> WaitingRoom<T> {
     }
 
     pub(crate) fn push(&self, active: Active<T>, ticket: Ticket, turn: Instant) {
+        let number = ticket.number();
         let waiting = Waiting { turn, active, ticket };
-        self.queue.with(|queue| queue.push_back(waiting));
+        self.queue.with(|queue| {
+            // In the order in which they came: between coming and here, another thread may have been quicker.
+            let before = queue.iter().rposition(|other| other.ticket.number() < number);
+            queue.insert(before.map_or(0, |index| index + 1), waiting);
+        });
     }
 
     /// The first one that may run now, on the place taken.
@@ -43,9 +48,13 @@ impl<T: Transport> WaitingRoom<T> {
             return None;
         }
         let (now, capacity) = (Instant::now(), server.capacity());
-        let mut may_run = |waiting: &mut Waiting<T>| waiting.turn <= now && waiting.ticket.resume(place, capacity);
         let Waiting { active, ticket, .. } = self.queue.with(|queue| {
-            let index = queue.iter_mut().position(&mut may_run)?;
+            // Locked for the whole search: a request that ends during it would make room for the next that is looked at,
+            // however many of its address came before.
+            let mut inner = server.core().shared().registry.lock();
+            let index = queue
+                .iter_mut()
+                .position(|waiting| waiting.turn <= now && waiting.ticket.resume(&mut inner, place, capacity))?;
             queue.remove(index)
         })?;
         if !self.is_empty() {
