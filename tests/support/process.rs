@@ -325,11 +325,17 @@ pub fn pid(id: u32) -> Pid {
 /// Nothing happens for a while in any of the processes and their children, once they have come to rest.
 #[track_caller]
 pub fn assert_never_wake_up(processes: &[(&str, &Process)]) {
+    // The master of a prefork server looks once more within 100 ms.
+    assert_rest_after(processes, Duration::from_millis(150));
+}
+
+/// As that, where a process that does nothing for a shorter time than `quiet` may not have come to rest.
+#[track_caller]
+pub fn assert_rest_after(processes: &[(&str, &Process)], quiet: Duration) {
     let now = || -> Vec<Option<u64>> { processes.iter().map(|(_, process)| switches(process)).collect() };
     let mut before = now();
     wait_until("the servers rest", || {
-        // The master of a prefork server looks once more within 100 ms.
-        std::thread::sleep(Duration::from_millis(150));
+        std::thread::sleep(quiet);
         let after = now();
         let rest = std::mem::replace(&mut before, after.clone()) == after;
         rest && after.iter().all(Option::is_some)
