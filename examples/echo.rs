@@ -15,6 +15,9 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use socketserver::prelude::*;
 
+#[path = "support/serving.rs"]
+mod serving;
+
 /// Echoes bytes until the end of a stream, or each datagram, until SIGTERM or SIGINT stops it.
 #[derive(Parser)]
 #[command(after_help = "\
@@ -134,22 +137,11 @@ impl BaseRequestHandler<DatagramRequest> for Echo {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    let options = Options::parse();
-    match run(&options) {
-        Ok(report) => {
-            // Whoever started it may have stopped reading.
-            let _ = writeln!(io::stdout(), "stopped: {report}");
-            // A failure if a request had to be left behind.
-            report.report()
-        }
-        Err(error) => {
-            eprintln!("echo: {error}");
-            match error.kind() {
-                // The library says what is wrong with an option.
-                ErrorKind::InvalidInput => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
-        }
+    match run(&Options::parse()) {
+        // A failure if a request had to be left behind.
+        Ok(report) => report.report(),
+        // The library says what is wrong with an option.
+        Err(error) => serving::failure("echo", &error),
     }
 }
 
@@ -219,10 +211,7 @@ fn serve(server: impl BaseServer, options: &Options) -> io::Result<Report> {
         .on_signal(signal::SIGINT, interrupt)
         .drain_timeout(options.drain)
         .bind()?;
-    let mut output = io::stdout();
-    writeln!(output, "listening on {}", server.server_address())?;
-    output.flush()?;
-    server.serve_forever()
+    serving::serve(server)
 }
 
 /// A time as text: seconds, with a fraction if need be.

@@ -16,7 +16,7 @@ mod serve;
 mod support;
 mod wire;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -123,12 +123,6 @@ impl ServeOptions {
             .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
             .drain_timeout(Duration::ZERO)
             .bind()?;
-        let mut output = io::stdout();
-        writeln!(output, "listening on {}", server.server_address())?;
-        output.flush()?;
-        let report = server.serve_forever()?;
-        // Whoever started it may have stopped reading.
-        let _ = writeln!(io::stdout(), "stopped: {report}");
-        Ok(())
+        support::serve(server).map(drop)
     }
 }

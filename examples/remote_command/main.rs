@@ -21,7 +21,7 @@ mod struct_header;
 mod support;
 mod udp;
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::process::{ExitCode, Termination};
 use std::time::Duration;
@@ -207,8 +207,6 @@ fn serve(options: &ServeOptions) -> io::Result<ExitCode> {
             server::serve(server, options)?
         }
     };
-    // Whoever started it may have stopped reading.
-    let _ = writeln!(io::stdout(), "stopped: {report}");
     // A failure if a request had to be left behind.
     Ok(report.report())
 }

@@ -1,6 +1,6 @@
 //! Serves a protocol: the handler of connections, and what runs the commands.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use socketserver::prelude::*;
 
 use crate::command::{Killed, Limits, Outcome, run_command};
 use crate::protocol::Protocol;
-use crate::support::refuse_remote;
+use crate::support::{self, refuse_remote};
 use crate::{ServeOptions, StrategyName};
 
 /// How much longer than a command may take a stopping server waits for it and for its answer to go out.
@@ -97,8 +97,5 @@ fn run(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
         .idle_timeout(options.idle_timeout)
         .write_timeout(options.idle_timeout)
         .bind()?;
-    let mut output = io::stdout();
-    writeln!(output, "listening on {}", server.server_address())?;
-    output.flush()?;
-    server.serve_forever()
+    support::serve(server)
 }

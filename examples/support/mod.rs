@@ -1,13 +1,16 @@
 //! What the examples share: whom they serve and call, which is this machine unless told otherwise, the
-//! tutorial's way to receive, and how a program ends.
+//! tutorial's way to receive, and how a program begins and ends.
+
+mod serving;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use signal_hook::consts::SIGPIPE;
 use signal_hook::low_level::emulate_default_handler;
+
+pub(crate) use serving::{failure, serve};
 
 /// A time as text, for an option.
 pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
@@ -18,15 +21,6 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|time| !time.is_zero() && *time <= LONGEST)
         .ok_or("not a number of seconds above 0, such as 60 or 0.5, and up to a year")
-}
-
-/// Tells why the program fails; the status is 2 for what its caller has to mend.
-pub(crate) fn failure(program: &str, error: &io::Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{program}: {error}");
-    match error.kind() {
-        ErrorKind::InvalidInput => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
 }
 
 /// Writes to standard output or standard error. Where nobody reads any more (`| head`), it ends the program as it

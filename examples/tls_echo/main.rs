@@ -5,6 +5,8 @@
 //! openssl s_client -quiet -connect 127.0.0.1:7777
 //! ```
 
+#[path = "../support/serving.rs"]
+mod serving;
 mod tls;
 
 use std::fmt::Display;
@@ -65,19 +67,9 @@ impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Echo {
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
     match run(&Options::parse()) {
-        Ok(report) => {
-            // Whoever started it may have stopped reading.
-            let _ = writeln!(io::stdout(), "stopped: {report}");
-            // A failure if a request had to be left behind.
-            report.report()
-        }
-        Err(error) => {
-            eprintln!("tls_echo: {error}");
-            match error.kind() {
-                ErrorKind::InvalidInput => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
-        }
+        // A failure if a request had to be left behind.
+        Ok(report) => report.report(),
+        Err(error) => serving::failure("tls_echo", &error),
     }
 }
 
@@ -96,10 +88,7 @@ fn run(options: &Options) -> io::Result<Report> {
         .write_timeout(Duration::from_secs(30))
         .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
         .bind()?;
-    let mut output = io::stdout();
-    writeln!(output, "listening on {}", server.server_address())?;
-    output.flush()?;
-    server.serve_forever()
+    serving::serve(server)
 }
 
 /// With what a server says who it is.
