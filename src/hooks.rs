@@ -58,11 +58,8 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
         // As an error unknown to the accept loop: it goes on after a pause.
-        catch_unwind(AssertUnwindSafe(|| BaseServer::get_request(self))).unwrap_or_else(|payload| {
-            let text = format!("get_request panicked: {}", panic_message(payload.as_ref()));
-            discard(payload);
-            Err(io::Error::other(text))
-        })
+        caught(|| BaseServer::get_request(self))
+            .unwrap_or_else(|text| Err(io::Error::other(format!("get_request panicked: {text}"))))
     }
 
     fn verify_request(&self, request: &<S::Transport as Transport>::Request, client_address: &Address) -> bool {
@@ -110,16 +107,21 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
 
 /// Runs a hook; `None` if it panics, which is logged and never ends the loop.
 pub(crate) fn guarded<R>(hook: &str, run: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(run))
-        .map_err(|payload| {
-            // The program's logger can panic, too: one that prints, once standard output is closed.
-            let told = catch_unwind(AssertUnwindSafe(|| {
-                log::error!("{hook} panicked: {}", panic_message(payload.as_ref()));
-            }));
-            discard(told);
-            discard(payload);
-        })
-        .ok()
+    let outcome = caught(run);
+    if let Err(text) = &outcome {
+        // The program's logger can panic, too: one that prints, once standard output is closed.
+        let _ = caught(|| log::error!("{hook} panicked: {text}"));
+    }
+    outcome.ok()
+}
+
+/// What `run` returns, or the text of its panic.
+pub(crate) fn caught<R>(run: impl FnOnce() -> R) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
+        let text = panic_message(payload.as_ref()).to_owned();
+        discard(payload);
+        text
+    })
 }
 
 /// Drops what was thrown, or returned as an error: the program's own value, whose drop can panic.

@@ -2,12 +2,10 @@
 
 use std::cell::Cell;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::acceptor::Acceptor;
-use crate::error::panic_message;
-use crate::hooks::discard;
+use crate::hooks::caught;
 use crate::job::Job;
 use crate::mutex::Mutex;
 use crate::transport::Transport;
@@ -101,11 +99,11 @@ impl Accepting {
     pub(super) fn run<T: Transport>(&self, acceptor: &mut Acceptor<T>, leaving: impl Fn(&Acceptor<T>, bool)) {
         let _here = Here::enter(self);
         loop {
-            match caught(|| acceptor.next()) {
+            match guarded(|| acceptor.next()) {
                 Ok(Some(job)) => {
                     let last = self.leave();
                     leaving(acceptor, last);
-                    if let Err(error) = caught(|| acceptor.process(job)) {
+                    if let Err(error) = guarded(|| acceptor.process(job)) {
                         return self.fail(acceptor, error);
                     }
                     if !self.join() {
@@ -144,12 +142,8 @@ impl Accepting {
 
 /// Hooks do not panic, their panics are caught, but a logger does where it is called: as an error. Counted as one that
 /// accepts and gone, the thread would keep others from taking its place.
-fn caught<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let text = format!("accepting panicked: {}", panic_message(payload.as_ref()));
-        discard(payload);
-        Err(io::Error::other(text))
-    })
+fn guarded<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    caught(work).unwrap_or_else(|text| Err(io::Error::other(format!("accepting panicked: {text}"))))
 }
 
 thread_local! {

@@ -3,7 +3,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -14,8 +13,7 @@ use signal_hook::consts::SIGCHLD;
 use super::PreFork;
 use super::worker::Worker;
 use crate::acceptor::Acceptor;
-use crate::error::panic_message;
-use crate::hooks::discard;
+use crate::hooks::caught;
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
 use crate::request::{about_to_fork, has_not_forked};
 use crate::server::{BaseServer, Concurrency};
@@ -76,14 +74,10 @@ impl<S: BaseServer> PreFork<S> {
     /// In the worker: serves, and ends the process.
     fn run_worker(&self, wake: EventFd, duty: Duty, mask: SigSet, acceptor: Acceptor<S::Transport>) -> ! {
         let slot = Arc::clone(&duty.slot);
-        let work = AssertUnwindSafe(|| self.work(wake, duty, mask, acceptor));
-        match catch_unwind(work) {
+        match caught(|| self.work(wake, duty, mask, acceptor)) {
             Ok(Ok(())) => sys::exit_now(0),
             Ok(Err(error)) => slot.set_reason(&error.to_string()),
-            Err(payload) => {
-                slot.set_reason(&format!("panicked: {}", panic_message(payload.as_ref())));
-                discard(payload);
-            }
+            Err(text) => slot.set_reason(&format!("panicked: {text}")),
         }
         sys::exit_now(1)
     }
