@@ -35,20 +35,17 @@ impl Activity {
         }
     }
 
-    /// The handler wrote. True if that has made the connection idle: another thread is in a read.
-    pub(crate) fn answered(&self) -> bool {
+    /// The handler wrote. True if that has made the connection idle: another thread is in a read. What it writes `in_setup`
+    /// (a handshake) leaves the connection as new as it was.
+    pub(crate) fn answered(&self, in_setup: bool) -> bool {
         // A greeting, or more of the same answer.
         if self.bits.load(Ordering::Relaxed) & ASKED == 0 {
             return false;
         }
-        let answered = |bits| Some((bits & !ASKED) | ANSWERED);
-        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, answered);
-        self.is_idle()
-    }
-
-    /// The handler wrote while it set the connection up (a handshake): that leaves it as new as it was.
-    pub(crate) fn answered_in_setup(&self) {
-        self.bits.fetch_and(!ASKED, Ordering::SeqCst);
+        let answered = if in_setup { 0 } else { ANSWERED };
+        let update = |bits| Some((bits & !ASKED) | answered);
+        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, update);
+        !in_setup && self.is_idle()
     }
 
     /// The handler is about to read. True if the connection is idle by that.
@@ -101,11 +98,11 @@ mod tests {
             idle
         };
         assert!(!reads_idly(), "new");
-        assert!(!activity.answered(), "a greeting");
+        assert!(!activity.answered(false), "a greeting");
         assert!(!reads_idly(), "greeted");
         activity.asked();
         assert!(!reads_idly(), "in the middle of a message");
-        assert!(!activity.answered());
+        assert!(!activity.answered(false));
         assert!(reads_idly(), "answered");
         activity.asked();
         assert!(!reads_idly(), "in the middle of the next message");
@@ -115,8 +112,8 @@ mod tests {
     fn a_connection_that_was_set_up_is_new() {
         let activity = Activity::default();
         activity.asked();
-        activity.answered_in_setup();
-        assert!(!activity.answered(), "a greeting");
+        assert!(!activity.answered(true));
+        assert!(!activity.answered(false), "a greeting");
         assert!(!activity.begin_read(), "greeted");
     }
 
@@ -125,7 +122,7 @@ mod tests {
         let activity = Activity::default();
         activity.asked();
         activity.begin_read();
-        assert!(activity.answered());
+        assert!(activity.answered(false));
         assert!(activity.is_idle());
     }
 }

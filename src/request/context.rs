@@ -42,18 +42,12 @@ impl ServerContext {
         }
     }
 
-    /// The handler wrote to its client. True if the connection has become idle by that and is to end.
-    pub(crate) fn answered(&self) -> bool {
+    /// The handler wrote to its client, perhaps still in its setup. True if the connection has become idle by that and is
+    /// to end.
+    pub(crate) fn answered(&self, in_setup: bool) -> bool {
         self.heartbeat();
-        self.activity.as_ref().is_some_and(|activity| activity.answered()) && self.is_told_to_stop()
-    }
-
-    /// The handler wrote to its client before the conversation.
-    pub(crate) fn answered_in_setup(&self) {
-        self.heartbeat();
-        if let Some(activity) = &self.activity {
-            activity.answered_in_setup();
-        }
+        let answered = |activity: &Activity| activity.answered(in_setup);
+        self.activity.as_deref().is_some_and(answered) && self.is_told_to_stop()
     }
 
     /// The handler is about to read. True if the connection is idle and is to end.

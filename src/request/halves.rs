@@ -101,9 +101,7 @@ where
     }
 
     fn answered(&self) {
-        if self.clock.is_in_setup() {
-            self.context.answered_in_setup();
-        } else if self.context.answered() {
+        if self.context.answered(self.clock.is_in_setup()) {
             // The other half waits in a read already.
             end_reading(self.stream);
         }

@@ -255,11 +255,7 @@ impl<S: Stream> StreamRequest<S> {
 
     /// Something was written. Nobody reads meanwhile: what comes of it, the next read sees.
     fn answered(&self) {
-        if self.clock.is_in_setup() {
-            self.context.answered_in_setup();
-        } else {
-            self.context.answered();
-        }
+        self.context.answered(self.clock.is_in_setup());
     }
 
     /// The writing direction: its buffer, and where that is sent to.
