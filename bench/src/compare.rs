@@ -246,8 +246,13 @@ fn write(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::
     Ok(())
 }
 
-/// How long a round is. Processes of the same server differ more than what one does from second to second: rather more
-/// rounds than longer ones.
+/// How many rounds there are. Processes of the same server differ more than what one does from second to second: rather
+/// more rounds than longer ones.
+pub fn rounds(short: bool, rounds: Option<u16>) -> usize {
+    rounds.unwrap_or(if short { 3 } else { 5 }).into()
+}
+
+/// How long a round is.
 pub fn effort(short: bool, seconds: Option<f64>, threads: usize) -> Effort {
     let (warm_up, time) = if short { (0.1, 0.25) } else { (0.3, 0.5) };
     let time = seconds.unwrap_or(time);

@@ -153,7 +153,7 @@ fn compare(options: CompareOptions) -> io::Result<()> {
         short: options.short,
         workloads: options.workload,
         servers: options.server,
-        rounds: options.rounds.unwrap_or(if options.short { 3 } else { 5 }).into(),
+        rounds: compare::rounds(options.short, options.rounds),
         effort: compare::effort(options.short, options.seconds, options.threads.into()),
         json: file(options.json, "results.json"),
         plot: file(options.plot, "plot.svg"),

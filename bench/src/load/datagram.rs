@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const HEADER: usize = 8;
 
 /// Runs the sockets of one thread.
-pub fn run(endpoint: &Endpoint, pattern: Pattern, start: &Start) -> io::Result<Tally> {
+pub fn run(endpoint: &Endpoint, pattern: Pattern, start: &Start<'_>) -> io::Result<Tally> {
     let Pattern::Datagram {
         sockets,
         window,

@@ -76,22 +76,21 @@ pub const GRACE: Duration = Duration::from_secs(2);
 ///
 /// Connections that stay are made before: a queue of a few places turns away most of a thousand clients
 /// at once, who try again after a second, and a load of those that came through is another one.
-struct Start {
+struct Start<'a> {
+    load: &'a Load,
     all_ready: Barrier,
-    warm_up: Duration,
-    time: Duration,
     clock: OnceLock<Clock>,
 }
 
-impl Start {
+impl Start<'_> {
     /// Waits until all threads are here.
     fn clock(&self) -> Clock {
         self.all_ready.wait();
         *self.clock.get_or_init(|| {
-            let from = Instant::now() + self.warm_up;
+            let from = Instant::now() + self.load.warm_up;
             Clock {
                 from,
-                until: from + self.time,
+                until: from + self.load.time,
             }
         })
     }
@@ -171,9 +170,8 @@ impl Tally {
 pub fn run<T>(load: &Load, sample: impl Fn() -> T) -> io::Result<(Tally, T, T)> {
     let threads = load.threads.clamp(1, load.pattern.clients());
     let start = Start {
+        load,
         all_ready: Barrier::new(threads + 1),
-        warm_up: load.warm_up,
-        time: load.time,
         clock: OnceLock::new(),
     };
     let share =

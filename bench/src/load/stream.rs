@@ -16,7 +16,7 @@ use crate::interrupt;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the connections of one thread.
-pub fn run(endpoint: &Endpoint, pattern: Pattern, start: &Start, thread: usize) -> io::Result<Tally> {
+pub fn run(endpoint: &Endpoint, pattern: Pattern, start: &Start<'_>, thread: usize) -> io::Result<Tally> {
     let clients = Clients::ready(endpoint, pattern, thread);
     // Also after an error: the others wait for all.
     let clock = start.clock();
