@@ -41,6 +41,7 @@ tests![
     disabling_nagle_sets_the_option,
     a_unix_connection_takes_the_options_of_tcp,
     the_stream_ends_with_the_handler,
+    the_stream_ends_although_the_client_sent_more_than_was_read,
     the_stream_ends_although_the_handler_kept_another_handle,
     the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor,
     a_request_knows_both_addresses_and_its_number,
@@ -496,6 +497,34 @@ fn the_stream_ends_with_the_handler() {
         serve_well(|request: &mut TcpRequest| request.write_all(b"all"), |_| {}),
         b"all"
     );
+}
+
+/// Serves a client that has sent more than the handler reads; returns what that got, once the server has closed.
+fn answer_to_more_than_was_read(handler: impl BaseRequestHandler<TcpRequest>) -> io::Result<Vec<u8>> {
+    let running = TcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"one and more").unwrap();
+    running.stop().unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+// shutdown_request: SHUT_WR before close, because closing alone would be a reset (RFC 2525, 2.17).
+fn the_stream_ends_although_the_client_sent_more_than_was_read() {
+    let buffered_by_nobody = |request: &mut TcpRequest| -> Handled {
+        request.read_exact(&mut [0; 3])?;
+        request.write_all(b"all")
+    };
+    assert_eq!(answer_to_more_than_was_read(buffered_by_nobody).unwrap(), b"all");
+    let in_halves = |request: &mut TcpRequest| -> Handled {
+        let (mut rfile, mut wfile) = request.split();
+        rfile.read_exact(&mut [0; 3])?;
+        wfile.write_all(b"all")
+    };
+    assert_eq!(answer_to_more_than_was_read(in_halves).unwrap(), b"all");
+    let nothing_read = |request: &mut TcpRequest| request.write_all(b"all");
+    assert_eq!(answer_to_more_than_was_read(nothing_read).unwrap(), b"all");
 }
 
 // shutdown_request: SHUT_WR before close, because somebody may have another handle.

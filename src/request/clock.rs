@@ -208,9 +208,15 @@ pub(crate) struct Reading {
     silence: Duration,
     /// The peer has sent something.
     heard: bool,
+    /// The end of the stream has been read: nothing more comes.
+    ended: bool,
 }
 
 impl Reading {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The clocks have been set.
     pub(crate) fn prepare(
         &mut self,
@@ -260,8 +266,20 @@ where
     S: Read,
     F: Fn(&S, Option<Duration>) -> io::Result<()>,
 {
-    /// One read, tried again when a signal interrupts it.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let outcome = self.read_once(out);
+        self.reading.ended |= matches!(outcome, Ok(0)) && !out.is_empty();
+        outcome
+    }
+}
+
+impl<S, F> TimedReader<'_, S, F>
+where
+    S: Read,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    /// One read, tried again when a signal interrupts it.
+    fn read_once(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let began = self.clock.now();
         let limit = began.and_then(|began| self.reading.limit(self.clock, began));
         let (Some(began), Some(limit)) = (began, limit) else {
@@ -271,13 +289,7 @@ where
         };
         self.read_within(limit, began, out)
     }
-}
 
-impl<S, F> TimedReader<'_, S, F>
-where
-    S: Read,
-    F: Fn(&S, Option<Duration>) -> io::Result<()>,
-{
     /// Not inlined: a connection that waits without a clock needs none of this on its stack.
     #[inline(never)]
     fn read_within(&mut self, limit: Limit, began: Instant, out: &mut [u8]) -> io::Result<usize> {

@@ -57,8 +57,8 @@ pub trait Request: Send + 'static {
     fn flush_wfile(&mut self) -> io::Result<()>;
 
     /// Tells the peer that nothing more comes (shutdown(2), `SHUT_WR`); called before the request is
-    /// dropped. Closing says the same, so it need only do something where another handle to the same
-    /// connection may be open.
+    /// dropped. Closing says the same, so it need only do something where the peer may have sent what was not read
+    /// (closing a TCP socket is a reset then), or another handle to the same connection may be open.
     fn shutdown(&mut self) {}
 
     /// The socket that belongs to this request alone, through which a drain can end it.

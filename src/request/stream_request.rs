@@ -359,9 +359,11 @@ impl<S: Stream> Request for StreamRequest<S> {
         self.flush()
     }
 
-    /// Closing ends the stream for the peer unless another handle to it is open: then this does.
+    /// Closing ends the stream for the peer, too, unless something that it has sent is unread, with which closing is a
+    /// reset, or another handle to it is open. Then this does.
     fn shutdown(&mut self) {
-        if *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
+        let all_read = self.reading.has_ended();
+        if !all_read || *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
         }
