@@ -38,6 +38,7 @@ tests![
     an_idle_connection_whose_halves_are_split_is_told_at_once,
     an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once,
     an_answer_from_another_thread_makes_a_connection_idle,
+    a_client_whose_next_message_came_too_late_reads_the_end,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
     a_client_that_is_being_set_up_is_answered_once,
     a_client_that_was_set_up_and_has_said_nothing_is_answered_once,
@@ -124,6 +125,31 @@ fn idle_connections_are_told_at_once_by_a_forking_server() {
 fn idle_connections_are_told_at_once_by_threads_that_accept() {
     // One of them is left to notice.
     assert_told(Accepting::over(TcpServer::new(ANY_PORT, Lines), 4), 3, connect);
+}
+
+// The end that the handler reads is the server's: what the client has sent since is unread.
+fn a_client_whose_next_message_came_too_late_reads_the_end() {
+    let (told, sent) = (Gate::default(), Gate::default());
+    let (in_handler, until) = (told.clone(), sent.clone());
+    let handler = move |request: &mut TcpRequest| -> io::Result<()> {
+        request.write_all(b"hello\n")?;
+        request.read_exact(&mut [0; 6])?;
+        request.write_all(b"hello\n")?;
+        assert_eq!(request.read(&mut [0])?, 0);
+        in_handler.open();
+        until.wait();
+        Ok(())
+    };
+    let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"hello\n").unwrap();
+    client.read_exact(&mut [0; 12]).unwrap();
+    running.shutdown_handle().shutdown();
+    told.wait();
+    client.write_all(b"too late\n").unwrap();
+    sent.open();
+    assert_eq!(running.join().unwrap().served, 1);
+    assert_eq!(read_to_end(client), b"");
 }
 
 fn idle_connections_over_unix_sockets_are_told_at_once() {

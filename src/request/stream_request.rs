@@ -362,7 +362,8 @@ impl<S: Stream> Request for StreamRequest<S> {
     /// Closing ends the stream for the peer, too, unless something that it has sent is unread, with which closing is a
     /// reset, or another handle to it is open. Then this does.
     fn shutdown(&mut self) {
-        let all_read = self.reading.has_ended();
+        // What a drain has ended is no end of the client's.
+        let all_read = self.reading.has_ended() && !self.context.is_draining();
         if !all_read || *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
