@@ -30,7 +30,7 @@ tests![
     get_request_takes_effect_on_either_side_of_a_strategy,
     shutdown_request_takes_effect_on_either_side_of_a_strategy,
     close_request_takes_effect_on_either_side_of_a_strategy,
-    close_request_may_keep_the_connection,
+    shutdown_request_and_close_request_may_keep_the_connection,
     server_bind_takes_effect_on_either_side_of_a_strategy,
     server_activate_takes_effect_on_either_side_of_a_strategy,
     server_close_takes_effect_on_either_side_of_a_strategy,
@@ -358,6 +358,9 @@ fn shutdown_request_takes_effect_on_either_side_of_a_strategy() {
 mix_in! {
     /// Gives connections away instead of closing them.
     Keeping(Sender<TcpRequest>) for Greetable {
+        // As in Python: it would end the sending side.
+        fn shutdown_request(&self, _request: &mut RequestOf<Self>) {}
+
         fn close_request(&self, request: RequestOf<Self>) {
             self.1.send(request).unwrap();
         }
@@ -375,7 +378,7 @@ fn close_request_takes_effect_on_either_side_of_a_strategy() {
     });
 }
 
-fn close_request_may_keep_the_connection() {
+fn shutdown_request_and_close_request_may_keep_the_connection() {
     let (sender, kept) = channel();
     let server = Keeping(ThreadingTcpServer::new(ANY_PORT, EchoLine), sender);
     let running = server.spawn().unwrap();

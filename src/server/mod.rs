@@ -414,7 +414,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().shutdown_request(request);
     }
 
-    /// Closes a request, by dropping it. Called after [`shutdown_request`](Self::shutdown_request).
+    /// Closes a request, by dropping it. Called after [`shutdown_request`](Self::shutdown_request): who keeps a
+    /// connection to write to it later overrides that as well, as in Python.
     fn close_request(&self, request: RequestOf<Self>) {
         self.inner().close_request(request);
     }
