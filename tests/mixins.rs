@@ -397,6 +397,8 @@ mix_in! {
         fn server_bind(&self) -> io::Result<()> {
             assert!(self.fileno().is_none(), "there is no socket yet");
             self.inner().server_bind()?;
+            // As Python's HTTPServer, which takes its server_port here.
+            assert_ne!(self.server_address().port(), Some(0), "it is bound");
             Ok(setsockopt(&self.fileno().unwrap(), sockopt::KeepAlive, &true)?)
         }
     }

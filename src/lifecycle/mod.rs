@@ -202,7 +202,7 @@ impl Shared {
     /// What is set before the server is bound and needed where only this is known.
     pub(crate) fn configure(&self, config: &Config) {
         self.registry.set_rules(AddressRules::new(config));
-        // Set twice only if `bind` is called twice, to the same.
+        // Set twice only by a mix-in that calls its inner `server_bind` twice, to the same.
         let _ = self.observers.set(config.observers.clone());
     }
 
@@ -363,7 +363,7 @@ impl Shared {
     }
 
     pub(crate) fn set_address(&self, address: Address) {
-        // Set twice only if `bind` is called twice, to the same.
+        // Set twice only by a mix-in that calls its inner `server_bind` twice, to the same.
         let _ = self.address.set(address);
     }
 

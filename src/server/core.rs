@@ -208,6 +208,9 @@ impl<T: Transport> Core<T> {
             // Bound twice only by a mix-in that calls its inner server_bind twice: the first stays.
             let _ = self.transport.set(transport);
         }
+        // At once: a server_bind hook that has called its inner one sees the real port.
+        let transport = self.transport().ok_or_else(not_bound)?;
+        self.shared.set_address(transport.local_address()?);
         Ok(())
     }
 
@@ -217,13 +220,6 @@ impl<T: Transport> Core<T> {
         } else {
             self.transport().ok_or_else(not_bound)?.listen(&self.config())
         }
-    }
-
-    /// After `server_bind`: what the system says about the socket.
-    pub(super) fn bound(&self) -> io::Result<()> {
-        let transport = self.transport().ok_or_else(not_bound)?;
-        self.shared.set_address(transport.local_address()?);
-        Ok(())
     }
 
     /// After `server_activate`: ready to wait for requests.

@@ -147,7 +147,6 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.core().listen_to_signals()?;
         self.core().listen_to_nudges()?;
         self.server_bind()?;
-        self.core().bound()?;
         let active = self.server_activate().and_then(|()| self.core().activated());
         active.inspect_err(|_| self.server_close())?;
         Ok(self)
