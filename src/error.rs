@@ -28,7 +28,8 @@ pub enum Phase {
     Process,
     /// The handler's [`setup`](crate::BaseRequestHandler::setup).
     Setup,
-    /// The handler's [`handle`](crate::BaseRequestHandler::handle).
+    /// The handler's [`handle`](crate::BaseRequestHandler::handle), or what a
+    /// [`finish_request`](crate::BaseServer::finish_request) does beside its handler.
     Handle,
     /// The handler's [`finish`](crate::BaseRequestHandler::finish), or the flush that follows it.
     Finish,

@@ -221,7 +221,13 @@ impl<T: Transport> Job<T> {
     }
 
     fn finish(&self, active: &mut Active<T>, ticket: &Ticket) -> Outcome {
-        match catch_unwind(AssertUnwindSafe(|| self.server.finish_request(active))) {
+        // Here, because a finish_request of the program's own may run another handler than the server's.
+        active.phase = Phase::Handle;
+        let finish = AssertUnwindSafe(|| {
+            active.begin(self.server.core().timeouts())?;
+            self.server.finish_request(active)
+        });
+        match catch_unwind(finish) {
             Ok(Ok(())) => Outcome::Served,
             Ok(Err(error)) => self.report(active, ticket, Cause::Error(error)),
             Err(payload) => self.report(active, ticket, Cause::Panic(payload)),

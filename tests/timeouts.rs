@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{Tcp, Timeout, TimeoutError, TimeoutKind, Timeouts, run_handler};
+use socketserver::{Active, Tcp, Timeout, TimeoutError, TimeoutKind, Timeouts, run_handler};
 use support::gate::Gate;
 use support::interrupt::Interrupts;
 use support::journal::{Journal, Journaled, journal};
@@ -51,6 +51,8 @@ tests![
     a_wrapped_request_keeps_to_the_deadline_of_the_whole,
     a_deadline_can_be_restarted,
     what_the_wrapper_sets_holds_instead_of_the_servers,
+    what_get_request_sets_holds_instead_of_the_servers,
+    a_finish_request_with_a_handler_of_its_own_keeps_to_the_clocks,
     a_wrapper_is_a_handler_in_all_its_steps,
     a_handler_in_memory_does_not_notice,
     the_raw_socket_has_the_timeouts_too,
@@ -658,6 +660,50 @@ impl BaseRequestHandler<StreamRequest<MemoryStream>> for Steps {
     fn finish(&mut self, request: &mut StreamRequest<MemoryStream>) -> HandlerResult {
         Ok(write!(request, "finish")?)
     }
+}
+
+/// As in Python: `connection.settimeout(…)` in `get_request`.
+struct Hasty<S>(S);
+
+impl<S: BaseServer<Transport = Tcp>> BaseServer for Hasty<S> {
+    type Transport = Tcp;
+    type Inner = S;
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn get_request(&self) -> io::Result<TcpRequest> {
+        let mut request = self.inner().get_request()?;
+        request.set_timeout(millis(100))?;
+        Ok(request)
+    }
+}
+
+fn what_get_request_sets_holds_instead_of_the_servers() {
+    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood)).request_timeout(millis(400));
+    assert_ends(server, "read: the peer sent nothing for 0.1 s", |_| {});
+    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood)).request_timeout(millis(400));
+    assert_ends(server, "request: not done within 0.4 s", trickle);
+}
+
+/// Runs another handler than the server's, as many a Python program does in `finish_request`.
+struct Choosing<S>(S);
+
+impl<S: BaseServer<Transport = Tcp>> BaseServer for Choosing<S> {
+    type Transport = Tcp;
+    type Inner = S;
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn finish_request(&self, active: &mut Active<Tcp>) -> HandlerResult {
+        run_handler(&EchoOrFlood, active.request_mut())
+    }
+}
+
+fn a_finish_request_with_a_handler_of_its_own_keeps_to_the_clocks() {
+    assert_deadline_holds(Choosing(ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})));
+    assert_deadline_holds(Choosing(ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})));
 }
 
 fn a_wrapper_is_a_handler_in_all_its_steps() {

@@ -36,7 +36,8 @@ pub trait Request: Send + 'static {
     /// Takes the context in which it is served; called once, before any hook sees the request.
     fn attach(&mut self, context: ServerContext);
 
-    /// Its time begins; called where it runs, before the handler's `setup`, with the server's clocks.
+    /// Its time begins; called where it runs, before [`finish_request`](crate::BaseServer::finish_request), with the
+    /// server's clocks.
     ///
     /// # Errors
     ///

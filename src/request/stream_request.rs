@@ -339,12 +339,13 @@ impl<S: Stream> Request for StreamRequest<S> {
         self.context = context;
     }
 
+    /// What is set by now holds: a hook of the program's has done so for this one.
     fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
         self.clock.begin();
         if timeouts == Timeouts::new() {
             return Ok(());
         }
-        self.set_timeouts(timeouts)
+        self.set_timeouts(self.timeouts().or(timeouts))
     }
 
     fn setup_done(&mut self) {

@@ -364,6 +364,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Accepts one request. Called on the accept loop, which may let it wait for one here, if it has nothing else to
     /// do ([`Transport::let_wait`](crate::Transport::let_wait)): an override calls the inner one, or does not wait.
+    /// Options and timeouts that it sets on the request hold there, the timeouts instead of the server's.
     ///
     /// # Errors
     ///
@@ -399,7 +400,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().process_request(job);
     }
 
-    /// Runs the handler on the request. Called where the strategy decided, while the connection is open.
+    /// Runs the handler on the request. Called where the strategy decided, while the connection is open. What Python
+    /// programs pass to their handlers here is a field of the handler; another handler than the server's is run with
+    /// [`run_handler`](crate::run_handler) on [`request_mut`](Active::request_mut), and keeps to the server's clocks.
     ///
     /// # Errors
     ///

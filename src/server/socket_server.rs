@@ -123,7 +123,6 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn finish_request(&self, active: &mut Active<T>) -> HandlerResult {
-        active.begin(self.core.timeouts())?;
         handler::run(&self.handler, &mut active.request, &mut active.phase)
     }
 
