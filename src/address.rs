@@ -24,7 +24,7 @@ use crate::error::invalid_input;
 /// | `"127.0.0.1:80"`, `"[::1]:80"`, a [`SocketAddr`] | that address | an error |
 /// | `("", 80)` | `0.0.0.0:80`, as in Python | an error |
 /// | `":80"` | `0.0.0.0:80` | the path `:80` |
-/// | `"localhost:80"`, `("localhost", 80)` | resolved when bound; each address is tried in turn | the path `localhost:80` |
+/// | `"localhost:80"`, `("localhost", 80)` | resolved when bound; each address is tried in turn, IPv4 first, as in Python | the path `localhost:80` |
 /// | `"[fe80::1%eth0]:80"`, `("fe80::1%eth0", 80)` | that address on that interface | the path `[fe80::1%eth0]:80` |
 /// | `"/run/x.sock"`, a [`Path`] | an error | that path |
 /// | `"\0name"` | an error | the abstract name `name` (unix(7)), as in Python |
@@ -186,10 +186,10 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
         .and_then(|host| host.strip_suffix(']'))
         .unwrap_or(host);
     let asked = if host.is_empty() { "0.0.0.0" } else { host };
-    let found: Vec<_> = (asked, port)
+    let found = (asked, port)
         .to_socket_addrs()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve `{host}`: {error}")))?
-        .collect();
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve `{host}`: {error}")))?;
+    let found = ipv4_first(found);
     if found.is_empty() {
         return Err(io::Error::new(
             io::ErrorKind::NotFound,
@@ -197,6 +197,14 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
         ));
     }
     Ok(found)
+}
+
+/// Python's servers are IPv4 unless told otherwise, and so are many of their clients: `localhost` is 127.0.0.1 to them,
+/// and a datagram to it is lost without a word if the server has `::1`, which getaddrinfo(3) puts first.
+fn ipv4_first(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut found: Vec<_> = found.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found
 }
 
 /// As it would be written: `127.0.0.1:80`, `/run/x.sock`, `@name` for an abstract name, `(unnamed)`.
@@ -331,6 +339,12 @@ mod tests {
         assert_eq!(Address::from(("", 80)).to_string(), "0.0.0.0:80");
         let found = Address::from(":80").resolve().unwrap();
         assert_eq!(found, ["0.0.0.0:80".parse().unwrap()]);
+    }
+
+    #[test]
+    fn of_a_names_addresses_ipv4_is_tried_first() {
+        let [v6, first, second] = ["[::1]:80", "127.0.0.1:80", "127.0.0.2:80"].map(|text| text.parse().unwrap());
+        assert_eq!(ipv4_first([v6, first, second].into_iter()), [first, second, v6]);
     }
 
     #[test]
