@@ -702,8 +702,9 @@ impl<S: BaseServer<Transport = Tcp>> BaseServer for Choosing<S> {
 }
 
 fn a_finish_request_with_a_handler_of_its_own_keeps_to_the_clocks() {
-    assert_deadline_holds(Choosing(ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})));
-    assert_deadline_holds(Choosing(ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})));
+    let other = |_: &mut TcpRequest| {};
+    assert_deadline_holds(Choosing(ThreadingTcpServer::new("127.0.0.1:0", other)));
+    assert_deadline_holds(Choosing(ForkingTcpServer::new("127.0.0.1:0", other)));
 }
 
 fn a_wrapper_is_a_handler_in_all_its_steps() {
