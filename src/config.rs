@@ -31,7 +31,8 @@ pub struct Config {
     pub request_queue_size: u32,
     /// `SO_REUSEADDR` (socket(7)): a TCP server can be bound again at once although connections of
     /// its predecessor linger in TIME-WAIT. Default true for TCP. UDP and Unix sockets ignore it: on
-    /// UDP it would let two servers share a port unnoticed. Python: false.
+    /// UDP it would let two servers share a port unnoticed. (Those that listen to a multicast group want that:
+    /// [`before_bind`](Configure::before_bind).) Python: false.
     pub allow_reuse_address: bool,
     /// `SO_REUSEPORT` (socket(7)): several sockets of one user on one port, each of which gets a share by a hash
     /// of the client's address. Default false. Unix sockets ignore it.
@@ -508,6 +509,23 @@ pub trait Configure: BaseServer {
     /// let server = UdpServer::new("127.0.0.1:0", |_: &mut DatagramRequest| {})
     ///     .before_bind(|socket: BorrowedFd<'_>| Ok(setsockopt(&socket, sockopt::RcvBuf, &(1 << 20))?))
     ///     .bind()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// A listener to a multicast group, which others on this machine may listen to, too:
+    ///
+    /// ```
+    /// use std::net::Ipv4Addr;
+    /// use std::os::fd::BorrowedFd;
+    /// use nix::sys::socket::{setsockopt, sockopt};
+    /// use socketserver::prelude::*;
+    ///
+    /// # let port = 0;
+    /// let server = UdpServer::new(("", port), |_: &mut DatagramRequest| {})
+    ///     .before_bind(|socket: BorrowedFd<'_>| Ok(setsockopt(&socket, sockopt::ReuseAddr, &true)?))
+    ///     .bind()?;
+    /// let socket = server.socket().expect("it is bound");
+    /// socket.join_multicast_v4(&Ipv4Addr::new(239, 255, 255, 250), &Ipv4Addr::LOCALHOST)?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
     #[must_use]

@@ -150,20 +150,23 @@
 //! | `ThreadingMixIn`, `ForkingMixIn` | [`Threading`], [`Forking`] | wrappers; [`ThreadPool`] and [`PreFork`] are new |
 //! | `Server(address, Handler)` | [`new(address, handler)`](SocketServer::new) | does not bind and never fails; the handler is a value that is cloned |
 //! | `bind_and_activate=True` | [`bind`](BaseServer::bind) | a step of its own, which `serve_forever` takes if need be |
+//! | `bind_and_activate=False`, then `server.socket = …` | [`with_transport`](SocketServer::with_transport) | for a socket of systemd's, or made elsewhere |
 //! | `serve_forever(poll_interval=0.5)` | [`serve_forever`](BaseServer::serve_forever), [`poll_interval`](Configure::poll_interval) | consumes the server and returns a [`Report`]; to serve again, make another. No interval unless set: idle costs nothing |
+//! | `Thread(target=server.serve_forever).start()` | [`spawn`](BaseServer::spawn) | binds first, so its errors are returned; dropping the [`Running`] stops the server |
 //! | `shutdown()` | [`shutdown`](BaseServer::shutdown), [`ShutdownHandle`] | asks and never blocks; waiting is [`ShutdownHandle::wait`] |
 //! | `handle_request()` | [`handle_request`](BaseServer::handle_request) | on an `Arc`; says what became of it |
+//! | `server_close()` | [`close`](BaseServer::close), after `handle_request`; else nothing | `serve_forever` ends closed; dropped without, a server closes |
 //! | `fileno()` | [`fileno`](BaseServer::fileno) | `None` before binding and after the end |
-//! | `socket`, `server_address`, `address_family`, `socket_type` | [`socket`](BaseServer::socket), [`server_address`](BaseServer::server_address), [`address_family`](BaseServer::address_family), [`socket_type`](BaseServer::socket_type) | the family follows from the address |
+//! | `socket`, `server_address`, `address_family`, `socket_type` | [`socket`](BaseServer::socket), [`server_address`](BaseServer::server_address), [`address_family`](BaseServer::address_family), [`socket_type`](BaseServer::socket_type) | the family follows from the address: `"::"` is IPv6, and IPv4 too with [`only_v6(false)`](Configure::only_v6); names are IPv4 first. To send from elsewhere, [`try_clone`](std::net::UdpSocket::try_clone) the socket of a bound server |
 //! | `RequestHandlerClass` | [`request_handler_class`](Construct::request_handler_class) | the prototype that is cloned |
-//! | `server_bind`, `server_activate`, `server_close` | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |
-//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `get_request` returns the request, which knows its client's address; a socket is wrapped (TLS) in a [handler](Stream#a-stream-around-another); `process_request` gets a [`Job`], `finish_request` its [`Active`] part. `shutdown_request` does not call `close_request`: both are called |
-//! | `process_request_thread` | [`Job::run`] | |
+//! | `server_bind`, `server_activate`, `server_close`, overridden | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |
+//! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `get_request` returns the request, which knows its client's address; a socket is wrapped (TLS) in a [handler](Stream#a-stream-around-another); `process_request` gets a [`Job`], `finish_request` its [`Active`] part; what it passes to the handler is a field of the handler. `shutdown_request` does not call `close_request`: both are called |
+//! | `process_request_thread` | [`Job::run`] | what is put around it in Python goes around [`finish_request`](BaseServer::finish_request), which runs there; a semaphore is [`max_connections`](Configure::max_connections), a timer [`request_timeout`](Configure::request_timeout) |
 //! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`], which shows how to print it; panics, too; the default logs: nothing is seen without a logger |
 //! | `handle_timeout`, `service_actions` | [the same](BaseServer#which-methods-are-for-whom) | `service_actions`: with each request and wake-up, also in `handle_request`; every so often only with a [`poll_interval`](Configure::poll_interval) |
 //! | `timeout` | [`timeout`](Configure::timeout) | none unless set, for forking servers (300 s) too |
 //! | `request_queue_size = 5` | [`request_queue_size`](Configure::request_queue_size) | 4096: with 5, clients that come at once wait a second for a second SYN |
-//! | `allow_reuse_address = False` | [`allow_reuse_address`](Configure::allow_reuse_address) | true, for TCP only: a server can be restarted at once |
+//! | `allow_reuse_address = False` | [`allow_reuse_address`](Configure::allow_reuse_address) | true, for TCP only: a server can be restarted at once. On UDP, to share a port with others that listen to a multicast group: [`before_bind`](Configure::before_bind) |
 //! | `allow_reuse_port = False` | [`allow_reuse_port`](Configure::allow_reuse_port) | |
 //! | `max_packet_size = 8192` | [`max_packet_size`](Configure::max_packet_size) | 65,535; what is cut says so |
 //! | `daemon_threads`, `block_on_close` | [`drain_timeout`](Configure::drain_timeout) | one attribute for every strategy: 30 s unless set; `None` waits for ever |
@@ -173,7 +176,7 @@
 //! | `with server:` | the value's scope, [`Running`] | |
 //! | `BaseRequestHandler`: `setup`, `handle`, `finish` | [`BaseRequestHandler`] | errors are returned |
 //! | `self.request.getsockopt(SOL_SOCKET, SO_PEERCRED, …)` | [`peer_credentials`](StreamRequest::peer_credentials) | of Unix connections |
-//! | `self.request` (`self.connection`), `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it; what requests share is no attribute of the server, but an `Arc` in the handler |
+//! | `self.request` (`self.connection`), `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it; what requests share (`self.server.clients`) is no attribute of the server, but an `Arc` in the handler |
 //! | `StreamRequestHandler`: `rfile`, `wfile`, `rbufsize`, `wbufsize`, `disable_nagle_algorithm` | [`StreamRequest`] | set in `setup`; a failed last flush is reported |
 //! | `StreamRequestHandler.timeout` | [`set_timeout`](StreamRequest::set_timeout), [`Timeouts`] | five clocks: a server can limit the silence, the first byte and the whole request, too |
 //! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |

@@ -45,6 +45,7 @@ impl DatagramSocket for UnixDatagram {
 /// |---|---|
 /// | `self.request[0]`, `self.packet` | [`packet`](Self::packet) |
 /// | `self.request[1]`, `self.socket` with `sendto` | [`reply`](Self::reply), [`send_to`](Self::send_to) |
+/// | `self.request[1]` with `recvfrom` | a socket of the handler's own, as TFTP wants it: what comes to the server's is a request |
 /// | `self.rfile` | the value itself |
 /// | `self.wfile` | [`wfile`](Self::wfile); `DatagramRequestHandler` always replies, here only a handler that called it |
 ///

@@ -103,7 +103,7 @@ impl<S: Stream> StreamRequest<S> {
         Ok(wrapped)
     }
 
-    /// Whose connection it is.
+    /// Whose connection it is. To write it to that connection, clone it before.
     pub fn client_address(&self) -> &Address {
         &self.client_address
     }

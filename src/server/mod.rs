@@ -77,7 +77,7 @@ pub enum Concurrency {
 /// # Which methods are for whom
 ///
 /// * **To call:** [`serve_forever`](Self::serve_forever), [`spawn`](Self::spawn),
-///   [`bind`](Self::bind), [`handle_request`](Self::handle_request),
+///   [`bind`](Self::bind), [`handle_request`](Self::handle_request), [`close`](Self::close),
 ///   [`shutdown_handle`](Self::shutdown_handle), [`shutdown`](Self::shutdown),
 ///   [`handle`](Self::handle), [`stats`](Self::stats),
 ///   [`server_address`](Self::server_address), [`fileno`](Self::fileno), [`socket`](Self::socket),
@@ -357,14 +357,41 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().server_activate()
     }
 
-    /// Cleans up and closes the socket. Called once the requests are done (or given up).
+    /// Cleans up and closes the socket. Called once the requests are done (or given up). It is not to be called instead of
+    /// [`close`](Self::close), which stops accepting first.
     fn server_close(&self) {
         self.inner().server_close();
     }
 
     /// Accepts one request. Called on the accept loop, which may let it wait for one here, if it has nothing else to
     /// do ([`Transport::let_wait`](crate::Transport::let_wait)): an override calls the inner one, or does not wait.
-    /// Options and timeouts that it sets on the request hold there, the timeouts instead of the server's.
+    /// Options and timeouts that it sets on the request hold, the timeouts instead of the server's.
+    ///
+    /// ```
+    /// use std::io;
+    /// use nix::sys::socket::{setsockopt, sockopt};
+    /// use socketserver::Tcp;
+    /// use socketserver::prelude::*;
+    ///
+    /// /// Has the kernel ask silent clients whether they are there. For TCP only: it uses what such requests have.
+    /// struct KeepAlive<S>(S);
+    ///
+    /// impl<S: BaseServer<Transport = Tcp>> BaseServer for KeepAlive<S> {
+    ///     type Transport = Tcp;
+    ///     type Inner = S;
+    ///     fn inner(&self) -> &S {
+    ///         &self.0
+    ///     }
+    ///
+    ///     fn get_request(&self) -> io::Result<TcpRequest> {
+    ///         let request = self.inner().get_request()?;
+    ///         setsockopt(request.get_ref(), sockopt::KeepAlive, &true)?;
+    ///         Ok(request)
+    ///     }
+    /// }
+    ///
+    /// let server = KeepAlive(ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}));
+    /// ```
     ///
     /// # Errors
     ///
