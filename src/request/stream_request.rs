@@ -41,6 +41,10 @@ pub(crate) fn has_not_forked() {
 /// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
+/// A handler reads what its client sends before it ends. A TCP connection that is closed with something unread is reset
+/// (RFC 2525, 2.17), and what is left of a long answer then, on its way or not yet read, can be lost. A short one arrives:
+/// the sending side is ended first, as in Python.
+///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
 ///
@@ -363,9 +367,9 @@ impl<S: Stream> Request for StreamRequest<S> {
     /// Closing ends the stream for the peer, too, unless something that it has sent is unread, with which closing is a
     /// reset, or another handle to it is open. Then this does.
     fn shutdown(&mut self) {
+        let others_may_have_it = *self.lent.get_mut() || FORKED.load(Ordering::Relaxed);
         // What a drain has ended is no end of the client's.
-        let all_read = self.reading.has_ended() && !self.context.is_draining();
-        if !all_read || *self.lent.get_mut() || FORKED.load(Ordering::Relaxed) {
+        if others_may_have_it || !self.reading.has_ended() || self.context.is_draining() {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
         }
