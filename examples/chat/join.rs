@@ -40,7 +40,7 @@ pub(crate) fn run(address: &str, name: &str) -> io::Result<()> {
     thread::spawn(move || {
         let (stream, left) = typing;
         if let Err(error) = say_what_is_typed(&stream) {
-            eprintln!("chat: {error}");
+            let _ = print(io::stderr(), format!("chat: {error}\n"));
         }
         left.store(true, Ordering::SeqCst);
         // The room sends what was said before, and then closes.
@@ -65,10 +65,9 @@ fn say_what_is_typed(stream: &TcpStream) -> io::Result<()> {
         let line = line?;
         let message = line.trim_ascii();
         if message.len() > LONGEST_MESSAGE {
-            eprintln!(
-                "chat: not sent: it has {} bytes, and a message at most {LONGEST_MESSAGE}",
-                message.len()
-            );
+            let length = message.len();
+            let text = format!("chat: not sent: it has {length} bytes, and a message at most {LONGEST_MESSAGE}\n");
+            print(io::stderr(), text)?;
         } else if !message.is_empty() {
             said.send(message)?;
         }
