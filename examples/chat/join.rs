@@ -5,19 +5,16 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use socketserver::prelude::*;
 
+use crate::PATIENCE;
 use crate::support::{self, print};
 use crate::wire::{LONGEST_MESSAGE, WELCOME, from_members, printable, to_members};
 
-/// How long a room may take to answer to a name.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Prints what is said, and says what is typed, until the end of input or of the connection.
 pub(crate) fn run(address: &str, name: &str) -> io::Result<()> {
-    let stream = Arc::new(support::connect(address)?);
+    let stream = Arc::new(support::connect(address, PATIENCE)?);
     let mut heard = Framed::new(&*stream, to_members());
     Framed::new(&*stream, from_members()).send(name)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -5,7 +5,7 @@ mod printing;
 mod serving;
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 pub(crate) use printing::{failure, print};
@@ -47,11 +47,25 @@ pub(crate) fn refuse_remote(text: &str, risk: &str) -> io::Result<()> {
     }
 }
 
-/// A connection to a server. What is written is sent at once: a client waits for the answer.
-pub(crate) fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).map_err(|error| cannot_connect(address, &error))?;
+/// A connection to a server, which may take so long to answer at each address that `address` stands for. What is
+/// written is sent at once: a client waits for the answer.
+pub(crate) fn connect(address: &str, wait: Duration) -> io::Result<TcpStream> {
+    let connected = address.to_socket_addrs().and_then(|found| connect_to_any(found, wait));
+    let stream = connected.map_err(|error| cannot_connect(address, &error))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// To the first that answers. Without a time limit the system would wait two minutes for a host that is silent.
+fn connect_to_any(addresses: impl Iterator<Item = SocketAddr>, wait: Duration) -> io::Result<TcpStream> {
+    let mut connected = Err(ErrorKind::NotFound.into());
+    for address in addresses {
+        connected = TcpStream::connect_timeout(&address, wait);
+        if connected.is_ok() {
+            break;
+        }
+    }
+    connected
 }
 
 pub(crate) fn cannot_connect(address: &str, error: &io::Error) -> io::Error {
