@@ -15,6 +15,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use socketserver::prelude::*;
 
+#[path = "support/printing.rs"]
+mod printing;
 #[path = "support/serving.rs"]
 mod serving;
 
@@ -141,7 +143,7 @@ fn main() -> ExitCode {
         // A failure if a request had to be left behind.
         Ok(report) => report.report(),
         // The library says what is wrong with an option.
-        Err(error) => serving::failure("echo", &error),
+        Err(error) => printing::failure("echo", &error),
     }
 }
 
@@ -255,7 +257,7 @@ impl Options {
             ),
         ];
         for (_, what) in without_effect.iter().filter(|(holds, _)| *holds) {
-            eprintln!("echo: {what}");
+            let _ = writeln!(io::stderr(), "echo: {what}");
         }
     }
 

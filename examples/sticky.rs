@@ -10,15 +10,16 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::{Parser, ValueEnum};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::SIGPIPE;
-use signal_hook::flag::register_conditional_default;
 use socketserver::prelude::*;
+
+#[path = "support/printing.rs"]
+mod printing;
+
+use printing::{failure, print};
 
 /// Shows on this machine what becomes of messages that are sent over TCP and UDP.
 ///
@@ -48,20 +49,10 @@ const MESSAGES: [&str; 3] = ["hello", "world", "egon"];
 
 fn main() -> ExitCode {
     env_logger::init();
-    match end_with_the_reader().and_then(|()| show(Options::parse().case)) {
+    match show(Options::parse().case) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sticky: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failure("sticky", &error),
     }
-}
-
-/// Ends as other programs do when nobody reads their output any more (`| head -1`): by SIGPIPE. Rust's runtime ignores
-/// it, and `println!` panics.
-fn end_with_the_reader() -> io::Result<()> {
-    register_conditional_default(SIGPIPE, Arc::new(AtomicBool::new(true)))?;
-    Ok(())
 }
 
 fn show(case: Case) -> io::Result<()> {
@@ -76,7 +67,7 @@ fn show(case: Case) -> io::Result<()> {
 // ----- The four cases ----------------------------------------------------------------------------
 
 fn coalesced() -> io::Result<()> {
-    println!("Three messages are sent over TCP. Then the receiver asks three times for up to 1024 bytes.\n");
+    say("Three messages are sent over TCP. Then the receiver asks three times for up to 1024 bytes.\n")?;
     let receive_three_times = |request: &mut TcpRequest| -> io::Result<()> {
         wait_until_all_has_arrived(request)?;
         for _ in 0..3 {
@@ -87,16 +78,13 @@ fn coalesced() -> io::Result<()> {
     over_tcp(receive_three_times, |stream| {
         MESSAGES.iter().try_for_each(|message| send(stream, message))
     })?;
-    println!(
-        "
+    say("
 Why: TCP carries a stream of bytes and does not keep where one send ended and the next began; a receive returns
-     what has arrived. An empty one is no message: the sender has closed, and nothing will ever come again."
-    );
-    Ok(())
+     what has arrived. An empty one is no message: the sender has closed, and nothing will ever come again.")
 }
 
 fn remainder() -> io::Result<()> {
-    println!("One message is sent over TCP. Then the receiver asks for 1 byte, for up to 5, and for 1.\n");
+    say("One message is sent over TCP. Then the receiver asks for 1 byte, for up to 5, and for 1.\n")?;
     let receive_in_pieces = |request: &mut TcpRequest| -> io::Result<()> {
         wait_until_all_has_arrived(request)?;
         for most in [1, 5, 1] {
@@ -105,64 +93,53 @@ fn remainder() -> io::Result<()> {
         Ok(())
     };
     over_tcp(receive_in_pieces, |stream| send(stream, "helloworldegon"))?;
-    println!(
-        "
+    say("
 Why: what a receive has no room for stays in the stream, and the next one goes on there, though it was meant for
-     the next message. \"rldegon\" was never asked for; it would be the beginning of whatever is received next."
-    );
-    Ok(())
+     the next message. \"rldegon\" was never asked for; it would be the beginning of whatever is received next.")
 }
 
 fn framed() -> io::Result<()> {
-    println!(
-        "Three messages are sent over TCP, each behind its length in 4 bytes. Then the receiver asks for messages.\n"
-    );
+    say("Three messages are sent over TCP, each behind its length in 4 bytes. Then the receiver asks for messages.\n")?;
     let receive_messages = |request: &mut TcpRequest| -> io::Result<()> {
         wait_until_all_has_arrived(request)?;
         let mut arrived = [0; 1024];
         let count = request.get_ref().peek(&mut arrived)?;
-        println!("arrived  {}", quoted(&arrived[..count]));
+        say(format!("arrived  {}", quoted(&arrived[..count])))?;
         let mut framed = request.framed(LengthDelimitedCodec::u32_be());
         while let Some(message) = framed.next_ref()? {
-            println!("message  {}", quoted(message));
+            say(format!("message  {}", quoted(message)))?;
         }
-        println!("no more: the sender has closed");
-        Ok(())
+        say("no more: the sender has closed")
     };
     over_tcp(receive_messages, |stream| {
         let mut framed = Framed::new(stream, LengthDelimitedCodec::u32_be());
         MESSAGES.iter().try_for_each(|message| {
-            println!("send     {}", quoted(message.as_bytes()));
+            say(format!("send     {}", quoted(message.as_bytes())))?;
             framed.send(message)
         })
     })?;
-    println!(
-        "
+    say("
 Why: the bytes arrive in one piece as before, but now each message says where it ends: the receiver takes 4 bytes,
-     then as many as they say, however the network cuts or joins them. An empty message would be one, too."
-    );
-    Ok(())
+     then as many as they say, however the network cuts or joins them. An empty message would be one, too.")
 }
 
 fn udp() -> io::Result<()> {
-    println!(
-        "Three messages are sent over UDP, and an empty one. Then the receiver asks for up to 1024 bytes each time.\n"
-    );
-    let print = |request: &mut DatagramRequest| println!("receive  up to 1024 bytes: {}", quoted(request.packet()));
-    let server = UdpServer::new("127.0.0.1:0", print).max_packet_size(1024).bind()?;
+    say(
+        "Three messages are sent over UDP, and an empty one. Then the receiver asks for up to 1024 bytes each time.\n",
+    )?;
+    let receive =
+        |request: &mut DatagramRequest| say(format!("receive  up to 1024 bytes: {}", quoted(request.packet())));
+    let server = UdpServer::new("127.0.0.1:0", receive).max_packet_size(1024).bind()?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.connect(server.server_address().as_inet().expect("UDP has Internet addresses"))?;
     for message in MESSAGES.into_iter().chain([""]) {
-        println!("send     {}", quoted(message.as_bytes()));
+        say(format!("send     {}", quoted(message.as_bytes())))?;
         socket.send(message.as_bytes())?;
     }
     serve_what_has_come(server)?;
-    println!(
-        "
+    say("
 Why: each send is a datagram, which arrives whole or not at all and is never joined to another; an empty one is a
-     message, too. The price: one may be lost, come twice or overtake another, and none is longer than 65,507 bytes."
-    );
-    Ok(())
+     message, too. The price: one may be lost, come twice or overtake another, and none is longer than 65,507 bytes.")
 }
 
 // ----- Sender and receiver -----------------------------------------------------------------------
@@ -191,7 +168,7 @@ fn serve_what_has_come(server: impl BaseServer) -> io::Result<()> {
 }
 
 fn send(stream: &mut TcpStream, message: &str) -> io::Result<()> {
-    println!("send     {}", quoted(message.as_bytes()));
+    say(format!("send     {}", quoted(message.as_bytes())))?;
     stream.write_all(message.as_bytes())
 }
 
@@ -200,8 +177,7 @@ fn receive(request: &mut TcpRequest, most: usize) -> io::Result<()> {
     let mut buffer = vec![0; most];
     let count = request.read(&mut buffer)?;
     let bytes = if most == 1 { "byte" } else { "bytes" };
-    println!("receive  up to {most} {bytes}: {}", quoted(&buffer[..count]));
-    Ok(())
+    say(format!("receive  up to {most} {bytes}: {}", quoted(&buffer[..count])))
 }
 
 /// Waits for the end that closing sends (`POLLRDHUP`, poll(2)). It arrives behind all that was sent.
@@ -209,6 +185,10 @@ fn wait_until_all_has_arrived(request: &TcpRequest) -> io::Result<()> {
     let end = PollFlags::from_bits_retain(libc::POLLRDHUP);
     poll(&mut [PollFd::new(request.get_ref().as_fd(), end)], PollTimeout::NONE)?;
     Ok(())
+}
+
+fn say(line: impl AsRef<str>) -> io::Result<()> {
+    print(io::stdout(), format!("{}\n", line.as_ref()))
 }
 
 fn quoted(bytes: &[u8]) -> String {

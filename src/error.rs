@@ -255,7 +255,7 @@ impl Error for BindError {
     }
 }
 
-/// Adds the address and some advice to an error of socket, bind or listen; its kind stays.
+/// Adds the address and some advice to an error of binding, listening, or what a server needs for that; its kind stays.
 pub(crate) fn bind_error(address: &Address, source: impl Into<io::Error>) -> io::Error {
     let source = source.into();
     io::Error::new(

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, STRATEGIES, assert_ended, assert_ends_well_unread, echo, echo_path, start};
-use support::program::unread;
+use support::program::{assert_tells_that_the_disk_is_full, full_disk, unread};
 use support::talk::{assert_waits, finish, in_progress};
 use support::{connect, exchange_line, read_to_end, temp_path};
 
@@ -34,6 +34,8 @@ tests![
     an_address_without_a_port_is_told,
     a_unix_server_needs_a_path,
     a_server_that_cannot_tell_its_address_ends,
+    a_full_disk_is_told,
+    hints_and_errors_that_cannot_be_printed_do_not_matter,
     over_max_connections_clients_are_told_to_come_again_under_every_strategy,
     over_max_connections_clients_wait_under_every_strategy,
     over_the_limit_of_an_address_clients_wait,
@@ -282,6 +284,17 @@ fn a_server_that_cannot_tell_its_address_ends() {
     let output = unread(&mut Command::new(echo_path())).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(output.stderr, b"echo: Broken pipe (os error 32)\n", "{output:?}");
+}
+
+fn a_full_disk_is_told() {
+    assert_tells_that_the_disk_is_full("echo", &[]);
+    assert_tells_that_the_disk_is_full("tls_echo", &[]);
+}
+
+fn hints_and_errors_that_cannot_be_printed_do_not_matter() {
+    let mut command = Command::new(echo_path());
+    command.args(["--workers", "3"]).stdout(full_disk()).stderr(full_disk());
+    assert_eq!(command.status().unwrap().code(), Some(1));
 }
 
 fn options_without_effect_are_told() {

@@ -3,13 +3,15 @@
 mod support;
 
 use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Backlog, listen};
 use support::connect_to;
 use support::process::{STRATEGIES, assert_ends_well_unread, example_path};
 use support::program::{Program, assert_ends_with_its_reader, unread};
-use support::remote_command::{ask, call, client, output_of, read_answer, serve, server};
+use support::remote_command::{ask, assert_failed, call, client, output_of, read_answer, serve, server};
 
 tests![
     call_prints_the_output_and_nothing_else,
@@ -22,6 +24,7 @@ tests![
     the_prompt_goes_on_after_a_command_that_is_no_text,
     call_refuses_an_empty_command,
     call_without_a_server_says_where_it_could_not_connect,
+    call_does_not_wait_for_ever_for_a_host_that_is_silent,
     every_strategy_serves,
     one_receive_is_one_command_of_at_most_1024_bytes,
     two_commands_in_one_receive_are_run_as_one,
@@ -125,13 +128,26 @@ fn call_refuses_an_empty_command() {
 fn call_without_a_server_says_where_it_could_not_connect() {
     // A port that was free a moment ago.
     let address = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().to_string()
     };
     let ended = call("struct", &address, "true");
     assert_eq!(ended.status.code(), Some(1));
     let told = format!("remote_command: cannot connect to {address}: Connection refused");
     assert!(ended.errors.starts_with(&told), "{ended:?}");
+}
+
+fn call_does_not_wait_for_ever_for_a_host_that_is_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Its queue is full with one: what others send to connect is dropped.
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    let ended = Program::run(
+        client("struct", &address.to_string()).args(["--wait", "0.1", "true"]),
+        "",
+    );
+    assert_failed(&ended, &format!("cannot connect to {address}: connection timed out"));
 }
 
 // ----- Commands ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 
 use support::process::example_path;
-use support::program::{Program, assert_ends_with_its_reader};
+use support::program::{Program, assert_ends_with_its_reader, assert_tells_that_the_disk_is_full};
 
 tests![
     three_messages_over_tcp_arrive_as_one,
@@ -14,6 +14,7 @@ tests![
     three_datagrams_stay_three_and_an_empty_one_is_one,
     another_case_is_refused_with_those_there_are,
     it_ends_with_its_reader,
+    a_full_disk_is_told,
 ];
 
 /// It prints the same on every run.
@@ -110,5 +111,11 @@ fn another_case_is_refused_with_those_there_are() {
 fn it_ends_with_its_reader() {
     for case in ["coalesced", "remainder", "framed", "udp"] {
         assert_ends_with_its_reader(Command::new(example_path("sticky")).arg(case));
+    }
+}
+
+fn a_full_disk_is_told() {
+    for case in ["coalesced", "remainder", "framed", "udp"] {
+        assert_tells_that_the_disk_is_full("sticky", &[case]);
     }
 }

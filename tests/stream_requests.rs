@@ -29,6 +29,7 @@ tests![
     lines_and_raw_reads_mix_without_losing_a_byte,
     an_rbufsize_of_1_reads_nothing_ahead,
     by_default_reading_a_line_reads_ahead,
+    an_rbufsize_that_memory_has_no_room_for_fails_the_read,
     with_a_wbufsize_writes_are_gathered,
     what_a_stream_gathers_is_sent_with_each_write_and_flush,
     a_flush_of_the_stream_is_called_again_until_the_write_timeout,
@@ -264,6 +265,17 @@ fn an_rbufsize_of_1_reads_nothing_ahead() {
 // rbufsize = -1
 fn by_default_reading_a_line_reads_ahead() {
     assert_eq!(left_in_the_stream(None), "");
+}
+
+fn an_rbufsize_that_memory_has_no_room_for_fails_the_read() {
+    for bytes in [usize::MAX, usize::MAX / 2] {
+        let mut request = StreamRequest::new(MemoryStream::new("line\nrest"), "a client");
+        request.set_rbufsize(bytes);
+        let error = request.fill_buf().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        request.set_rbufsize(4);
+        assert_eq!(request.fill_buf().unwrap(), b"line", "nothing is lost");
+    }
 }
 
 // wbufsize

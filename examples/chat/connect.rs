@@ -2,12 +2,13 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use crate::PATIENCE;
 use crate::support::{self, print, receive_once};
 use crate::wire::printable;
 
 /// Sends each line that is typed and waits for the answer, until the end of input.
 pub(crate) fn run(address: &str) -> io::Result<()> {
-    let mut stream = support::connect(address)?;
+    let mut stream = support::connect(address, PATIENCE)?;
     let mut line = Vec::new();
     loop {
         print(io::stdout(), ">>>")?;

@@ -5,19 +5,16 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use socketserver::prelude::*;
 
+use crate::PATIENCE;
 use crate::support::{self, print};
 use crate::wire::{LONGEST_MESSAGE, WELCOME, from_members, printable, to_members};
 
-/// How long a room may take to answer to a name.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// Prints what is said, and says what is typed, until the end of input or of the connection.
 pub(crate) fn run(address: &str, name: &str) -> io::Result<()> {
-    let stream = Arc::new(support::connect(address)?);
+    let stream = Arc::new(support::connect(address, PATIENCE)?);
     let mut heard = Framed::new(&*stream, to_members());
     Framed::new(&*stream, from_members()).send(name)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -40,7 +37,7 @@ pub(crate) fn run(address: &str, name: &str) -> io::Result<()> {
     thread::spawn(move || {
         let (stream, left) = typing;
         if let Err(error) = say_what_is_typed(&stream) {
-            eprintln!("chat: {error}");
+            let _ = print(io::stderr(), format!("chat: {error}\n"));
         }
         left.store(true, Ordering::SeqCst);
         // The room sends what was said before, and then closes.
@@ -65,10 +62,9 @@ fn say_what_is_typed(stream: &TcpStream) -> io::Result<()> {
         let line = line?;
         let message = line.trim_ascii();
         if message.len() > LONGEST_MESSAGE {
-            eprintln!(
-                "chat: not sent: it has {} bytes, and a message at most {LONGEST_MESSAGE}",
-                message.len()
-            );
+            let length = message.len();
+            let text = format!("chat: not sent: it has {length} bytes, and a message at most {LONGEST_MESSAGE}\n");
+            print(io::stderr(), text)?;
         } else if !message.is_empty() {
             said.send(message)?;
         }

@@ -28,6 +28,9 @@ use support::seconds;
 /// The tutorial's port.
 const ADDRESS: &str = "127.0.0.1:6060";
 
+/// How long a server may take to accept a client, and a room then to answer to a name.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Two ways to chat: with the person at the server, and in a room.
 #[derive(Parser)]
 #[command(after_help = "\

@@ -40,10 +40,10 @@ pub(crate) fn pipeline(options: &CallOptions) -> io::Result<ExitCode> {
     Ok(status.into())
 }
 
-/// A connection to the server, with --wait for each read and write: a server that speaks another protocol may wait for
+/// A connection to the server, with --wait for making it and for each read and write: a server that speaks another protocol may wait for
 /// more of the command, or may announce more than it sends.
 pub(crate) fn connect(options: &CallOptions) -> io::Result<TcpStream> {
-    let stream = support::connect(&options.common.address)?;
+    let stream = support::connect(&options.common.address, options.wait)?;
     stream.set_read_timeout(Some(options.wait))?;
     stream.set_write_timeout(Some(options.wait))?;
     Ok(stream)

@@ -133,8 +133,8 @@ struct CallOptions {
     #[command(flatten)]
     common: Common,
 
-    /// How many seconds the server may be silent when an answer is due; to be longer than it lets a command take
-    /// (the server's --timeout).
+    /// How many seconds the server may be silent when a connection or an answer is due; to be longer than it lets a
+    /// command take (the server's --timeout).
     #[arg(long, value_name = "SECS", default_value = "35", value_parser = seconds, allow_negative_numbers = true)]
     wait: Duration,
 

@@ -1,16 +1,15 @@
 //! What the examples share: whom they serve and call, which is this machine unless told otherwise, the
 //! tutorial's way to receive, and how a program begins and ends.
 
+mod printing;
 mod serving;
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use signal_hook::consts::SIGPIPE;
-use signal_hook::low_level::emulate_default_handler;
-
-pub(crate) use serving::{failure, serve};
+pub(crate) use printing::{failure, print};
+pub(crate) use serving::serve;
 
 /// A time as text, for an option.
 pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
@@ -21,18 +20,6 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .filter(|time| !time.is_zero() && *time <= LONGEST)
         .ok_or("not a number of seconds above 0, such as 60 or 0.5, and up to a year")
-}
-
-/// Writes to standard output or standard error. Where nobody reads any more (`| head`), it ends the program as it
-/// ends others: by SIGPIPE, which Rust's runtime ignores.
-pub(crate) fn print(mut to: impl Write, text: impl AsRef<[u8]>) -> io::Result<()> {
-    let printed = to.write_all(text.as_ref()).and_then(|()| to.flush());
-    if let Err(error) = &printed
-        && error.kind() == ErrorKind::BrokenPipe
-    {
-        emulate_default_handler(SIGPIPE)?;
-    }
-    printed
 }
 
 /// Refuses to serve an address that is not loopback. Every address that `text` stands for has to be: the
@@ -60,11 +47,25 @@ pub(crate) fn refuse_remote(text: &str, risk: &str) -> io::Result<()> {
     }
 }
 
-/// A connection to a server. What is written is sent at once: a client waits for the answer.
-pub(crate) fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).map_err(|error| cannot_connect(address, &error))?;
+/// A connection to a server, which may take so long to answer at each address that `address` stands for. What is
+/// written is sent at once: a client waits for the answer.
+pub(crate) fn connect(address: &str, wait: Duration) -> io::Result<TcpStream> {
+    let connected = address.to_socket_addrs().and_then(|found| connect_to_any(found, wait));
+    let stream = connected.map_err(|error| cannot_connect(address, &error))?;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// To the first that answers. Without a time limit the system would wait two minutes for a host that is silent.
+fn connect_to_any(addresses: impl Iterator<Item = SocketAddr>, wait: Duration) -> io::Result<TcpStream> {
+    let mut connected = Err(ErrorKind::NotFound.into());
+    for address in addresses {
+        connected = TcpStream::connect_timeout(&address, wait);
+        if connected.is_ok() {
+            break;
+        }
+    }
+    connected
 }
 
 pub(crate) fn cannot_connect(address: &str, error: &io::Error) -> io::Error {

@@ -1,7 +1,6 @@
 //! How an example that serves begins and ends.
 
-use std::io::{self, ErrorKind, Write};
-use std::process::ExitCode;
+use std::io::{self, Write};
 
 use socketserver::prelude::*;
 
@@ -14,13 +13,4 @@ pub(crate) fn serve(server: impl BaseServer) -> io::Result<Report> {
     // Whoever started it may have stopped reading.
     let _ = writeln!(output, "stopped: {report}");
     Ok(report)
-}
-
-/// Tells why the program fails; the status is 2 for what its caller has to mend.
-pub(crate) fn failure(program: &str, error: &io::Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{program}: {error}");
-    match error.kind() {
-        ErrorKind::InvalidInput => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
 }

@@ -5,6 +5,8 @@
 //! openssl s_client -quiet -connect 127.0.0.1:7777
 //! ```
 
+#[path = "../support/printing.rs"]
+mod printing;
 #[path = "../support/serving.rs"]
 mod serving;
 mod tls;
@@ -69,7 +71,7 @@ fn main() -> ExitCode {
     match run(&Options::parse()) {
         // A failure if a request had to be left behind.
         Ok(report) => report.report(),
-        Err(error) => serving::failure("tls_echo", &error),
+        Err(error) => printing::failure("tls_echo", &error),
     }
 }
 

@@ -47,6 +47,8 @@ impl ReadBuffer {
     pub(crate) fn fill(&mut self, source: &mut impl Read) -> io::Result<&[u8]> {
         if self.start == self.bytes.len() {
             self.start = 0;
+            self.bytes
+                .try_reserve_exact(self.size.saturating_sub(self.bytes.len()))?;
             self.bytes.resize(self.size, 0);
             let read = source.read(&mut self.bytes);
             self.bytes.truncate(*read.as_ref().unwrap_or(&0));

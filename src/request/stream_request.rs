@@ -149,7 +149,8 @@ impl<S: Stream> StreamRequest<S> {
         self.stream.set_stream_nodelay(true)
     }
 
-    /// Sets how many bytes a buffered read asks for: 8,192 by default, at least 1.
+    /// Sets how many bytes a buffered read asks for: 8,192 by default, at least 1. If memory has no room for so many,
+    /// the read fails with an error of the kind [`OutOfMemory`](io::ErrorKind::OutOfMemory).
     pub fn set_rbufsize(&mut self, bytes: usize) {
         self.rbuf.set_size(bytes);
     }

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use crate::acceptor::{Event, Waiter};
 use crate::address::Address;
 use crate::config::Config;
+use crate::error::bind_error;
 use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, Wakeup, run_actions};
 use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom};
 use crate::mutex::Mutex;
@@ -149,7 +150,8 @@ impl<T: Transport> Core<T> {
 
     /// Listens to the signals that are set by now, as far as it does not yet.
     pub(super) fn listen_to_signals(&self) -> io::Result<()> {
-        let wakeup = self.shared.wakeup()?;
+        // The first that takes descriptors.
+        let wakeup = self.shared.wakeup().map_err(|error| bind_error(&self.address, error))?;
         let mut guards = self.signals.lock();
         for (signal, action) in &self.config().signals {
             let reaction = Reaction::from(action);
@@ -228,7 +230,9 @@ impl<T: Transport> Core<T> {
         let config = self.config();
         self.shared.configure(&config);
         let _ = self.max_connections.set(config.max_connections);
-        let _ = self.waiter.set(Waiter::new(transport.socket(), self.shared.wakeup()?)?);
+        let waiter = Waiter::new(transport.socket(), self.shared.wakeup()?);
+        let waiter = waiter.map_err(|error| bind_error(&self.address, error))?;
+        let _ = self.waiter.set(waiter);
         self.shared.advance(State::Bound);
         Ok(())
     }

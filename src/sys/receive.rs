@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SockaddrLike;
 
+use super::send::no_message;
+
 /// A datagram that was received.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Received<'a, A> {
@@ -57,21 +59,18 @@ impl Receiver {
             iov_len: size,
         });
         let parts = leak(parts.collect());
-        let message = |number| libc::mmsghdr {
-            msg_hdr: libc::msghdr {
-                msg_name: names
-                    .cast::<libc::sockaddr_storage>()
-                    .as_ptr()
-                    .wrapping_add(number)
-                    .cast(),
-                msg_namelen: NAME_SIZE,
-                msg_iov: parts.cast::<libc::iovec>().as_ptr().wrapping_add(number),
-                msg_iovlen: 1,
-                msg_control: ptr::null_mut(),
-                msg_controllen: 0,
-                msg_flags: 0,
-            },
-            msg_len: 0,
+        let message = |number| {
+            let mut message = no_message();
+            let header = &mut message.msg_hdr;
+            header.msg_name = names
+                .cast::<libc::sockaddr_storage>()
+                .as_ptr()
+                .wrapping_add(number)
+                .cast();
+            header.msg_namelen = NAME_SIZE;
+            header.msg_iov = parts.cast::<libc::iovec>().as_ptr().wrapping_add(number);
+            header.msg_iovlen = 1;
+            message
         };
         Receiver {
             size,
@@ -111,7 +110,7 @@ impl Receiver {
                 socket.as_raw_fd(),
                 self.messages.as_mut_ptr(),
                 count,
-                flags,
+                flags as _,
                 ptr::null_mut(),
             )
         };

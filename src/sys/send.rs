@@ -1,7 +1,7 @@
 //! Sending several datagrams with one system call.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -67,10 +67,11 @@ pub(crate) fn send<'a, A: SockaddrLike>(
         if header.msg_iovlen > 1 {
             *control = Control::segments_of(parts[first].iov_len);
             header.msg_control = ptr::from_mut(control).cast();
-            header.msg_controllen = size_of::<Control>();
+            header.msg_controllen = size_of::<Control>() as _;
         }
         header.msg_iov = parts.as_mut_ptr().wrapping_add(first);
-        first += header.msg_iovlen;
+        let parts_of_it: usize = header.msg_iovlen as _;
+        first += parts_of_it;
     }
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
@@ -78,33 +79,25 @@ pub(crate) fn send<'a, A: SockaddrLike>(
     // SAFETY: the first `count` headers each point to an address of the length told, to the parts told, disjoint
     // runs of `parts`, which are borrowed bytes that are only read, and to nothing or one control message. All of
     // it outlives the call.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags) };
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags as _) };
     Ok(usize::try_from(Errno::result(sent)?).unwrap_or_default())
 }
 
-fn no_message() -> libc::mmsghdr {
-    libc::mmsghdr {
-        msg_hdr: libc::msghdr {
-            msg_name: ptr::null_mut(),
-            msg_namelen: 0,
-            msg_iov: ptr::null_mut(),
-            msg_iovlen: 0,
-            msg_control: ptr::null_mut(),
-            msg_controllen: 0,
-            msg_flags: 0,
-        },
-        msg_len: 0,
-    }
+/// Nothing, without an address. What fields there are, and their types, the C libraries do not agree on.
+pub(super) fn no_message() -> libc::mmsghdr {
+    // SAFETY: all fields are integers or pointers, for which zero is a value.
+    unsafe { zeroed() }
 }
 
 impl Control {
     fn segments_of(length: usize) -> Self {
+        // SAFETY: all fields are integers, for which zero is a value.
+        let mut header: libc::cmsghdr = unsafe { zeroed() };
+        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u16>()) as _;
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
         Control {
-            header: libc::cmsghdr {
-                cmsg_len: size_of::<libc::cmsghdr>() + size_of::<u16>(),
-                cmsg_level: libc::SOL_UDP,
-                cmsg_type: libc::UDP_SEGMENT,
-            },
+            header,
             // No UDP datagram is longer.
             segment: u16::try_from(length).unwrap_or(u16::MAX),
             padding: [0; 3],

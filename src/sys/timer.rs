@@ -46,8 +46,9 @@ impl Timer {
 
     fn arm(&self, delay: Duration) {
         let time = |time: Duration| libc::timespec {
-            tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
-            tv_nsec: time.subsec_nanos().into(),
+            // 68 years, if there are more seconds than the system has numbers for.
+            tv_sec: time.as_secs().try_into().unwrap_or(i32::MAX.into()),
+            tv_nsec: time.subsec_nanos().cast_signed().into(),
         };
         let setting = libc::itimerspec {
             it_interval: time(Duration::ZERO),

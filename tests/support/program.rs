@@ -1,5 +1,6 @@
 //! Programs whose standard input and output are in a test's hands: examples, and peers in Python.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write, pipe};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use super::CEILING;
-use super::process::{Ended, pid};
+use super::process::{Ended, example_path, pid};
 
 /// A running program; killed when dropped.
 pub struct Program {
@@ -157,6 +158,21 @@ pub fn assert_ends_with_its_reader(command: &mut Command) {
     let output = unread(command).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.signal(), Some(Signal::SIGPIPE as i32), "{output:?}");
     assert_eq!(output.stderr, b"", "{output:?}");
+}
+
+/// An example of which nothing can be printed says so and fails.
+#[track_caller]
+pub fn assert_tells_that_the_disk_is_full(example: &str, arguments: &[&str]) {
+    let mut command = Command::new(example_path(example));
+    let output = command.args(arguments).stdout(full_disk()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = format!("{example}: No space left on device (os error 28)\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), told, "{output:?}");
+}
+
+/// A file that cannot be written to.
+pub fn full_disk() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
 }
 
 /// Nobody reads what the program prints.
