@@ -40,8 +40,8 @@ pub(crate) fn pipeline(options: &CallOptions) -> io::Result<ExitCode> {
     Ok(status.into())
 }
 
-/// A connection to the server, with --wait for making it and for each read and write: a server that speaks another protocol may wait for
-/// more of the command, or may announce more than it sends.
+/// A connection to the server, with --wait for making it and for each read and write: a server that speaks another
+/// protocol may wait for more of the command, or may announce more than it sends.
 pub(crate) fn connect(options: &CallOptions) -> io::Result<TcpStream> {
     let stream = support::connect(&options.common.address, options.wait)?;
     stream.set_read_timeout(Some(options.wait))?;
