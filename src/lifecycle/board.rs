@@ -1,7 +1,7 @@
 //! What all workers of a prefork server and their master share.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::sys::SharedWords;
 
@@ -59,12 +59,17 @@ impl Board {
     }
 
     /// The master will look at the workers when one of them gets on, and not before.
+    ///
+    /// It says so, then looks whether one has; a worker [gets on](super::Slot::progress), then looks whether the master
+    /// rests. The fences see to it that one of them sees the other.
     pub(crate) fn rest(&self, rests: bool) {
         self.set(Word::MasterRests, rests);
+        fence(Ordering::SeqCst);
     }
 
     /// A worker gets on. True if the master rests: the one who is told wakes it.
     pub(crate) fn take_rest(&self) -> bool {
+        fence(Ordering::SeqCst);
         self.is_set(Word::MasterRests) && self.set(Word::MasterRests, false)
     }
 
