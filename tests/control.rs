@@ -59,6 +59,7 @@ tests![
     the_action_set_last_holds,
     actions_set_after_binding_hold_from_serving_on_under_every_strategy,
     the_master_of_a_prefork_server_counts_the_requests_of_its_workers,
+    the_master_of_a_prefork_server_counts_those_that_wait_in_its_workers,
     the_workers_of_a_prefork_server_are_suspended_by_their_master,
     a_prefork_server_that_is_suspended_from_the_start_resumes,
     sighup_of_a_prefork_server_reloads_and_runs_its_function,
@@ -744,6 +745,25 @@ fn the_master_of_a_prefork_server_counts_the_requests_of_its_workers() {
     let counts = "state=serving accepted=4 refused=0 rejected=0 waiting=0 started=4 running=";
     assert!(ended.errors.contains(counts), "{ended:?}");
     assert!(ended.output.starts_with("stopped: served=4 failed=0 "), "{ended:?}");
+}
+
+fn the_master_of_a_prefork_server_counts_those_that_wait_in_its_workers() {
+    let server = bare().max_per_address(1).threading().prefork().workers(1);
+    let running = server.spawn().unwrap();
+    let counts = || {
+        let stats = running.handle().stats();
+        (stats.started, stats.running, stats.waiting)
+    };
+    let first = connect(running.server_address());
+    assert_echoes(&first);
+    let second = connect(running.server_address());
+    second.shutdown(Shutdown::Write).unwrap();
+    wait_until("it waits", || running.handle().stats().accepted == 2);
+    assert_eq!(counts(), (1, 1, 1));
+    finish(&first);
+    wait_until("both have ended", || running.handle().stats().served == 2);
+    assert_eq!(counts(), (2, 0, 0));
+    assert_eq!(running.stop().unwrap().served, 2);
 }
 
 /// Nobody is served until it is resumed.

@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
-use socketserver::Running;
 use socketserver::prelude::*;
+use socketserver::{Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
 use support::{
@@ -45,6 +46,7 @@ tests![
     a_first_worker_that_cannot_be_forked_is_an_error,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
+    workers_that_lack_descriptors_as_they_start_are_started_again,
     a_worker_that_a_real_time_signal_has_killed_is_replaced,
     a_worker_that_hangs_is_killed_and_replaced,
     a_worker_that_hangs_as_it_starts_is_killed,
@@ -516,6 +518,29 @@ fn without_descriptors_workers_wait_and_recover() {
         client.join().unwrap();
     }
     stop(running, 40, 0);
+}
+
+fn workers_that_lack_descriptors_as_they_start_are_started_again() {
+    let lack = temp_path("lack");
+    let path = lack.path.clone();
+    let init = move || {
+        if path.exists() {
+            return Err(io::Error::from_raw_os_error(Errno::EMFILE as i32));
+        }
+        Ok(())
+    };
+    let server = server().workers(1).max_requests(1).max_requests_jitter(0);
+    let (running, address) = serve(server.worker_init(init), 1);
+    fs::write(&lack.path, "").unwrap();
+    // The only worker ends with it.
+    request(&address);
+    let failed = |line: &String| line.contains(" did not start: ");
+    wait_until("as many have failed as stop a server", || {
+        running.handle().state() == State::Closed || logged().iter().filter(|line| failed(line)).count() > 5
+    });
+    fs::remove_file(&lack.path).unwrap();
+    request(&address);
+    stop(running, 2, 0);
 }
 
 // ----- Workers that hang -------------------------------------------------------------------------

@@ -53,6 +53,10 @@ impl Master {
         }
     }
 
+    pub(crate) fn started(&self) {
+        self.duty.slot.started();
+    }
+
     pub(crate) fn ended(&self, end: End, way: Way) {
         // A worker that leaves while the others go on does not drain the server.
         let goes_on = way == Way::Drained && self.goes_on();

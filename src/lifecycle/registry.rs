@@ -12,7 +12,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::activity::Activity;
 use super::board::Board;
 use super::slab::Slab;
-use super::slot::Slot;
+use super::slot::{Present, Slot};
 use super::{Report, State};
 use crate::address::Address;
 use crate::limits::{AddressRules, Addresses, Capacity, Verdict};
@@ -101,7 +101,7 @@ impl Inner {
 
     /// Requests in progress and waiting, here and in workers.
     fn present(&self) -> usize {
-        let in_workers: u64 = self.workers.iter().map(|slot| slot.running()).sum();
+        let in_workers: u64 = self.workers.iter().map(|slot| slot.present()).sum();
         self.running + self.waiting + usize::try_from(in_workers).unwrap_or(usize::MAX)
     }
 
@@ -179,7 +179,9 @@ impl Registry {
     pub(crate) fn settle(&self, worker: &Arc<Slot>, stopping: bool) -> u64 {
         let mut inner = self.lock();
         inner.workers.retain(|slot| !Arc::ptr_eq(slot, worker));
-        let lost = worker.add_to(&mut inner.counts);
+        let Present { running, waiting } = worker.add_to(&mut inner.counts);
+        let lost = running + waiting;
+        inner.counts.started += waiting;
         let way = inner.way(false, stopping);
         inner.counts.add(End::Failed, way, lost);
         lost
@@ -202,9 +204,12 @@ impl Registry {
     pub(crate) fn stats(&self, state: State) -> Stats {
         let inner = self.lock();
         let mut counts = inner.counts;
-        let in_workers: u64 = inner.workers.iter().map(|slot| slot.add_to(&mut counts)).sum();
-        let running = inner.running + usize::try_from(in_workers).unwrap_or(usize::MAX);
-        let waiting = inner.waiting;
+        let (mut running, mut waiting) = (inner.running, inner.waiting);
+        for slot in &inner.workers {
+            let present = slot.add_to(&mut counts);
+            running += usize::try_from(present.running).unwrap_or(usize::MAX);
+            waiting += usize::try_from(present.waiting).unwrap_or(usize::MAX);
+        }
         let mut connections: Vec<_> = inner.records.iter().map(Record::show).collect();
         drop(inner);
         connections.sort_unstable_by_key(|connection| connection.number);

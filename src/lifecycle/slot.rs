@@ -12,6 +12,8 @@ use crate::sys::SharedWords;
 #[derive(Clone, Copy)]
 enum Word {
     /// Requests accepted.
+    Accepted,
+    /// Requests that the limits have let in.
     Started,
     /// Requests that `verify_request` refused.
     Refused,
@@ -69,6 +71,14 @@ pub(crate) enum Order {
     Force,
 }
 
+/// The requests of a worker that have not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Present {
+    pub(crate) running: u64,
+    /// Those that wait for their address's turn, or were accepted this moment.
+    pub(crate) waiting: u64,
+}
+
 /// What one worker tells its master and is told, in memory of both: the master reads it also when the
 /// worker was killed, at whatever moment.
 ///
@@ -110,12 +120,17 @@ impl Slot {
     /// A request has come. Returns how many have.
     pub(crate) fn accepted(&self) -> u64 {
         self.progress();
-        self.add(Word::Started) + 1
+        self.add(Word::Accepted) + 1
     }
 
     /// How many requests have come.
     pub(crate) fn has_accepted(&self) -> u64 {
-        self.get(Word::Started)
+        self.get(Word::Accepted)
+    }
+
+    /// The limits have let a request in.
+    pub(crate) fn started(&self) {
+        self.add(Word::Started);
     }
 
     pub(crate) fn ended(&self, end: End, way: Way) {
@@ -231,22 +246,29 @@ impl Slot {
         ends.map(|(end, way)| (end, way, self.end(end, way).load(Ordering::SeqCst)))
     }
 
-    /// Adds its requests to the counts of all; returns how many are in progress. The ends are read first:
-    /// those that come meanwhile are still in progress.
-    pub(crate) fn add_to(&self, counts: &mut Counts) -> u64 {
-        let (mut ended, before) = (0, counts.served + counts.failed);
+    /// Adds its requests to the counts of all; returns those that have not ended. In this order: what comes meanwhile
+    /// is still in progress, or waits.
+    pub(crate) fn add_to(&self, counts: &mut Counts) -> Present {
+        let (mut ended, mut turned_away) = (0, 0);
         for (end, way, requests) in self.ends() {
             counts.add(end, way, requests);
-            ended += requests;
+            match end {
+                End::Served | End::Failed => ended += requests,
+                End::Refused | End::Rejected(_) => turned_away += requests,
+            }
         }
-        let running = self.get(Word::Started).saturating_sub(ended);
-        counts.started += counts.served + counts.failed - before + running;
-        running
+        let started = self.get(Word::Started);
+        counts.started += started;
+        Present {
+            running: started.saturating_sub(ended),
+            waiting: self.get(Word::Accepted).saturating_sub(started + turned_away),
+        }
     }
 
-    /// Its requests in progress.
-    pub(crate) fn running(&self) -> u64 {
-        self.add_to(&mut Counts::default())
+    /// Its requests that have not ended.
+    pub(crate) fn present(&self) -> u64 {
+        let Present { running, waiting } = self.add_to(&mut Counts::default());
+        running + waiting
     }
 
     pub(crate) fn has_served(&self) -> bool {
@@ -280,7 +302,8 @@ mod tests {
     #[test]
     fn each_request_is_in_one_place() {
         let slot = Slot::new().unwrap();
-        assert_eq!((1..=5).map(|_| slot.accepted()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!((1..=6).map(|_| slot.accepted()).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        (0..3).for_each(|_| slot.started());
         slot.ended(End::Served, Way::Drained);
         slot.ended(End::Failed, Way::Usual);
         slot.ended(End::Refused, Way::Usual);
@@ -291,7 +314,8 @@ mod tests {
             [(End::Served, Way::Drained, 1), (End::Failed, Way::Usual, 1)]
         );
         let mut counts = Counts::default();
-        assert_eq!(slot.add_to(&mut counts), 1);
+        let present = Present { running: 1, waiting: 1 };
+        assert_eq!(slot.add_to(&mut counts), present);
         assert_eq!((counts.started, counts.served, counts.failed), (3, 1, 1));
         assert_eq!((counts.refused, counts.rejected.iter().sum::<u64>()), (1, 1));
         assert_eq!((counts.drained, counts.forced), (1, 0));

@@ -109,6 +109,7 @@ impl Ticket {
             }
             Verdict::Admit => {
                 self.stage = self.stage.run(&mut inner, record);
+                self.tell_master();
                 Admission::Runs
             }
             Verdict::Hold(limit, turn) => {
@@ -125,6 +126,14 @@ impl Ticket {
         let record = Record::new(self.number, request, activity, None);
         self.has_socket = record.socket.is_some();
         self.stage = self.stage.run(&mut self.shared.registry.lock(), record);
+        self.tell_master();
+    }
+
+    /// The request counts as started, in the master, too.
+    fn tell_master(&self) {
+        if let Some(master) = self.shared.master() {
+            master.started();
+        }
     }
 
     /// Counts the end of the request, here and in the master.
@@ -156,6 +165,7 @@ impl Ticket {
         place.stage = place.stage.leave(inner);
         inner.waiting -= 1;
         inner.run();
+        self.tell_master();
         self.stage = Stage::Running(index);
         true
     }
@@ -241,6 +251,9 @@ impl Ticket {
         if let Stage::Waiting(index) | Stage::Running(index) = self.stage
             && let Some(record) = inner.records.remove(index)
         {
+            if record.waiting {
+                self.tell_master();
+            }
             self.count(&mut inner, outcome.into());
             if let Some(client) = record.client {
                 inner.addresses.release(client, record.waiting);

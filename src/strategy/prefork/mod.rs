@@ -111,7 +111,8 @@ use workers::Workers;
 /// end.
 ///
 /// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
-/// `serve_forever` fails and says why the last one did.
+/// `serve_forever` fails and says why the last one did. Those that descriptors, memory or room for threads were missing
+/// for do not count: they are started again, ever more slowly, until there is enough.
 ///
 /// # Limits, and seeing it
 ///

@@ -5,6 +5,7 @@ use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
 use nix::unistd::Pid;
@@ -74,12 +75,13 @@ impl<S: BaseServer> PreFork<S> {
     /// In the worker: serves, and ends the process.
     fn run_worker(&self, wake: EventFd, duty: Duty, mask: SigSet, acceptor: Acceptor<S::Transport>) -> ! {
         let slot = Arc::clone(&duty.slot);
-        match caught(|| self.work(wake, duty, mask, acceptor)) {
+        let error = match caught(|| self.work(wake, duty, mask, acceptor)) {
             Ok(Ok(())) => sys::exit_now(0),
-            Ok(Err(error)) => slot.set_reason(&error.to_string()),
-            Err(text) => slot.set_reason(&format!("panicked: {text}")),
-        }
-        sys::exit_now(1)
+            Ok(Err(error)) => error,
+            Err(text) => io::Error::other(format!("panicked: {text}")),
+        };
+        slot.set_reason(&error.to_string());
+        sys::exit_now(if has_run_out(&error) { TEMPORARY_FAILURE } else { 1 })
     }
 
     fn work(&self, wake: EventFd, duty: Duty, mask: SigSet, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
@@ -105,6 +107,18 @@ impl<S: BaseServer> PreFork<S> {
         drain_worker(&server)?;
         outcome
     }
+}
+
+/// The status of a worker that has ended for want of something (sysexits(3), `EX_TEMPFAIL`).
+pub(super) const TEMPORARY_FAILURE: i32 = 75;
+
+/// Whether something was missing that may be there again: descriptors, memory, room for threads.
+fn has_run_out(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN)
+    )
 }
 
 /// Whether what has ended a worker's accepting would end that of the others, too: the listening socket itself takes no

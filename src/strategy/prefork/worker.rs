@@ -8,6 +8,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::process::TEMPORARY_FAILURE;
 use crate::hooks::Outermost;
 use crate::lifecycle::{Order, Slot, Stage};
 use crate::transport::Transport;
@@ -120,6 +121,11 @@ impl<T: Transport> Ended<T> {
     /// It ended, untold, before it had ever waited for a request.
     pub(super) fn failed_to_start(&self) -> bool {
         self.worker.slot.stage() == Stage::Starting && !self.was_told()
+    }
+
+    /// The next may find what this one has missed, as where it is the fork that fails.
+    pub(super) fn wanted_resources(&self) -> bool {
+        self.status.code() == Some(TEMPORARY_FAILURE)
     }
 
     pub(super) fn why(&self) -> String {

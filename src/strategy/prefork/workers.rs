@@ -18,7 +18,7 @@ pub(super) struct Workers<T: Transport> {
     replacing: Backoff,
     /// No worker is started before.
     pause: Option<Instant>,
-    /// Workers that ended before they were ready, since one last was.
+    /// Workers that ended before they were ready, and not for want of resources, since one last was.
     failures: u32,
     why: String,
     broken: bool,
@@ -166,7 +166,7 @@ impl<T: Transport> Workers<T> {
         if ended.worker.slot.stage() == Stage::Broken {
             self.broken = true;
         } else if ended.failed_to_start() {
-            self.failures += 1;
+            self.failures += u32::from(!ended.wanted_resources());
             log::error!("worker {pid} did not start: {why}");
         } else {
             log::error!("worker {pid} ended: {why}");
