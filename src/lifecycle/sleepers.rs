@@ -8,6 +8,7 @@ use std::time::Instant;
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpid, gettid};
 
+use super::suspension::PATIENCE;
 use crate::sys;
 
 /// The threads that wait for a request in the very system call that takes it. That saves the `epoll_wait(2)`
@@ -131,7 +132,7 @@ impl Sleepers {
     /// left its thread with the signal blocked. And only while it is still `wanted`: past that, a thread that has come
     /// out can be in again.
     pub(crate) fn wait_until_out(&self, wanted: impl Fn() -> bool) {
-        let (this, end) = (gettid().as_raw(), Instant::now() + super::PATIENCE);
+        let (this, end) = (gettid().as_raw(), Instant::now() + PATIENCE);
         for place in &self.threads {
             let thread = place.load(Ordering::SeqCst);
             let is_in = || ![0, this].contains(&thread) && place.load(Ordering::SeqCst) == thread;

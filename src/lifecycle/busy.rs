@@ -1,0 +1,55 @@
+//! Which servers a thread works for, so that none waits for its own end.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::{Shared, WaitError};
+
+thread_local! {
+    /// The server whose loop or request this thread runs; compared, never followed.
+    static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
+    /// Those in whose requests that one is served.
+    static BUSY_OUTSIDE: RefCell<Vec<*const Shared>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Shared {
+    /// Marks this thread as one that the server waits for, until the guard is dropped.
+    pub(crate) fn enter(self: &Arc<Self>) -> Busy {
+        let this = Arc::as_ptr(self);
+        let outer = BUSY_FOR.replace(this);
+        let hides = !outer.is_null() && outer != this;
+        if hides {
+            BUSY_OUTSIDE.with_borrow_mut(|servers| servers.push(outer));
+        }
+        Busy { outer, hides }
+    }
+
+    /// Before waiting for the end of the server.
+    ///
+    /// # Errors
+    ///
+    /// This thread runs the server's loop or one of its requests.
+    pub(crate) fn check_no_deadlock(self: &Arc<Self>) -> Result<(), WaitError> {
+        let this = Arc::as_ptr(self);
+        if BUSY_FOR.get() == this || BUSY_OUTSIDE.with_borrow(|servers| servers.contains(&this)) {
+            return Err(WaitError::Deadlock);
+        }
+        Ok(())
+    }
+}
+
+/// This thread works for a server; see [`Shared::enter`].
+pub(crate) struct Busy {
+    outer: *const Shared,
+    /// The outer one is another server.
+    hides: bool,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY_FOR.set(self.outer);
+        if self.hides {
+            BUSY_OUTSIDE.with_borrow_mut(Vec::pop);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Not accepting for a while, and who is just about to.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::observer::Event;
+
+/// How long whoever suspends waits for those that are just accepting.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// How many accepting calls this thread is in.
+    static ACCEPTING: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Shared {
+    /// Whether accepting is suspended, in a worker by its master.
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::SeqCst) || self.master().is_some_and(|master| master.is_suspended())
+    }
+
+    /// Whether the accept loop shall accept. It looks when it is woken up.
+    pub(super) fn set_suspended(&self, suspended: bool) {
+        if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
+            return;
+        }
+        // Workers keep to it from now on, although the master has to wake them to see to their waiting.
+        if let (None, Some(board)) = (self.master(), self.registry.board()) {
+            board.suspend(suspended);
+        }
+        self.wake();
+        if suspended && let Ok(wakeup) = self.wakeup() {
+            wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
+            self.wait_until_nobody_accepts();
+        }
+        self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+    }
+
+    /// The calling thread is about to look whether it may accept, and accepts then, which does not wait: until the guard
+    /// is dropped, whoever suspends waits for it. The system may put it off between looking and accepting.
+    pub(crate) fn begin_accepting(&self) -> Accepting<'_> {
+        let count = self.master().map_or(&self.accepting, |master| master.accepting());
+        count.fetch_add(1, Ordering::SeqCst);
+        ACCEPTING.set(ACCEPTING.get() + 1);
+        Accepting { count }
+    }
+
+    /// Not for ever: a hook may wait, and a worker may have been killed as it accepted, and not been reaped yet.
+    fn wait_until_nobody_accepts(&self) {
+        let end = Instant::now() + PATIENCE;
+        // A hook that accepts may be what suspends.
+        let own = ACCEPTING.get();
+        let accepts = || self.accepting.load(Ordering::SeqCst) > own || self.registry.any_worker_accepts();
+        while accepts() && Instant::now() < end {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// See [`Shared::begin_accepting`].
+pub(crate) struct Accepting<'a> {
+    count: &'a AtomicU64,
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        ACCEPTING.set(ACCEPTING.get() - 1);
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
