@@ -1,7 +1,7 @@
 //! The deadline of a drain, and what then cannot wait for the loop.
 
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use super::Wakeup;
@@ -20,6 +20,8 @@ impl Wakeup {
     pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
         let timer = Timer::new(sys::NUDGE)?;
         let _ = self.deadline.set(Deadline { timer, timeout });
+        // Whoever tells the server to stop meanwhile sees the timer, or is seen here.
+        fence(Ordering::SeqCst);
         if self.is_told_to_stop() {
             self.start_timer();
         }
@@ -28,6 +30,8 @@ impl Wakeup {
 
     /// The parent's timer is not the child's (`timer_create(2)`).
     pub(super) fn start_timer(&self) {
+        // After the server was told: see `keep_deadline`.
+        fence(Ordering::SeqCst);
         if let Some(Deadline { timer, timeout }) = self.deadline.get()
             && let Some(timeout) = timeout
             && !self.in_child.load(Ordering::Relaxed)

@@ -5,7 +5,7 @@ mod deadline;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -305,6 +305,8 @@ impl Wakeup {
     /// that was said before.
     pub(crate) fn let_sleep(&self, socket: BorrowedFd<'_>, threads: usize) -> io::Result<Option<&Sleepers>> {
         let new = self.sleepers.set(Sleepers::new(socket, threads)?).is_ok();
+        // Whoever has news meanwhile sees the sleepers, or the caller, who looks then, the news.
+        fence(Ordering::SeqCst);
         Ok(self.sleepers().filter(|_| new))
     }
 
@@ -330,6 +332,8 @@ impl Wakeup {
     }
 
     fn wake_sleepers(&self) {
+        // Between the news and the look: see `let_sleep`.
+        fence(Ordering::SeqCst);
         if let Some(sleepers) = self.sleepers() {
             sleepers.wake_up();
             if self.is_forced() && self.is_told_to_stop() {
