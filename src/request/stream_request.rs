@@ -43,7 +43,8 @@ pub(crate) fn has_not_forked() {
 ///
 /// A handler reads what its client sends before it ends. A TCP connection that is closed with something unread is reset
 /// (RFC 2525, 2.17), and what is left of a long answer then, on its way or not yet read, can be lost. A short one arrives:
-/// the sending side is ended first, as in Python.
+/// the sending side is ended first, as in Python. Over a Unix socket all of it arrives, but behind it the client reads
+/// `ECONNRESET` instead of the end.
 ///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
