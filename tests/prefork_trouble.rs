@@ -529,10 +529,12 @@ fn workers_that_lack_descriptors_as_they_start_are_started_again() {
         }
         Ok(())
     };
-    let server = server().workers(1).max_requests(1).max_requests_jitter(0);
+    let server = server().workers(1).max_requests(2).max_requests_jitter(0);
     let (running, address) = serve(server.worker_init(init), 1);
+    // The only worker has started.
+    request(&address);
     fs::write(&lack.path, "").unwrap();
-    // The only worker ends with it.
+    // It ends with this.
     request(&address);
     let failed = |line: &String| line.contains(" did not start: ");
     wait_until("as many have failed as stop a server", || {
@@ -540,7 +542,7 @@ fn workers_that_lack_descriptors_as_they_start_are_started_again() {
     });
     fs::remove_file(&lack.path).unwrap();
     request(&address);
-    stop(running, 2, 0);
+    stop(running, 3, 0);
 }
 
 // ----- Workers that hang -------------------------------------------------------------------------
