@@ -94,11 +94,6 @@ impl Inner {
         }
     }
 
-    pub(super) fn run(&mut self) {
-        self.running += 1;
-        self.counts.started += 1;
-    }
-
     /// Requests in progress and waiting, here and in workers.
     fn present(&self) -> usize {
         let in_workers: u64 = self.workers.iter().map(|slot| slot.present()).sum();

@@ -109,7 +109,7 @@ impl Ticket {
             }
             Verdict::Admit => {
                 self.stage = self.stage.run(&mut inner, record);
-                self.tell_master();
+                self.count_start(&mut inner);
                 Admission::Runs
             }
             Verdict::Hold(limit, turn) => {
@@ -125,12 +125,14 @@ impl Ticket {
         let activity = self.activity.clone().unwrap_or_default();
         let record = Record::new(self.number, request, activity, None);
         self.has_socket = record.socket.is_some();
-        self.stage = self.stage.run(&mut self.shared.registry.lock(), record);
-        self.tell_master();
+        let mut inner = self.shared.registry.lock();
+        self.stage = self.stage.run(&mut inner, record);
+        self.count_start(&mut inner);
     }
 
-    /// The request counts as started, in the master, too.
-    fn tell_master(&self) {
+    /// Counts the start of the request, here and in the master.
+    fn count_start(&self, inner: &mut Inner) {
+        inner.counts.started += 1;
         if let Some(master) = self.shared.master() {
             master.started();
         }
@@ -164,8 +166,8 @@ impl Ticket {
         }
         place.stage = place.stage.leave(inner);
         inner.waiting -= 1;
-        inner.run();
-        self.tell_master();
+        inner.running += 1;
+        self.count_start(inner);
         self.stage = Stage::Running(index);
         true
     }
@@ -252,7 +254,8 @@ impl Ticket {
             && let Some(record) = inner.records.remove(index)
         {
             if record.waiting {
-                self.tell_master();
+                // Without having run, it counts as started and ended.
+                self.count_start(&mut inner);
             }
             self.count(&mut inner, outcome.into());
             if let Some(client) = record.client {
@@ -308,7 +311,7 @@ impl Stage {
     /// Its request runs.
     fn run(self, inner: &mut Inner, record: Record) -> Self {
         self.leave(inner);
-        inner.run();
+        inner.running += 1;
         Stage::Running(inner.records.insert(record))
     }
 
@@ -326,11 +329,7 @@ impl Stage {
             Stage::Free => {}
             Stage::Reserved => inner.reserved -= 1,
             Stage::Running(_) => inner.running -= 1,
-            Stage::Waiting(_) => {
-                inner.waiting -= 1;
-                // Dropped without having run, it counts as started and ended.
-                inner.counts.started += 1;
-            }
+            Stage::Waiting(_) => inner.waiting -= 1,
         }
         Stage::Free
     }
