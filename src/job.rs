@@ -204,7 +204,7 @@ impl<T: Transport> Job<T> {
         let _busy = ticket.shared().enter();
         ticket.begin();
         let outcome = self.finish(active, ticket);
-        self.close(parts, outcome);
+        self.close_after_run(parts, outcome);
         outcome == Outcome::Served
     }
 
@@ -234,7 +234,7 @@ impl<T: Transport> Job<T> {
         }
     }
 
-    /// Not inlined, nor is [`close`](Self::close): else the stack below each handler has room for what they need.
+    /// Not inlined, nor is what closes: else the stack below each handler has room for what they need.
     #[inline(never)]
     fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
         let error = RequestError::new(active.phase, active.client_address().clone(), cause);
@@ -252,13 +252,25 @@ impl<T: Transport> Job<T> {
         outcome
     }
 
+    /// On the request's own thread, which may wait for its client.
     #[inline(never)]
+    fn close_after_run(&self, mut parts: Parts<T>, outcome: Outcome) {
+        self.server.shutdown_request(&mut parts.0.request);
+        parts.0.request.linger();
+        self.release(parts, outcome);
+    }
+
+    #[inline(never)]
+    fn close(&self, mut parts: Parts<T>, outcome: Outcome) {
+        self.server.shutdown_request(&mut parts.0.request);
+        self.release(parts, outcome);
+    }
+
     #[expect(
         clippy::boxed_local,
         reason = "it is there, and whoever calls has no room for it on the stack"
     )]
-    fn close(&self, mut parts: Parts<T>, outcome: Outcome) {
-        self.server.shutdown_request(&mut parts.0.request);
+    fn release(&self, mut parts: Parts<T>, outcome: Outcome) {
         parts.1.forget_socket();
         let (active, ticket) = *parts;
         self.server.close_request(active.request);

@@ -663,7 +663,7 @@ impl BaseRequestHandler<StreamRequest<MemoryStream>> for Steps {
 }
 
 /// As in Python: `connection.settimeout(…)` in `get_request`.
-struct Hasty<S>(S);
+struct Hasty<S>(S, Duration);
 
 impl<S: BaseServer<Transport = Tcp>> BaseServer for Hasty<S> {
     type Transport = Tcp;
@@ -674,15 +674,15 @@ impl<S: BaseServer<Transport = Tcp>> BaseServer for Hasty<S> {
 
     fn get_request(&self) -> io::Result<TcpRequest> {
         let mut request = self.inner().get_request()?;
-        request.set_timeout(millis(100))?;
+        request.set_timeout(self.1)?;
         Ok(request)
     }
 }
 
 fn what_get_request_sets_holds_instead_of_the_servers() {
-    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood)).request_timeout(millis(400));
+    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood), millis(100)).request_timeout(millis(400));
     assert_ends(server, "read: the peer sent nothing for 0.1 s", |_| {});
-    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood)).request_timeout(millis(400));
+    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood), millis(5_000)).request_timeout(millis(400));
     assert_ends(server, "request: not done within 0.4 s", trickle);
 }
 

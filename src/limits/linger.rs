@@ -1,14 +1,14 @@
 //! Closing rejected connections so that their clients read the farewell.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::AsRawFd;
+use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::queue::Queue;
 use crate::hooks::Hooks;
-use crate::request::Request;
+use crate::request::{Request, SILENCE, Unread, discard};
 use crate::transport::Transport;
 
 /// Connections that were rejected and told so, and are open a moment longer.
@@ -22,8 +22,6 @@ pub(crate) struct Linger<T: Transport> {
 }
 
 impl<T: Transport> Linger<T> {
-    /// How long a client gets; Go's `net/http` gives as much.
-    const TIME: Duration = Duration::from_millis(500);
     /// Descriptors spent at most; past it, the oldest goes early.
     const MOST: usize = 64;
 
@@ -45,7 +43,7 @@ impl<T: Transport> Linger<T> {
         // The client may be gone already (ENOTCONN).
         let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
         let early = self.queue.with(|queue| {
-            queue.push_back((Instant::now() + Self::TIME, request));
+            queue.push_back((Instant::now() + SILENCE, request));
             (queue.len() > Self::MOST).then(|| queue.pop_front()).flatten()
         });
         if let Some((_, request)) = early {
@@ -86,7 +84,7 @@ impl<T: Transport> Linger<T> {
             let mut fds: Vec<_> = left.iter().filter_map(|(_, request)| watched(request)).collect();
             let over = patience.is_zero() || poll(&mut fds, wait).is_err();
             for (due, request) in std::mem::take(&mut left) {
-                let closed = request.socket().is_none_or(discard);
+                let closed = request.socket().is_none_or(|socket| discard(socket) == Unread::End);
                 if closed || over {
                     server.close_request(request);
                 } else {
@@ -109,18 +107,4 @@ fn watched<R: Request>(request: &R) -> Option<PollFd<'_>> {
 fn close<T: Transport>(server: &dyn Hooks<T>, request: T::Request) {
     request.socket().map(discard);
     server.close_request(request);
-}
-
-/// Reads what has arrived, so that closing is no reset. True if the client has closed.
-fn discard(socket: BorrowedFd<'_>) -> bool {
-    let mut buffer = [0; 16 * 1024];
-    // A client that sends without end gets its reset.
-    for _ in 0..16 {
-        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(1..) => {}
-            Ok(0) => return true,
-            Err(errno) => return errno != nix::errno::Errno::EAGAIN,
-        }
-    }
-    false
 }

@@ -7,6 +7,7 @@ mod credentials;
 mod datagram;
 mod deadline;
 mod halves;
+mod linger;
 mod memory;
 mod stream;
 mod stream_request;
@@ -22,6 +23,7 @@ pub use context::ServerContext;
 pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
 pub use halves::{RFile, WFile};
+pub(crate) use linger::{SILENCE, Unread, discard};
 pub use memory::{MemoryDatagrams, MemoryStream};
 pub use stream::Stream;
 pub use stream_request::StreamRequest;
@@ -61,6 +63,10 @@ pub trait Request: Send + 'static {
     /// dropped. Closing says the same, so it need only do something where the peer may have sent what was not read
     /// (closing a TCP socket is a reset then), or another handle to the same connection may be open.
     fn shutdown(&mut self) {}
+
+    /// Reads away what the peer still sends, so that closing is no reset, and waits for that as long as it is willing to;
+    /// called after [`shutdown`](Self::shutdown), where the request has run.
+    fn linger(&mut self) {}
 
     /// The socket that belongs to this request alone, through which a drain can end it.
     fn socket(&self) -> Option<BorrowedFd<'_>> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
+use super::linger::linger;
 use super::watched::{Counted, Watched, end_reading};
 use super::{RFile, Request, ServerContext, Stream, WFile};
 use crate::address::Address;
@@ -41,10 +42,13 @@ pub(crate) fn has_not_forked() {
 /// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
-/// A handler reads what its client sends before it ends. A TCP connection that is closed with something unread is reset
-/// (RFC 2525, 2.17), and what is left of a long answer then, on its way or not yet read, can be lost. A short one arrives:
-/// the sending side is ended first, as in Python. Over a Unix socket all of it arrives, but behind it the client reads
-/// `ECONNRESET` instead of the end.
+/// What the client has sent and its handler has not read is read away at the end: closed with something unread, a TCP
+/// connection is reset (RFC 2525, 2.17), and what is left of a long answer is lost; over a Unix socket the client reads
+/// `ECONNRESET` behind it. The sending side ends first, so the client has all of its answer. If it sends more than was
+/// read, the request lasts until it has closed or is silent for half a second, at most 30 seconds (nginx's
+/// `lingering_time`) and the [`request`](Timeouts#structfield.request) time; a server that serves one at a time serves
+/// nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref): somebody else may have another handle to it
+/// and be reading.
 ///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
@@ -75,6 +79,8 @@ pub struct StreamRequest<S> {
     wbuf: WriteBuffer,
     /// The handler had the raw stream and may have another handle to it by now.
     lent: AtomicBool,
+    /// Nobody will read what the peer sends from now on.
+    is_over: bool,
 }
 
 impl<S: Stream> StreamRequest<S> {
@@ -90,6 +96,7 @@ impl<S: Stream> StreamRequest<S> {
             writing: Writing::default(),
             wbuf: WriteBuffer::default(),
             lent: AtomicBool::new(false),
+            is_over: false,
         }
     }
 
@@ -369,11 +376,19 @@ impl<S: Stream> Request for StreamRequest<S> {
     /// Closing ends the stream for the peer, too, unless something that it has sent is unread, with which closing is a
     /// reset, or another handle to it is open. Then this does.
     fn shutdown(&mut self) {
-        let others_may_have_it = *self.lent.get_mut() || FORKED.load(Ordering::Relaxed);
+        let lent = *self.lent.get_mut();
         // What a drain has ended is no end of the client's.
-        if others_may_have_it || !self.reading.has_ended() || self.context.is_draining() {
+        let has_ended = self.reading.has_ended() && !self.context.is_draining();
+        self.is_over = !lent && !has_ended;
+        if !has_ended || lent || FORKED.load(Ordering::Relaxed) {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
+        }
+    }
+
+    fn linger(&mut self) {
+        if let (true, Some(socket)) = (self.is_over, self.stream.fileno()) {
+            linger(socket, self.clock.deadline());
         }
     }
 
