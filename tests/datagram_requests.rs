@@ -10,10 +10,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{MemoryDatagrams, Running, State, run_handler};
+use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Udp, run_handler};
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::{udp_client, unix_datagram_client, unnamed_datagram_client};
@@ -39,6 +40,8 @@ tests![
     a_reply_goes_to_whoever_sent_the_datagram,
     replies_go_out_at_once_and_as_often_as_asked,
     a_datagram_can_go_to_somebody_else,
+    a_reply_can_go_when_the_handler_has_returned,
+    a_socket_that_was_kept_sends_nothing_when_the_server_has_ended,
     a_reply_that_is_too_long_is_an_error,
     a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on,
     replies_wait_for_a_unix_client_that_reads_later,
@@ -326,12 +329,60 @@ fn a_datagram_can_go_to_somebody_else() {
     running.stop().unwrap();
 }
 
+fn a_reply_can_go_when_the_handler_has_returned() {
+    fn check(server: impl BaseServer<Transport = Udp>, kept: &mpsc::Receiver<Kept>) {
+        let running = server.spawn().unwrap();
+        let client = udp_client(running.server_address());
+        client.send(b"hello").unwrap();
+        let (socket, packet, client_address) = kept.recv().unwrap();
+        wait_until("the handler has returned", || running.handle().stats().served == 1);
+        socket.send_datagram(&packet, &client_address).unwrap();
+        assert_eq!(receive(&client), b"hello");
+        running.stop().unwrap();
+    }
+    let (keep, kept) = keeping();
+    check(UdpServer::new("127.0.0.1:0", keep.clone()), &kept);
+    check(
+        UdpServer::new("127.0.0.1:0", keep.clone()).replies(Replies::Batched),
+        &kept,
+    );
+    check(ThreadingUdpServer::new("127.0.0.1:0", keep), &kept);
+}
+
+fn a_socket_that_was_kept_sends_nothing_when_the_server_has_ended() {
+    let (keep, kept) = keeping();
+    let running = UdpServer::new("127.0.0.1:0", keep).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    client.send(b"hello").unwrap();
+    let (socket, packet, client_address) = kept.recv().unwrap();
+    running.stop().unwrap();
+    let error = socket.send_datagram(&packet, &client_address).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(Errno::ENOTSOCK as i32), "{error}");
+}
+
+/// What it takes to answer later.
+type Kept = (Arc<dyn DatagramSocket>, Vec<u8>, Address);
+
+/// A handler that answers nothing, and what it has kept.
+fn keeping() -> (
+    impl Fn(&mut DatagramRequest) -> Result<(), HandlerError> + Clone + Send + Sync,
+    mpsc::Receiver<Kept>,
+) {
+    let (sender, kept) = mpsc::channel();
+    let keep = move |request: &mut DatagramRequest| -> HandlerResult {
+        let socket = Arc::clone(request.get_ref());
+        sender.send((socket, request.take_packet(), request.client_address().clone()))?;
+        Ok(())
+    };
+    (keep, kept)
+}
+
 fn a_reply_that_is_too_long_is_an_error() {
     let (running, _journal) = serve(|request: &mut DatagramRequest| {
         let error = request.reply(&vec![0; 65_508]).expect_err("65,507 bytes are the limit");
         request.reply(format!("{:?}", error.raw_os_error()).as_bytes())
     });
-    let expected = format!("{:?}", Some(nix::errno::Errno::EMSGSIZE as i32));
+    let expected = format!("{:?}", Some(Errno::EMSGSIZE as i32));
     assert_eq!(exchange(&running, b""), expected.as_bytes());
     running.stop().unwrap();
 }

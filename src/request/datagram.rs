@@ -45,6 +45,7 @@ impl DatagramSocket for UnixDatagram {
 /// |---|---|
 /// | `self.request[0]`, `self.packet` | [`packet`](Self::packet) |
 /// | `self.request[1]`, `self.socket` with `sendto` | [`reply`](Self::reply), [`send_to`](Self::send_to) |
+/// | `self.request[1]`, kept to answer later | [`get_ref`](Self::get_ref) |
 /// | `self.request[1]` with `recvfrom` | a socket of the handler's own, as TFTP wants it: what comes to the server's is a request |
 /// | `self.rfile` | the value itself |
 /// | `self.wfile` | [`wfile`](Self::wfile); `DatagramRequestHandler` always replies, here only a handler that called it |
@@ -158,6 +159,30 @@ impl DatagramRequest {
         }
         self.context.sent(packet.len());
         Ok(())
+    }
+
+    /// The server's socket, to send from when the handler has returned. Once the server has ended, sending fails
+    /// (`ENOTSOCK`).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::thread;
+    /// use std::time::Duration;
+    /// use socketserver::DatagramSocket;
+    /// use socketserver::prelude::*;
+    ///
+    /// let server = UdpServer::new("127.0.0.1:0", |request: &mut DatagramRequest| {
+    ///     let (socket, client_address) = (Arc::clone(request.get_ref()), request.client_address().clone());
+    ///     thread::spawn(move || {
+    ///         thread::sleep(Duration::from_secs(1));
+    ///         if let Err(error) = socket.send_datagram(b"a second has passed", &client_address) {
+    ///             eprintln!("{client_address}: {error}");
+    ///         }
+    ///     });
+    /// });
+    /// ```
+    pub fn get_ref(&self) -> &Arc<dyn DatagramSocket> {
+        &self.socket
     }
 
     /// Goes on waiting for a receiver that has no room for a datagram, unless the server's patience is over.
