@@ -41,6 +41,9 @@ pub(crate) fn has_not_forked() {
 /// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
+/// [`BufRead::read_line`] and [`Read::read_to_end`] take whatever a client sends, until memory has run out. A limit is
+/// put before them, as in `(&mut *request).take(8192).read_line(&mut line)`; those of [`framed`](Self::framed) have one.
+///
 /// A handler reads what its client sends before it ends. A TCP connection that is closed with something unread is reset
 /// (RFC 2525, 2.17), and what is left of a long answer then, on its way or not yet read, can be lost. A short one arrives:
 /// the sending side is ended first, as in Python. Over a Unix socket all of it arrives, but behind it the client reads
@@ -54,8 +57,10 @@ pub(crate) fn has_not_forked() {
 /// arrived by then is still read. A client that has not said anything yet, or is in the middle of a message, is waited
 /// for. The request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its
 /// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun). What is written
-/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that never writes asks
-/// [`is_draining`](ServerContext::is_draining).
+/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer says
+/// where a message [has ended](ServerContext::message_ended). One that passes on what it reads and writes as it comes (a
+/// proxy) does so through other handles to the sockets (`get_ref().try_clone()`): nothing is idle then, and a drain
+/// waits for it.
 ///
 /// | Python | Here |
 /// |---|---|
@@ -195,7 +200,8 @@ impl<S: Stream> StreamRequest<S> {
     /// The two directions apart, so that one can be read while the other is written, by one thread or
     /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
     /// sockets do. The request is lent to both: what else is wanted of it, such as
-    /// [`client_address`](Self::client_address), is cloned before.
+    /// [`client_address`](Self::client_address), is cloned before. (In a function over any stream two threads want
+    /// `S: Sync`.)
     ///
     /// ```
     /// use std::io::{BufRead, Write};
