@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ tests![
     an_idle_connection_whose_halves_are_split_is_told_at_once,
     an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once,
     an_answer_from_another_thread_makes_a_connection_idle,
+    a_connection_whose_messages_nobody_answers_is_told_at_once,
+    the_next_message_that_nobody_answers_is_waited_for,
     a_client_whose_next_message_came_too_late_reads_the_end,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
     a_client_that_is_being_set_up_is_answered_once,
@@ -229,6 +231,57 @@ fn an_answer_from_another_thread_makes_a_connection_idle() {
     wait_until_draining(&running.shutdown_handle());
     answer.open();
     assert_eq!(read_to_end(client), b"answer\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// Sends on each line that a client says, and answers none.
+fn collector() -> (impl BaseRequestHandler<TcpRequest>, Receiver<String>) {
+    let (sender, lines) = channel();
+    let collect = move |request: &mut TcpRequest| -> HandlerResult {
+        let server = request.server().clone();
+        let mut framed = request.framed(LinesCodec::new());
+        while let Some(line) = framed.next_ref()? {
+            let line = String::from_utf8(line.to_vec())?;
+            server.message_ended();
+            sender.send(line)?;
+        }
+        Ok(())
+    };
+    (collect, lines)
+}
+
+fn a_connection_whose_messages_nobody_answers_is_told_at_once() {
+    let (collect, lines) = collector();
+    for running in [
+        TcpServer::new(ANY_PORT, collect.clone()).spawn(),
+        ThreadingTcpServer::new(ANY_PORT, collect.clone()).spawn(),
+        ThreadPoolTcpServer::new(ANY_PORT, collect).spawn(),
+    ] {
+        let running = running.unwrap();
+        let mut client = connect(running.server_address());
+        client.write_all(b"one\ntwo\n").unwrap();
+        assert_eq!([lines.recv().unwrap(), lines.recv().unwrap()], ["one", "two"]);
+        running.shutdown_handle().shutdown();
+        assert_eq!(read_to_end(client), b"");
+        assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
+}
+
+fn the_next_message_that_nobody_answers_is_waited_for() {
+    let (collect, lines) = collector();
+    let running = ThreadingTcpServer::new(ANY_PORT, collect).spawn().unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"one\ntw").unwrap();
+    assert_eq!(lines.recv().unwrap(), "one");
+    let handle = running.handle();
+    wait_until("all that was sent is read", || {
+        handle.stats().connections[0].received == Some(6)
+    });
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    client.write_all(b"o\n").unwrap();
+    assert_eq!(lines.recv().unwrap(), "two");
+    assert_eq!(read_to_end(client), b"");
     assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 

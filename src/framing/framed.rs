@@ -180,7 +180,8 @@ impl<S, C> Framed<S, C> {
 
 impl<S: Read, C: Decoder> Framed<S, C> {
     /// The next message, lent out of the buffer it arrived in; `None` at the end of the stream. Nothing is
-    /// allocated or copied but to make room for a message that is longer than any before.
+    /// allocated or copied but to make room for a message that is longer than any before. As long as it is lent,
+    /// nothing can be sent: what is sent back as it is comes from [`next`](Iterator::next).
     ///
     /// # Errors
     ///

@@ -112,12 +112,38 @@ impl ServerContext {
     }
 
     /// Says that a message has begun to come, although no read of the request has given any of it: until something has
-    /// been written, a drain does not take the connection for [idle](crate::StreamRequest). For a
-    /// [stream](crate::Stream) that gives only what is complete (TLS), and a handler that has the beginning of the next
-    /// message in a buffer of its own when it answers one.
+    /// been written, or it [has ended](Self::message_ended), a drain does not take the connection for
+    /// [idle](crate::StreamRequest). For a [stream](crate::Stream) that gives only what is complete (TLS), and a handler
+    /// that has the beginning of the next message in a buffer of its own when it answers one.
     pub fn message_begun(&self) {
         if let Some(activity) = &self.activity {
             activity.asked();
+        }
+    }
+
+    /// Says that the handler is done with what has come, although it has written nothing: when it reads again, a drain
+    /// takes the connection for [idle](crate::StreamRequest). For messages that nobody answers (logs, a chat); without
+    /// it a drain waits for their client until [`drain_timeout`](crate::Config::drain_timeout). Called by the thread that
+    /// reads.
+    ///
+    /// ```
+    /// use socketserver::framing::LinesCodec;
+    /// use socketserver::prelude::*;
+    ///
+    /// fn collect(request: &mut TcpRequest) -> HandlerResult {
+    ///     let server = request.server().clone();
+    ///     let mut lines = request.framed(LinesCodec::new());
+    ///     while let Some(line) = lines.next_ref()? {
+    ///         println!("{}", String::from_utf8_lossy(line));
+    ///         server.message_ended();
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", collect);
+    /// ```
+    pub fn message_ended(&self) {
+        if let Some(activity) = &self.activity {
+            activity.answered(false);
         }
     }
 

@@ -42,9 +42,12 @@ pub(crate) fn has_not_forked() {
 /// one write. An answer of several writes is sooner there with `set_wbufsize`: over TCP, each of them may wait for the
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
+/// [`BufRead::read_line`] and [`Read::read_to_end`] take whatever a client sends, until memory has run out. A limit is
+/// put before them, as in `(&mut *request).take(8192).read_line(&mut line)`; those of [`framed`](Self::framed) have one.
+///
 /// What the client has sent and its handler has not read is read away at the end: closed with something unread, a TCP
-/// connection is reset (RFC 2525, 2.17), and what is left of a long answer is lost; over a Unix socket the client reads
-/// `ECONNRESET` behind it. The sending side ends first, so the client has all of its answer. If it sends more than was
+/// connection would be reset (RFC 2525, 2.17), and what is left of a long answer lost; over a Unix socket the client would
+/// read `ECONNRESET` behind it. The sending side ends first, so the client has all of its answer. If it sends more than was
 /// read, the request lasts until it has closed or is silent for half a second, at most 30 seconds (nginx's
 /// `lingering_time`) and the [`request`](Timeouts#structfield.request) time; a server that serves one at a time serves
 /// nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref): somebody else may have another handle to it
@@ -58,8 +61,10 @@ pub(crate) fn has_not_forked() {
 /// arrived by then is still read. A client that has not said anything yet, or is in the middle of a message, is waited
 /// for. The request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its
 /// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun). What is written
-/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that never writes asks
-/// [`is_draining`](ServerContext::is_draining).
+/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer says
+/// where a message [has ended](ServerContext::message_ended). One that passes on what it reads and writes as it comes (a
+/// proxy) does so through other handles to the sockets (`get_ref().try_clone()`): nothing is idle then, and a drain
+/// waits for it.
 ///
 /// | Python | Here |
 /// |---|---|
@@ -202,7 +207,8 @@ impl<S: Stream> StreamRequest<S> {
     /// The two directions apart, so that one can be read while the other is written, by one thread or
     /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
     /// sockets do. The request is lent to both: what else is wanted of it, such as
-    /// [`client_address`](Self::client_address), is cloned before.
+    /// [`client_address`](Self::client_address), is cloned before. (In a function over any stream two threads want
+    /// `S: Sync`.)
     ///
     /// ```
     /// use std::io::{BufRead, Write};

@@ -118,7 +118,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// themselves; call it to learn the address before serving. Again, it only listens to the signals that were
     /// set since, and what was put around a bound server since is not asked: its `server_bind` and `server_activate` do
     /// not run. A program that goes to the background (daemon(3)) does so between binding and serving, and has told
-    /// its caller by then whether it can serve.
+    /// its caller by then whether it can serve. So does one that gives up its privileges (setuid(2)).
     ///
     /// # After a fork
     ///

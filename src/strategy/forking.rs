@@ -33,6 +33,7 @@ use crate::transport::Transport;
 ///   `handle_error` as [`Cause::Exit`](crate::Cause::Exit), in the parent.
 /// * At [`max_children`](Self::max_children) the server stops accepting until one has ended, unless told to
 ///   reject.
+/// * What a child has started itself, such as a command that has the connection, is not ended with it.
 /// * A child has a copy of the memory: what a handler changes there, the parent does not see.
 ///
 /// Children that are forked ahead, so that no client waits for a fork, are workers that serve one request each:
