@@ -169,13 +169,15 @@ impl fmt::Display for TimeoutKind {
 /// use std::io::Read;
 /// use std::os::unix::net::UnixStream;
 /// use std::time::Duration;
-/// use socketserver::{StreamRequest, Timeouts};
+/// use socketserver::{StreamRequest, TimeoutError, TimeoutKind, Timeouts};
 ///
 /// let (silent, stream) = UnixStream::pair()?;
 /// let mut request = StreamRequest::new(stream, "a client");
 /// request.set_timeouts(Timeouts::new().idle(Duration::from_millis(10)))?;
 /// let error = request.read(&mut [0]).unwrap_err();
 /// assert_eq!(error.to_string(), "idle: the peer sent nothing for 0.01 s");
+/// let timeout: &TimeoutError = error.get_ref().unwrap().downcast_ref().unwrap();
+/// assert_eq!(timeout.kind(), TimeoutKind::Idle);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,6 +26,7 @@ tests![
     a_write_of_16_mib_is_complete_although_signals_interrupt_it,
     a_read_goes_on_although_a_signal_interrupts_it,
     the_two_halves_work_in_two_threads,
+    the_writing_half_ends_while_the_reading_half_goes_on,
     lines_and_raw_reads_mix_without_losing_a_byte,
     an_rbufsize_of_1_reads_nothing_ahead,
     by_default_reading_a_line_reads_ahead,
@@ -222,6 +223,23 @@ fn the_two_halves_work_in_two_threads() {
         client.write_all(b"thanks\n").unwrap();
     });
     assert_eq!(answer, b"");
+}
+
+fn the_writing_half_ends_while_the_reading_half_goes_on() {
+    fn handler(request: &mut TcpRequest) -> Handled {
+        request.set_wbufsize(100);
+        let (mut rfile, mut wfile) = request.split();
+        wfile.write_all(b"that was all")?;
+        wfile.shutdown()?;
+        let mut line = String::new();
+        rfile.read_line(&mut line)?;
+        assert_eq!(line, "thanks\n");
+        Ok(())
+    }
+    serve_well(handler, |client| {
+        assert_eq!(read_to_end(&*client), b"that was all");
+        client.write_all(b"thanks\n").unwrap();
+    });
 }
 
 fn lines_and_raw_reads_mix_without_losing_a_byte() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -98,6 +99,17 @@ where
         let sink = TimedWriter::new(&mut self.stream, self.clock, self.writing, set_option);
         let context = self.context;
         (self.buffer, Counted { sink, context })
+    }
+
+    /// Sends what is gathered, and tells the peer that nothing more comes (shutdown(2), `SHUT_WR`): it reads the end of
+    /// the stream, while the other half goes on reading. What a proxy does with the end that the other side has sent.
+    ///
+    /// # Errors
+    ///
+    /// Those of the write and of shutdown(2).
+    pub fn shutdown(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.stream.shutdown_stream(Shutdown::Write)
     }
 
     fn answered(&self) {
