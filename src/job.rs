@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
-use crate::hooks::{Outermost, discard};
+use crate::hooks::{Outermost, caught, discard};
 use crate::lifecycle::{Admission, Ticket};
 use crate::observer::{Event, Outcome};
 use crate::request::Request;
@@ -239,7 +239,8 @@ impl<T: Transport> Job<T> {
     fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
         let error = RequestError::new(active.phase, active.client_address().clone(), cause);
         self.server.handle_error(&error);
-        if let Some(&timeout) = error.timeout() {
+        // The error is the program's own, and so is what says what is behind it.
+        if let Ok(Some(timeout)) = caught(|| error.timeout().copied()) {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::TimedOut {
                 number,
