@@ -10,6 +10,7 @@ use signal_hook::consts::SIGCHLD;
 
 use super::{exit_status, one_strategy};
 use crate::error::invalid_input;
+use crate::hooks::guarded;
 use crate::job::{Force, Job, Remote};
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::mutex::Mutex;
@@ -164,9 +165,12 @@ impl<S: BaseServer> Forking<S> {
 
     /// In the child: runs the request and ends the process.
     fn run_child(&self, job: Job<S::Transport>, mask: SigSet) -> ! {
-        self.core().enter_child(mask);
-        let served = job.run_inline();
-        sys::exit_now(i32::from(!served))
+        // Hooks and handlers do not panic, their panics are caught, but what else may would leave here a second server.
+        let served = guarded("a request's process", || {
+            self.core().enter_child(mask);
+            job.run_inline()
+        });
+        sys::exit_now(i32::from(served != Some(true)))
     }
 }
 
