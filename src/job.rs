@@ -321,18 +321,19 @@ impl<T: Transport> Job<T> {
         }
     }
 
-    /// This process has nothing more to do with the connection: a child serves it. Closes it here and
-    /// keeps what is needed to count it when the child has ended.
-    pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
-        let (active, mut ticket) = *self.parts.take()?;
+    /// This process has nothing more to do with the connection: a child serves it. Gives away what is needed to count it
+    /// when the child has ended, and closes it here.
+    pub(crate) fn leave_to_child(mut self, keep: impl FnOnce(Remote<T>)) {
+        let Some((active, mut ticket)) = self.parts.take().map(|parts| *parts) else {
+            return;
+        };
         ticket.leave_to_child();
-        let client_address = active.client_address().clone();
-        self.server.close_request(active.request);
-        Some(Remote {
+        keep(Remote {
             server: Arc::clone(&self.server),
-            client_address,
+            client_address: active.client_address().clone(),
             ticket,
-        })
+        });
+        self.server.close_request(active.request);
     }
 }
 

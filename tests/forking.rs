@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use socketserver::prelude::*;
 use socketserver::{Cause, Config, Handled, Phase, Running, SocketServer, SocketType, Tcp, Transport};
 use support::failures::{self, Steps};
+use support::gate::Gate;
 use support::journal::journal;
 use support::{children, connect, process_state, read_to_end, wait_until};
 
@@ -37,6 +38,7 @@ tests![
     a_server_stuck_with_a_silent_client_can_be_dropped,
     children_of_handle_request_are_reaped_in_its_next_turn,
     closing_after_handle_request_waits_for_its_children,
+    a_child_that_ends_before_its_parent_has_closed_the_request_is_reaped_by_another_thread,
     put_around_a_server_that_was_bound_before_it_reaps_its_children,
     put_around_a_server_that_was_bound_before_it_reaps_those_of_handle_request,
 ];
@@ -335,6 +337,56 @@ fn children_of_handle_request_are_reaped_in_its_next_turn() {
     assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
     assert_eq!((children(), server.active_children()), (vec![], 0));
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+/// Takes its time to close a request in the parent.
+struct SlowToClose<S> {
+    inner: S,
+    parent: u32,
+    closing: Gate,
+    close: Gate,
+}
+
+impl<S: BaseServer> BaseServer for SlowToClose<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.inner.close_request(request);
+        if std::process::id() == self.parent {
+            self.closing.open();
+            self.close.wait();
+        }
+    }
+}
+
+fn a_child_that_ends_before_its_parent_has_closed_the_request_is_reaped_by_another_thread() {
+    let (closing, close) = (Gate::default(), Gate::default());
+    let server = SlowToClose {
+        inner: ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}),
+        parent: std::process::id(),
+        closing: closing.clone(),
+        close: close.clone(),
+    };
+    let server = server.timeout(Duration::ZERO).drain_timeout(Duration::from_millis(20));
+    let server = Arc::new(server.bind().unwrap());
+    let client = connect(&server.server_address());
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(server.handle_request().unwrap(), Handled::Processed));
+        closing.wait();
+        assert_eq!(read_to_end(client), b"");
+        let child = children()[0];
+        wait_until("the child has ended", || process_state(child).as_deref() == Some("Z"));
+        assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+        close.open();
+    });
+    let report = server.close().unwrap();
+    assert_eq!((report.served, report.failed, report.forced), (1, 0, 0));
+    assert_eq!(children(), []);
 }
 
 fn closing_after_handle_request_waits_for_its_children() {
