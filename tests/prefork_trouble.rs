@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,15 +21,17 @@ use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use socketserver::{Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
-use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
+use support::process::{
+    Process, as_ordinary_user, assert_ended, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user,
+};
 use support::{
-    CEILING, children, children_of, connect, exchange_line, kill_by_number, logged, process_state, read_to_end,
-    temp_path, wait_until, wait_until_accepted,
+    CEILING, EchoLine, children, children_of, connect, exchange_line, kill_by_number, logged, process_state,
+    read_to_end, temp_path, wait_until, wait_until_accepted,
 };
 
 tests![
     roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, three_workers_of_another_user,
-        a_child_for_each_request;
+        a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
     sighup_replaces_all_workers,
@@ -39,6 +42,7 @@ tests![
     workers_are_told_although_sigterm_was_blocked_when_the_program_was_started,
     a_signal_for_the_whole_group_spares_the_workers,
     a_second_signal_stops_at_once,
+    a_logger_may_look_at_the_server_whose_lines_it_writes,
     sigterm_under_load_ends_all,
     workers_that_do_not_start_stop_the_server_with_the_reason,
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
@@ -802,4 +806,45 @@ fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
     drop(server);
     wait_until_gone(&workers);
     client.expect_loss();
+}
+
+/// A logger that counts, as one that tells the load with each line does.
+struct Looking(OnceLock<ServerHandle>);
+
+static LOOKING: Looking = Looking(OnceLock::new());
+
+impl log::Log for Looking {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, _: &log::Record<'_>) {
+        if let Some(server) = self.0.get() {
+            server.stats();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn two_workers_of_a_program_whose_logger_looks_at_the_server() {
+    log::set_logger(&LOOKING).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let server = PreForkTcpServer::new("127.0.0.1:0", EchoLine)
+        .workers(2)
+        .bind()
+        .unwrap();
+    LOOKING.0.get_or_init(|| server.handle());
+    serve_as_role(server);
+}
+
+fn a_logger_may_look_at_the_server_whose_lines_it_writes() {
+    let process = Process::start(&mut role("two_workers_of_a_program_whose_logger_looks_at_the_server"));
+    assert_eq!(exchange_line(connect(&process.address().into()), "hello\n"), "hello\n");
+    process.signal(Signal::SIGTERM);
+    assert_ended(
+        "prefork",
+        &process.end(),
+        "served=1 failed=0 drained=0 forced=0 leaked=0",
+    );
 }

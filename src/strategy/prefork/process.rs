@@ -58,6 +58,8 @@ impl<S: BaseServer> PreFork<S> {
             Fork::Parent(pid) => {
                 registry.add_worker(Arc::clone(&slot));
                 workers.push(Worker::new(pid, slot, wake, Arc::clone(acceptor.server())));
+                // The program's logger may want to know how many requests there are.
+                drop((workers, registry));
                 log::debug!("worker {pid} was started");
                 Ok(())
             }
