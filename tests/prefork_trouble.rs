@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -47,6 +50,7 @@ tests![
     workers_that_do_not_start_stop_the_server_with_the_reason,
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
+    a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
@@ -462,10 +466,7 @@ fn workers_that_are_killed_as_they_start_stop_the_server_with_the_reason() {
 }
 
 fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
-    serve_in_vain(
-        || std::panic::resume_unwind(Box::new("no database")),
-        "panicked: no database",
-    );
+    serve_in_vain(|| resume_unwind(Box::new("no database")), "panicked: no database");
 }
 
 /// The example as a user without privileges (root has no such limit) who may have `tasks` processes more.
@@ -806,6 +807,31 @@ fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
     drop(server);
     wait_until_gone(&workers);
     client.expect_loss();
+}
+
+/// What a worker cannot start for, and cannot tell.
+#[derive(Debug)]
+struct Untellable;
+
+impl fmt::Display for Untellable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        resume_unwind(Box::new("out of words"))
+    }
+}
+
+impl Error for Untellable {}
+
+fn a_worker_whose_error_panics_when_it_is_told_never_comes_back() {
+    let test = std::process::id();
+    let server = PreForkTcpServer::new("127.0.0.1:0", EchoLine)
+        .workers(1)
+        .worker_init(|| Err(io::Error::other(Untellable)));
+    let served = catch_unwind(AssertUnwindSafe(|| server.serve_forever()));
+    if std::process::id() != test {
+        kill(Pid::this(), Signal::SIGKILL).unwrap();
+    }
+    let error = served.unwrap().unwrap_err().to_string();
+    assert!(error.ends_with("the last: exit status: 1"), "{error}");
 }
 
 /// A logger that counts, as one that tells the load with each line does.

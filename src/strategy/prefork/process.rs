@@ -82,7 +82,8 @@ impl<S: BaseServer> PreFork<S> {
             Ok(Err(error)) => error,
             Err(text) => io::Error::other(format!("panicked: {text}")),
         };
-        slot.set_reason(&error.to_string());
+        // What worker_init has failed with is the program's own, and can panic here.
+        let _ = caught(|| slot.set_reason(&error.to_string()));
         sys::exit_now(if has_run_out(&error) { TEMPORARY_FAILURE } else { 1 })
     }
 
