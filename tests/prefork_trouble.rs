@@ -826,11 +826,11 @@ fn a_worker_whose_error_panics_when_it_is_told_never_comes_back() {
     let server = PreForkTcpServer::new("127.0.0.1:0", EchoLine)
         .workers(1)
         .worker_init(|| Err(io::Error::other(Untellable)));
-    let served = catch_unwind(AssertUnwindSafe(|| server.serve_forever()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| server.serve_forever()));
     if std::process::id() != test {
         kill(Pid::this(), Signal::SIGKILL).unwrap();
     }
-    let error = served.unwrap().unwrap_err().to_string();
+    let error = outcome.unwrap().unwrap_err().to_string();
     assert!(error.ends_with("the last: exit status: 1"), "{error}");
 }
 

@@ -196,9 +196,8 @@ mod tests {
 
         let mut receiver = Receiver::new(1, 10);
         assert_eq!(receiver.receive(server.as_fd(), 1, false).unwrap(), 1);
-        let received = receiver.get::<UnixAddr>(0).unwrap();
-        assert_eq!(received.bytes, b"hello");
-        let from = received.from.unwrap();
-        assert_eq!(from.path().unwrap().as_os_str().as_bytes(), path);
+        let Received { bytes, from, .. } = receiver.get::<UnixAddr>(0).unwrap();
+        assert_eq!(bytes, b"hello");
+        assert_eq!(from.unwrap().path().unwrap().as_os_str().as_bytes(), path);
     }
 }
