@@ -170,6 +170,17 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
     phase: &mut Phase,
 ) -> HandlerResult {
     let mut handler = prototype.clone();
+    match catch_unwind(AssertUnwindSafe(|| steps(&mut handler, request, phase))) {
+        Ok(result) => result,
+        Err(panic) => {
+            // Not by the panic on its way: a drop that panics, too, would abort the program.
+            discard(handler);
+            resume_unwind(panic)
+        }
+    }
+}
+
+fn steps<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R, phase: &mut Phase) -> HandlerResult {
     *phase = Phase::Setup;
     handler.setup(request)?;
     request.setup_done();
@@ -177,14 +188,14 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
     match catch_unwind(AssertUnwindSafe(|| handler.handle(request))) {
         Ok(Ok(())) => {
             *phase = Phase::Finish;
-            finish(&mut handler, request)
+            finish(handler, request)
         }
         Ok(Err(error)) => {
-            finish_quietly(&mut handler, request);
+            finish_quietly(handler, request);
             Err(error)
         }
         Err(panic) => {
-            finish_quietly(&mut handler, request);
+            finish_quietly(handler, request);
             resume_unwind(panic)
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
-use crate::hooks::{Outermost, discard};
+use crate::hooks::{Outermost, caught, discard};
 use crate::lifecycle::{Admission, Ticket};
 use crate::observer::{Event, Outcome};
 use crate::request::Request;
@@ -239,7 +239,8 @@ impl<T: Transport> Job<T> {
     fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
         let error = RequestError::new(active.phase, active.client_address().clone(), cause);
         self.server.handle_error(&error);
-        if let Some(&timeout) = error.timeout() {
+        // The error is the program's own, and so is what says what is behind it.
+        if let Ok(Some(timeout)) = caught(|| error.timeout().copied()) {
             let (number, client_address) = (ticket.number(), active.client_address());
             ticket.shared().observe(|| Event::TimedOut {
                 number,
@@ -332,18 +333,19 @@ impl<T: Transport> Job<T> {
         }
     }
 
-    /// This process has nothing more to do with the connection: a child serves it. Closes it here and
-    /// keeps what is needed to count it when the child has ended.
-    pub(crate) fn leave_to_child(mut self) -> Option<Remote<T>> {
-        let (active, mut ticket) = *self.parts.take()?;
+    /// This process has nothing more to do with the connection: a child serves it. Gives away what is needed to count it
+    /// when the child has ended, and closes it here.
+    pub(crate) fn leave_to_child(mut self, keep: impl FnOnce(Remote<T>)) {
+        let Some((active, mut ticket)) = self.parts.take().map(|parts| *parts) else {
+            return;
+        };
         ticket.leave_to_child();
-        let client_address = active.client_address().clone();
-        self.server.close_request(active.request);
-        Some(Remote {
+        keep(Remote {
             server: Arc::clone(&self.server),
-            client_address,
+            client_address: active.client_address().clone(),
             ticket,
-        })
+        });
+        self.server.close_request(active.request);
     }
 }
 

@@ -4,8 +4,10 @@
 mod support;
 
 use std::io::{self, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::resume_unwind;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,8 +16,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
-use socketserver::{Cause, Handled, Phase, Running};
+use socketserver::{Cause, Config, Handled, Phase, Running, SocketServer, SocketType, Tcp, Transport};
 use support::failures::{self, Steps};
+use support::gate::Gate;
 use support::journal::journal;
 use support::{children, connect, process_state, read_to_end, wait_until};
 
@@ -26,6 +29,7 @@ tests![
     a_child_that_ended_with_another_status_is_reported_in_the_parent,
     a_child_that_lost_its_request_costs_no_other,
     a_child_never_returns_into_the_code_of_its_parent,
+    a_child_in_which_a_transport_panics_ends,
     what_a_handler_changes_the_parent_does_not_see,
     shutdown_from_a_handler_ends_the_parent,
     waiting_in_a_child_is_a_deadlock,
@@ -34,6 +38,7 @@ tests![
     a_server_stuck_with_a_silent_client_can_be_dropped,
     children_of_handle_request_are_reaped_in_its_next_turn,
     closing_after_handle_request_waits_for_its_children,
+    a_child_that_ends_before_its_parent_has_closed_the_request_is_reaped_by_another_thread,
     put_around_a_server_that_was_bound_before_it_reaps_its_children,
     put_around_a_server_that_was_bound_before_it_reaps_those_of_handle_request,
 ];
@@ -82,7 +87,7 @@ fn start() -> (Running, Arc<Mutex<Vec<End>>>) {
         io::Read::read_exact(request, &mut order)?;
         match &order {
             b"f" => return Err("told to fail".into()),
-            b"p" => std::panic::resume_unwind(Box::new("told to panic")),
+            b"p" => resume_unwind(Box::new("told to panic")),
             b"k" => kill(Pid::this(), Signal::SIGKILL)?,
             // Instead of exit(3), which would run what the parent has left for its own end.
             b"3" => return Err(Command::new("sh").args(["-c", "exit 3"]).exec().into()),
@@ -172,7 +177,7 @@ fn a_child_never_returns_into_the_code_of_its_parent() {
     let server = ForkingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| -> HandlerResult {
         noted.note("in the handler");
         request.server().shutdown();
-        std::panic::resume_unwind(Box::new("told to panic"))
+        resume_unwind(Box::new("told to panic"))
     })
     .bind()
     .unwrap();
@@ -182,6 +187,53 @@ fn a_child_never_returns_into_the_code_of_its_parent() {
     assert_eq!(journal.count("in the handler"), 1);
     let after: Vec<_> = journal.of("after").iter().map(|entry| entry.process).collect();
     assert_eq!(after, [std::process::id()]);
+}
+
+/// TCP, whose children panic before they serve.
+struct PanicsInChildren(Tcp);
+
+impl Transport for PanicsInChildren {
+    type Socket = TcpListener;
+    type Request = TcpRequest;
+
+    const SOCKET_TYPE: SocketType = SocketType::Stream;
+
+    fn bind(address: &Address, config: &Config) -> io::Result<Self> {
+        Tcp::bind(address, config).map(Self)
+    }
+
+    fn listen(&self, config: &Config) -> io::Result<()> {
+        self.0.listen(config)
+    }
+
+    fn socket(&self) -> &TcpListener {
+        self.0.socket()
+    }
+
+    fn local_address(&self) -> io::Result<Address> {
+        self.0.local_address()
+    }
+
+    fn accept(&self) -> io::Result<TcpRequest> {
+        self.0.accept()
+    }
+
+    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
+        if in_child {
+            resume_unwind(Box::new("out of cheese"));
+        }
+        self.0.stop_listening(placeholder, in_child);
+    }
+}
+
+// It would go on as a second server, which nobody ever tells to stop.
+fn a_child_in_which_a_transport_panics_ends() {
+    let server = SocketServer::<PanicsInChildren, _>::new("127.0.0.1:0", |_: &mut TcpRequest| {}).forking();
+    let running = server.drain_timeout(Duration::from_millis(20)).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    wait_until("the child has ended", || children().is_empty());
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.forced), (0, 1, 0));
 }
 
 fn what_a_handler_changes_the_parent_does_not_see() {
@@ -285,6 +337,56 @@ fn children_of_handle_request_are_reaped_in_its_next_turn() {
     assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
     assert_eq!((children(), server.active_children()), (vec![], 0));
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+/// Takes its time to close a request in the parent.
+struct SlowToClose<S> {
+    inner: S,
+    parent: u32,
+    closing: Gate,
+    close: Gate,
+}
+
+impl<S: BaseServer> BaseServer for SlowToClose<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.inner.close_request(request);
+        if std::process::id() == self.parent {
+            self.closing.open();
+            self.close.wait();
+        }
+    }
+}
+
+fn a_child_that_ends_before_its_parent_has_closed_the_request_is_reaped_by_another_thread() {
+    let (closing, close) = (Gate::default(), Gate::default());
+    let server = SlowToClose {
+        inner: ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}),
+        parent: std::process::id(),
+        closing: closing.clone(),
+        close: close.clone(),
+    };
+    let server = server.timeout(Duration::ZERO).drain_timeout(Duration::from_millis(20));
+    let server = Arc::new(server.bind().unwrap());
+    let client = connect(&server.server_address());
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(server.handle_request().unwrap(), Handled::Processed));
+        closing.wait();
+        assert_eq!(read_to_end(client), b"");
+        let child = children()[0];
+        wait_until("the child has ended", || process_state(child).as_deref() == Some("Z"));
+        assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+        close.open();
+    });
+    let report = server.close().unwrap();
+    assert_eq!((report.served, report.failed, report.forced), (1, 0, 0));
+    assert_eq!(children(), []);
 }
 
 fn closing_after_handle_request_waits_for_its_children() {

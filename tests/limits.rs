@@ -9,16 +9,18 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, socket};
+use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{Capacity, Handled, LimitKind, Running, State};
 use support::accepting::Accepting;
 use support::gate::Gate;
+use support::interrupt::Interrupts;
 use support::matrix::{connect_unix, udp_client};
 use support::process::{Process, pid, role, serve_as_role};
 use support::talk::{
@@ -43,6 +45,7 @@ tests![
     a_mix_in_tells_rejected_clients_something_else,
     a_reject_request_hook_that_panics_costs_one_request,
     clients_rejected_just_before_the_end_read_the_farewell,
+    a_signal_does_not_cut_the_time_of_clients_rejected_just_before_the_end,
     many_rejected_clients_do_not_cost_a_descriptor_each,
     per_address_one_client_is_rejected_and_others_are_served,
     per_address_one_client_waits_and_others_are_served,
@@ -433,6 +436,35 @@ fn a_reject_request_hook_that_panics_costs_one_request() {
     finish(&client);
     assert!(logged().contains(&"ERROR reject_request panicked: as told".to_owned()));
     stop(running, 1, 0);
+}
+
+/// poll(2) is not taken up again by itself, whatever the signal's handler wants.
+fn a_signal_does_not_cut_the_time_of_clients_rejected_just_before_the_end() {
+    let interrupts = Interrupts::new();
+    let server = threading().max_connections(Limit::reject(1)).bind().unwrap();
+    let (handle, address, leave) = (server.handle(), server.server_address(), Gate::default());
+    let (threads, serving) = mpsc::channel();
+    thread::scope(|scope| {
+        let leave_then = leave.clone();
+        scope.spawn(move || {
+            threads.send(gettid()).unwrap();
+            server.serve_forever().unwrap();
+            leave_then.wait();
+        });
+        let client = in_progress(&address);
+        let begun = Instant::now();
+        let _rejected = connect(&address);
+        wait_until("it is rejected", || handle.stats().rejected == 1);
+        drop(client);
+        handle.shutdown_handle().shutdown();
+        let thread = serving.recv().unwrap();
+        wait_until("the server is closed", || {
+            interrupts.interrupt(thread);
+            handle.state() == State::Closed
+        });
+        assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+        leave.open();
+    });
 }
 
 fn clients_rejected_just_before_the_end_read_the_farewell() {

@@ -3,12 +3,16 @@
 
 mod support;
 
+use std::error::Error;
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,13 +26,13 @@ use socketserver::{Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
 use support::{
-    CEILING, children, children_of, connect, exchange_line, kill_by_number, logged, process_state, read_to_end,
-    temp_path, wait_until, wait_until_accepted,
+    CEILING, EchoLine, children, children_of, connect, exchange_line, kill_by_number, logged, process_state,
+    read_to_end, temp_path, wait_until, wait_until_accepted,
 };
 
 tests![
     roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, three_workers_of_another_user,
-        a_child_for_each_request;
+        a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
     sighup_replaces_all_workers,
@@ -39,10 +43,12 @@ tests![
     workers_are_told_although_sigterm_was_blocked_when_the_program_was_started,
     a_signal_for_the_whole_group_spares_the_workers,
     a_second_signal_stops_at_once,
+    a_logger_may_look_at_the_server_whose_lines_it_writes,
     sigterm_under_load_ends_all,
     workers_that_do_not_start_stop_the_server_with_the_reason,
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
+    a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
@@ -458,10 +464,7 @@ fn workers_that_are_killed_as_they_start_stop_the_server_with_the_reason() {
 }
 
 fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
-    serve_in_vain(
-        || std::panic::resume_unwind(Box::new("no database")),
-        "panicked: no database",
-    );
+    serve_in_vain(|| resume_unwind(Box::new("no database")), "panicked: no database");
 }
 
 /// The example as a user without privileges (root has no such limit) who may have `tasks` processes more.
@@ -802,4 +805,68 @@ fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
     drop(server);
     wait_until_gone(&workers);
     client.expect_loss();
+}
+
+/// What a worker cannot start for, and cannot tell.
+#[derive(Debug)]
+struct Untellable;
+
+impl fmt::Display for Untellable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        resume_unwind(Box::new("out of words"))
+    }
+}
+
+impl Error for Untellable {}
+
+fn a_worker_whose_error_panics_when_it_is_told_never_comes_back() {
+    let test = std::process::id();
+    let server = PreForkTcpServer::new("127.0.0.1:0", EchoLine)
+        .workers(1)
+        .worker_init(|| Err(io::Error::other(Untellable)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| server.serve_forever()));
+    if std::process::id() != test {
+        kill(Pid::this(), Signal::SIGKILL).unwrap();
+    }
+    let error = outcome.unwrap().unwrap_err().to_string();
+    assert!(error.ends_with("the last: exit status: 1"), "{error}");
+}
+
+/// A logger that counts, as one that tells the load with each line does.
+struct Looking(OnceLock<ServerHandle>);
+
+static LOOKING: Looking = Looking(OnceLock::new());
+
+impl log::Log for Looking {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, _: &log::Record<'_>) {
+        if let Some(server) = self.0.get() {
+            server.stats();
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn two_workers_of_a_program_whose_logger_looks_at_the_server() {
+    log::set_logger(&LOOKING).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let server = PreForkTcpServer::new("127.0.0.1:0", EchoLine)
+        .workers(2)
+        .bind()
+        .unwrap();
+    LOOKING.0.get_or_init(|| server.handle());
+    serve_as_role(server);
+}
+
+fn a_logger_may_look_at_the_server_whose_lines_it_writes() {
+    let process = Process::start(&mut role("two_workers_of_a_program_whose_logger_looks_at_the_server"));
+    assert_eq!(exchange_line(connect(&process.address().into()), "hello\n"), "hello\n");
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
 }

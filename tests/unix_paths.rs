@@ -2,14 +2,16 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, unix_datagram_client};
@@ -40,6 +42,7 @@ tests![
     the_path_is_removed_after_binding_without_serving,
     the_path_is_removed_after_handling_single_requests,
     the_path_is_removed_when_the_draining_begins,
+    the_path_is_not_removed_while_another_server_looks_whose_it_is,
     a_path_that_is_another_servers_by_now_is_left_alone,
     a_closed_stream_server_leaves_the_path_to_the_next_when_it_is_dropped,
     a_closed_datagram_server_leaves_the_path_to_the_next_when_it_is_dropped,
@@ -361,6 +364,25 @@ fn the_path_is_removed_when_the_draining_begins() {
     wait_until("the path is gone", || !place.path.exists());
     assert_eq!(exchange_line(client, "hello\n"), "hello\n");
     assert_eq!(running.join().unwrap().served, 1);
+}
+
+/// Between finding its own socket there and removing it, a server that has stopped to answer on it is replaced, and would
+/// remove the other's: it takes the lock under which that happens, and waits for it, but not for ever.
+fn the_path_is_not_removed_while_another_server_looks_whose_it_is() {
+    for datagrams in [false, true] {
+        let place = temp_path("socket");
+        let running = if datagrams {
+            datagram_server(&place.path).spawn().unwrap()
+        } else {
+            server(&place.path).spawn().unwrap()
+        };
+        let directory = File::open(place.path.parent().unwrap()).unwrap();
+        let _lock = Flock::lock(directory, FlockArg::LockExclusive).unwrap();
+        let begun = Instant::now();
+        running.stop().unwrap();
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(!place.path.exists());
+    }
 }
 
 fn a_path_that_is_another_servers_by_now_is_left_alone() {

@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
@@ -82,7 +83,8 @@ impl<T: Transport> Linger<T> {
             let patience = due.saturating_duration_since(Instant::now());
             let wait = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
             let mut fds: Vec<_> = left.iter().filter_map(|(_, request)| watched(request)).collect();
-            let over = patience.is_zero() || poll(&mut fds, wait).is_err();
+            // A signal ends only the wait.
+            let over = patience.is_zero() || poll(&mut fds, wait).is_err_and(|errno| errno != Errno::EINTR);
             for (due, request) in std::mem::take(&mut left) {
                 let closed = request.socket().is_none_or(|socket| discard(socket) == Unread::End);
                 if closed || over {

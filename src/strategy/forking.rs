@@ -10,6 +10,7 @@ use signal_hook::consts::SIGCHLD;
 
 use super::{exit_status, one_strategy};
 use crate::error::invalid_input;
+use crate::hooks::guarded;
 use crate::job::{Force, Job, Remote};
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::mutex::Mutex;
@@ -165,9 +166,12 @@ impl<S: BaseServer> Forking<S> {
 
     /// In the child: runs the request and ends the process.
     fn run_child(&self, job: Job<S::Transport>, mask: SigSet) -> ! {
-        self.core().enter_child(mask);
-        let served = job.run_inline();
-        sys::exit_now(i32::from(!served))
+        // Hooks and handlers do not panic, their panics are caught, but what else may would leave here a second server.
+        let served = guarded("a request's process", || {
+            self.core().enter_child(mask);
+            job.run_inline()
+        });
+        sys::exit_now(i32::from(served != Some(true)))
     }
 }
 
@@ -199,18 +203,23 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     fn process_request(&self, mut job: Job<S::Transport>) {
         about_to_fork();
         job.begin_before_fork();
+        // Held over the fork: another thread must not look which children have ended, or tell them something, before
+        // this one is among them. In the child, a lock that another thread held would stay locked.
+        let mut children = self.children();
         match sys::fork() {
-            Ok(Fork::Child(mask)) => self.run_child(job, mask),
+            Ok(Fork::Child(mask)) => {
+                drop(children);
+                self.run_child(job, mask)
+            }
             Ok(Fork::Parent(pid)) => {
-                if let Some(request) = job.leave_to_child() {
-                    self.children().push(Child { pid, request });
-                }
+                job.leave_to_child(move |request| children.push(Child { pid, request }));
                 // After the fork, as the children: what is written before it is copied once more.
                 if let Err(error) = self.listen() {
                     log::warn!("children are not reaped before the server ends: {error}");
                 }
             }
             Err(error) => {
+                drop(children);
                 self.core().shared().congested();
                 job.fail_with(error);
             }

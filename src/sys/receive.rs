@@ -122,10 +122,13 @@ impl Receiver {
     pub(crate) fn get<A: SockaddrLike>(&self, number: usize) -> Option<Received<'_, A>> {
         let message = self.messages[..self.received].get(number)?;
         let (header, length) = (&message.msg_hdr, message.msg_len as usize);
-        // SAFETY: the kernel has written `msg_namelen` bytes of an address, which is aligned as any may be; a sender
-        // without an address (length 0) is not looked at.
-        let from = (header.msg_namelen > 0)
-            .then(|| unsafe { A::from_raw(header.msg_name.cast(), Some(header.msg_namelen)) })
+        // The kernel counts a NUL behind the longest path of a Unix socket (unix(7), "Bugs"), for which the type has no
+        // room, and nix does not look.
+        let name_length = header.msg_namelen.min(A::size());
+        // SAFETY: the kernel has written that many bytes of an address, which is aligned as any may be, and no more than
+        // the type has; a sender without an address (length 0) is not looked at.
+        let from = (name_length > 0)
+            .then(|| unsafe { A::from_raw(header.msg_name.cast(), Some(name_length)) })
             .flatten();
         let start = self
             .buffer
@@ -152,4 +155,49 @@ impl Drop for Receiver {
 
 fn leak<V>(values: Box<[V]>) -> NonNull<[V]> {
     NonNull::from(Box::leak(values))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::net::UnixDatagram;
+    use std::path::Path;
+
+    use nix::sys::socket::{MsgFlags, UnixAddr, bind, sendto};
+
+    use super::*;
+
+    /// Of the longest path that bind(2) takes: it leaves no room for a NUL, and the standard library refuses it.
+    fn longest_address(directory: &Path) -> (UnixAddr, Vec<u8>) {
+        // SAFETY: all fields are integers, for which zero is a value.
+        let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+        address.sun_family = libc::AF_UNIX.try_into().unwrap();
+        let mut path = directory.join("").as_os_str().as_bytes().to_vec();
+        path.resize(address.sun_path.len(), b'x');
+        for (place, byte) in address.sun_path.iter_mut().zip(&path) {
+            *place = byte.cast_signed() as _;
+        }
+        // SAFETY: the pointer is to an address of the length given.
+        let made = unsafe { UnixAddr::from_raw((&raw const address).cast(), Some(UnixAddr::size())) };
+        (made.unwrap(), path)
+    }
+
+    #[test]
+    fn the_longest_path_of_a_sender_is_told_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().join("server");
+        let server = UnixDatagram::bind(&at).unwrap();
+        let (address, path) = longest_address(directory.path());
+        let client = UnixDatagram::unbound().unwrap();
+        bind(client.as_raw_fd(), &address).unwrap();
+        let server_address = UnixAddr::new(&at).unwrap();
+        sendto(client.as_raw_fd(), b"hello", &server_address, MsgFlags::empty()).unwrap();
+
+        let mut receiver = Receiver::new(1, 10);
+        assert_eq!(receiver.receive(server.as_fd(), 1, false).unwrap(), 1);
+        let Received { bytes, from, .. } = receiver.get::<UnixAddr>(0).unwrap();
+        assert_eq!(bytes, b"hello");
+        assert_eq!(from.unwrap().path().unwrap().as_os_str().as_bytes(), path);
+    }
 }

@@ -170,8 +170,8 @@ pub(super) fn to_nix(address: &unix::SocketAddr) -> nix::Result<UnixAddr> {
     }
 }
 
-/// A lock on the directory of a socket, so that of two servers that start at once one does not remove
-/// what the other has just bound. It needs no lock file: a directory can be locked itself (flock(2)).
+/// A lock on the directory of a socket, so that of two servers that start at once, or of one that ends and one that
+/// starts, one does not remove what the other has just bound. It needs no lock file: a directory can be locked itself (flock(2)).
 struct DirectoryLock {
     _lock: Option<Flock<File>>,
 }
@@ -240,9 +240,15 @@ impl SocketFile {
         self.address.as_path().into()
     }
 
-    /// Removes the path, the first time, unless somebody else has put another file there. Not to be called in a forked
-    /// child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
+    /// Removes the path of a socket that refuses, so that a server that starts may be replacing it right now. Not to be
+    /// called in a forked child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
     pub(super) fn remove(&self) {
+        let _lock = DirectoryLock::of(&self.path);
+        self.remove_if_ours();
+    }
+
+    /// Removes the path, the first time, unless somebody else has put another file there.
+    fn remove_if_ours(&self) {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -258,10 +264,11 @@ impl SocketFile {
 }
 
 impl Drop for SocketFile {
-    /// A forked child leaves the path alone.
+    /// A forked child leaves the path alone. Without the lock, which binding has when it fails: where it has not been
+    /// removed before, the socket answers, and is not replaced.
     fn drop(&mut self) {
         if self.owner == std::process::id() {
-            self.remove();
+            self.remove_if_ours();
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What becomes of requests whose handler fails, the same under every strategy: section "Errors in
 //! handlers" of CPython's tests, and what its code says beyond them.
 
+use std::error::Error;
+use std::fmt;
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
@@ -31,11 +33,40 @@ impl Steps {
         if self.orders.contains(&format!("{name} error")) {
             return Err(format!("an error in {name}").into());
         }
+        if self.orders.contains(&format!("{name} bottomless error")) {
+            return Err(Bottomless.into());
+        }
+        self.panic_if_told(name);
+        Ok(())
+    }
+
+    fn panic_if_told(&self, name: &str) {
         if self.orders.contains(&format!("{name} panic")) {
             // As panic!, without the lines of the default hook among the tests' output.
             resume_unwind(Box::new(format!("a panic in {name}")));
         }
-        Ok(())
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.panic_if_told("drop");
+    }
+}
+
+/// An error that panics when it is asked for what is behind it.
+#[derive(Debug)]
+struct Bottomless;
+
+impl fmt::Display for Bottomless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an error without a ground")
+    }
+}
+
+impl Error for Bottomless {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        resume_unwind(Box::new("a panic in source"))
     }
 }
 
@@ -152,6 +183,9 @@ behaviours![
     an_error_in_finish_is_reported_once,
     a_panic_in_finish_is_reported_once,
     of_two_failures_that_of_handle_is_reported,
+    a_handler_that_panics_again_when_it_is_dropped_costs_its_request,
+    a_panic_as_the_handler_is_dropped_is_reported_once,
+    an_error_that_panics_when_it_is_looked_at_costs_its_request,
     the_error_is_reported_where_the_handler_ran,
     a_panic_in_handle_error_ends_nothing,
     a_panic_in_shutdown_request_or_close_request_ends_nothing,
@@ -235,6 +269,30 @@ pub fn of_two_failures_that_of_handle_is_reported<S: Construct<Handler = Steps>>
         Failing::start::<S>().fails_once(orders, "handle failed: an error in handle");
     }
     Failing::start::<S>().fails_once("handle panic, finish panic", "handle panicked: a panic in handle");
+}
+
+/// Thrown while another panic is on its way, it would abort the program.
+pub fn a_handler_that_panics_again_when_it_is_dropped_costs_its_request<S: Construct<Handler = Steps>>() {
+    for step in ["setup", "handle", "finish"] {
+        let report = format!("{step} panicked: a panic in {step}");
+        Failing::start::<S>().fails_once(&format!("{step} panic, drop panic"), &report);
+    }
+}
+
+pub fn a_panic_as_the_handler_is_dropped_is_reported_once<S: Construct<Handler = Steps>>() {
+    let server = Failing::start::<S>();
+    let (client, answer) = server.request("drop panic");
+    assert_eq!(answer, "done\n");
+    let expected = format!("handle_error: finish panicked for {client}: a panic in drop");
+    assert_eq!(server.journal.wait_for("handle_error").event, expected);
+    server.stop(0, 1);
+}
+
+/// `source` of an error is the program's code.
+pub fn an_error_that_panics_when_it_is_looked_at_costs_its_request<S: Construct<Handler = Steps>>() {
+    let course =
+        Failing::start::<S>().fails_once("handle bottomless error", "handle failed: an error without a ground");
+    assert_eq!(course, FAILED_HANDLE);
 }
 
 /// `test_threading_handled`, `test_forking_handled`: on the handler's thread, in the handler's process.

@@ -58,6 +58,8 @@ impl<S: BaseServer> PreFork<S> {
             Fork::Parent(pid) => {
                 registry.add_worker(Arc::clone(&slot));
                 workers.push(Worker::new(pid, slot, wake, Arc::clone(acceptor.server())));
+                // The program's logger may want to know how many requests there are.
+                drop((workers, registry));
                 log::debug!("worker {pid} was started");
                 Ok(())
             }
@@ -80,7 +82,8 @@ impl<S: BaseServer> PreFork<S> {
             Ok(Err(error)) => error,
             Err(text) => io::Error::other(format!("panicked: {text}")),
         };
-        slot.set_reason(&error.to_string());
+        // What worker_init has failed with is the program's own, and can panic here.
+        let _ = caught(|| slot.set_reason(&error.to_string()));
         sys::exit_now(if has_run_out(&error) { TEMPORARY_FAILURE } else { 1 })
     }
 
