@@ -207,7 +207,6 @@ pub(crate) fn invalid_input(text: impl Into<String>) -> io::Error {
 }
 
 /// Binding or listening failed: what the system said, at which address, and what to do.
-#[derive(Debug)]
 struct BindError {
     address: Address,
     source: io::Error,
@@ -246,6 +245,13 @@ impl BindError {
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.description(), self.address, self.advice())
+    }
+}
+
+/// The same text: what `main` returns is shown so, and the advice is for whoever reads that.
+impl fmt::Debug for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.to_string(), f)
     }
 }
 
@@ -298,6 +304,17 @@ mod tests {
         assert!(
             error.to_string().starts_with("Address already in use (127.0.0.1:80): "),
             "{error}"
+        );
+    }
+
+    /// So `main` shows it, if that returns it.
+    #[test]
+    fn a_bind_error_has_its_advice_in_its_debug_form_too() {
+        let error = bind_error(&"127.0.0.1:80".into(), Errno::EADDRINUSE);
+        let text = format!("{error:?}");
+        assert!(
+            text.contains("Address already in use (127.0.0.1:80): another socket"),
+            "{text}"
         );
     }
 

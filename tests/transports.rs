@@ -52,6 +52,7 @@ tests![
     of_two_servers_on_one_socket_one_that_stops_leaves_no_client_behind_under_every_strategy,
     of_two_servers_on_one_socket_a_bare_one_that_is_suspended_leaves_no_client_behind,
     a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
+    a_socket_of_the_wrong_kind_is_refused,
     ipv6_follows_from_the_address,
     ipv6_follows_from_the_address_for_udp,
     localhost_is_resolved,
@@ -544,6 +545,32 @@ fn a_listener_made_elsewhere_is_neither_bound_nor_activated_again() {
         "the queue is as it was made"
     );
     drop(server);
+}
+
+/// The order of inherited descriptors is easily mistaken, and the standard library believes every number.
+fn a_socket_of_the_wrong_kind_is_refused() {
+    let place = temp_path("socket");
+    let udp = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let datagram = || OwnedFd::from(UnixDatagram::unbound().unwrap());
+    let stream = || OwnedFd::from(UnixStream::pair().unwrap().0);
+    let unix_listener = OwnedFd::from(UnixListener::bind(&place.path).unwrap());
+    let made = [
+        ("no", Tcp::try_from(TcpListener::from(udp())).err()),
+        ("no", UnixStreams::try_from(UnixListener::from(datagram())).err()),
+        // Of the right type, but nobody can connect to it.
+        ("no", UnixStreams::try_from(UnixListener::from(stream())).err()),
+        ("datagrams", Udp::try_from(UdpSocket::from(listener())).err()),
+        (
+            "datagrams",
+            UnixDatagrams::try_from(UnixDatagram::from(unix_listener)).err(),
+        ),
+    ];
+    for (what, error) in made {
+        let error = error.expect("it cannot be served");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+    }
 }
 
 // ----- Internet ----------------------------------------------------------------------------------

@@ -94,6 +94,10 @@ impl ServerContext {
 
     /// Whether the server was told to stop. A handler with a long conversation ends it at the next
     /// good place; the server waits for it, until [`drain_timeout`](crate::Config::drain_timeout).
+    ///
+    /// Where the protocol can say that an answer is the last of its connection (HTTP: `Connection: close`), an answer
+    /// that is made while this is true should: a client that knows makes its next request elsewhere, one that does not
+    /// may send it on a connection that is about to be closed.
     pub fn is_draining(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_stopping())
     }

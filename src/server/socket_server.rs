@@ -63,6 +63,28 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// let server = TcpServer::with_transport(Tcp::try_from(listener)?, |_: &mut TcpRequest| {});
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    ///
+    /// The sockets of a systemd unit (`Accept=no`) are descriptors 3 and up, in the order of the unit:
+    ///
+    /// ```no_run
+    /// use std::net::TcpListener;
+    /// use std::os::fd::{FromRawFd, OwnedFd};
+    /// use socketserver::prelude::*;
+    /// use socketserver::Tcp;
+    ///
+    /// let handler = |_: &mut TcpRequest| {};
+    /// let is_for_us = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    /// let server = if is_for_us {
+    ///     // SAFETY: it is open, and nothing else in this program has it.
+    ///     let inherited = unsafe { OwnedFd::from_raw_fd(3) };
+    ///     // The copy stays out of programs that a handler starts; they would keep the port taken.
+    ///     let listener = TcpListener::from(inherited).try_clone()?;
+    ///     TcpServer::with_transport(Tcp::try_from(listener)?, handler)
+    /// } else {
+    ///     TcpServer::new("127.0.0.1:8080", handler)
+    /// };
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn with_transport(transport: T, handler: H) -> Self {
         let address = transport.local_address().unwrap_or(Address::Unnamed);
         let mut core = Core::new(address);

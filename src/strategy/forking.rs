@@ -33,7 +33,9 @@ use crate::transport::Transport;
 ///   A child that was killed, or ended with another status, goes to
 ///   `handle_error` as [`Cause::Exit`](crate::Cause::Exit), in the parent.
 /// * At [`max_children`](Self::max_children) the server stops accepting until one has ended, unless told to
-///   reject.
+///   reject. When the system has no room for another process, the request that it was for fails, and the server accepts
+///   more slowly until there is; so have `max_children` below what the program may have (`ulimit -u`, `pids.max` of a
+///   control group, systemd's `TasksMax`).
 /// * What a child has started itself, such as a command that has the connection, is not ended with it.
 /// * A child has a copy of the memory: what a handler changes there, the parent does not see.
 ///

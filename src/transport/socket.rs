@@ -3,13 +3,37 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+
 use crate::config::Config;
+use crate::error::invalid_input;
 use crate::sys;
 
 /// listen(2) with the configured backlog.
 pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {
     let connections = i32::try_from(config.request_queue_size).unwrap_or(i32::MAX);
     Ok(sys::listen(socket.as_fd(), connections)?)
+}
+
+/// Whether a socket made elsewhere can be accepted from: the standard library takes any descriptor for a listener, and a
+/// server would wait on a wrong one for ever.
+pub(super) fn check_listens(socket: &impl AsFd) -> io::Result<()> {
+    if getsockopt(socket, sockopt::AcceptConn)? {
+        return Ok(());
+    }
+    Err(invalid_input(
+        "no connections can be accepted from this socket: nobody has called listen(2) on it, or it is of another type",
+    ))
+}
+
+/// As [`check_listens`], for those that receive datagrams.
+pub(super) fn check_receives_datagrams(socket: &impl AsFd) -> io::Result<()> {
+    match getsockopt(socket, sockopt::SockType)? {
+        SockType::Datagram => Ok(()),
+        other => Err(invalid_input(format!(
+            "no datagrams can be received from this socket: its type is {other:?}"
+        ))),
+    }
 }
 
 /// Closes the socket that a server listens on, and keeps its number owned; see [`sys::replace`].

@@ -86,8 +86,10 @@ impl TryFrom<UnixListener> for UnixStreams {
 
     /// # Errors
     ///
-    /// The listener could not be made non-blocking.
+    /// It does not listen, or is of another type ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made
+    /// non-blocking.
     fn try_from(listener: UnixListener) -> io::Result<Self> {
+        socket::check_listens(&listener)?;
         listener.set_nonblocking(true)?;
         Ok(UnixStreams { listener, file: None })
     }
