@@ -72,6 +72,7 @@ tests![
     handle_request_tells_that_it_rejected,
     handle_request_serves_one_that_waited,
     a_limit_of_nothing_is_refused_when_bound,
+    a_rate_in_no_time_is_refused_when_bound,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -960,4 +961,13 @@ fn a_limit_of_nothing_is_refused_when_bound() {
     refused(threading().max_per_address(Limit::reject(0)), "max_per_address");
     refused(threading().max_rate_per_address(0), "max_rate_per_address");
     refused(threading().max_threads(0), "max_threads");
+}
+
+fn a_rate_in_no_time_is_refused_when_bound() {
+    let error = threading()
+        .max_rate_per_address(RateLimit::reject(10).per(Duration::ZERO))
+        .bind()
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("would limit nothing: set"), "{error}");
 }

@@ -711,8 +711,15 @@ fn numbers_that_contradict_one_another_do_not_bind() {
     );
     check(
         server().workers(usize::MAX),
-        "18446744073709551615 workers are more processes than there can be (4194304): set min_workers to what the \
-         machine has room for",
+        "18446744073709551615 workers are more processes than there can be (4194304): set min_workers and \
+         min_spare_workers to what the machine has room for",
+    );
+    check(
+        server()
+            .max_workers(usize::MAX)
+            .max_spare_workers(usize::MAX)
+            .min_spare_workers(5_000_000),
+        "5000000 workers are more processes than there can be (4194304)",
     );
     check(
         server().hang_timeout(Duration::ZERO),

@@ -561,6 +561,13 @@ fn a_socket_of_the_wrong_kind_is_refused() {
         // Of the right type, but nobody can connect to it.
         ("no", UnixStreams::try_from(UnixListener::from(stream())).err()),
         ("datagrams", Udp::try_from(UdpSocket::from(listener())).err()),
+        ("Inet", UnixStreams::try_from(UnixListener::from(listener())).err()),
+        ("Inet", UnixDatagrams::try_from(UnixDatagram::from(udp())).err()),
+        ("Unix", Udp::try_from(UdpSocket::from(datagram())).err()),
+        (
+            "Unix",
+            Tcp::try_from(TcpListener::from(unix_listener.try_clone().unwrap())).err(),
+        ),
         (
             "datagrams",
             UnixDatagrams::try_from(UnixDatagram::from(unix_listener)).err(),

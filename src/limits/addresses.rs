@@ -36,15 +36,18 @@ impl AddressRules {
 
     /// The client that `address` is counted as; `None` if these rules do not concern it.
     ///
-    /// An IPv6 client has at least a /64 to itself (RFC 6177), so that is what counts. Clients of Unix sockets
+    /// An IPv6 client has at least a /64 to itself (RFC 6177), so that is what counts, but for link-local addresses, of
+    /// which each is a neighbour's (RFC 4291, 2.5.6). Clients of Unix sockets
     /// are all this machine's own and mostly unnamed: they are not limited by address.
     pub(crate) fn client(&self, address: &Address) -> Option<IpAddr> {
         if self.at_once.is_none() && self.rate.is_none() {
             return None;
         }
         Some(match address.ip()? {
-            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
-            v4 @ IpAddr::V4(_) => v4,
+            IpAddr::V6(ip) if !ip.is_unicast_link_local() => {
+                IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)))
+            }
+            whole => whole,
         })
     }
 }
@@ -198,6 +201,7 @@ mod tests {
         assert_eq!(client("10.0.0.1:80").as_deref(), Some("10.0.0.1"));
         assert_eq!(client("[::ffff:10.0.0.1]:80").as_deref(), Some("10.0.0.1"));
         assert_eq!(client("[2001:db8:1:2:3:4:5:6]:80").as_deref(), Some("2001:db8:1:2::"));
+        assert_eq!(client("[fe80::1:2%1]:80").as_deref(), Some("fe80::1:2"));
         assert_eq!(rules.client(&Address::Unnamed), None);
         assert_eq!(AddressRules::default().client(&"10.0.0.1:80".into()), None);
     }

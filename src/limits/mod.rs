@@ -281,7 +281,7 @@ impl Capacity {
     }
 }
 
-/// Refuses limits under which nobody could ever be served.
+/// Refuses limits under which nobody could ever be served, and those that are none.
 pub(crate) fn check(config: &Config) -> io::Result<()> {
     let at_zero = if config.max_connections.is_some_and(|limit| limit.max == 0) {
         LimitKind::Connections
@@ -289,6 +289,11 @@ pub(crate) fn check(config: &Config) -> io::Result<()> {
         LimitKind::PerAddress
     } else if config.max_rate_per_address.is_some_and(|limit| limit.requests == 0) {
         LimitKind::RatePerAddress
+    } else if config.max_rate_per_address.is_some_and(|limit| limit.per.is_zero()) {
+        return Err(invalid_input(format!(
+            "{} in a period of zero would limit nothing: set `per` to more",
+            LimitKind::RatePerAddress
+        )));
     } else {
         return Ok(());
     };

@@ -1,9 +1,9 @@
 //! What is done with the socket of a server, whatever transport it is of.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
 use crate::config::Config;
 use crate::error::invalid_input;
@@ -34,6 +34,25 @@ pub(super) fn check_receives_datagrams(socket: &impl AsFd) -> io::Result<()> {
             "no datagrams can be received from this socket: its type is {other:?}"
         ))),
     }
+}
+
+/// Whether a socket made elsewhere is a Unix socket, or an Internet socket, as it must be.
+pub(super) fn check_family(socket: &impl AsFd, is_unix: bool) -> io::Result<()> {
+    let name: SockaddrStorage = getsockname(socket.as_fd().as_raw_fd())?;
+    let (servers, is_right) = match name.family() {
+        Some(AddressFamily::Unix) => ("UnixStreamServer and UnixDatagramServer are", is_unix),
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => ("TcpServer and UdpServer are", !is_unix),
+        _ => ("a Transport of your own is", false),
+    };
+    if is_right {
+        return Ok(());
+    }
+    let family = name
+        .family()
+        .map_or_else(|| "unknown".into(), |family| format!("{family:?}"));
+    Err(invalid_input(format!(
+        "a socket of another family ({family}): {servers} for those"
+    )))
 }
 
 /// Closes the socket that a server listens on, and keeps its number owned; see [`sys::replace`].

@@ -81,8 +81,9 @@ impl TryFrom<UdpSocket> for Udp {
 
     /// # Errors
     ///
-    /// It is of another type ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking.
+    /// It is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking.
     fn try_from(socket: UdpSocket) -> io::Result<Self> {
+        socket::check_family(&socket, false)?;
         socket::check_receives_datagrams(&socket)?;
         // Replies may wait for room in the send buffer; receiving says each time whether it may wait.
         socket.set_nonblocking(false)?;

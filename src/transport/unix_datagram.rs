@@ -101,8 +101,10 @@ impl TryFrom<UnixDatagram> for UnixDatagrams {
 
     /// # Errors
     ///
-    /// It is of another type ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking, or to wait for a short time only.
+    /// It is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking, or to
+    /// wait for a short time only.
     fn try_from(socket: UnixDatagram) -> io::Result<Self> {
+        socket::check_family(&socket, true)?;
         socket::check_receives_datagrams(&socket)?;
         // As for UDP. Replies look now and then whether to go on waiting.
         socket.set_nonblocking(false)?;

@@ -86,9 +86,10 @@ impl TryFrom<UnixListener> for UnixStreams {
 
     /// # Errors
     ///
-    /// It does not listen, or is of another type ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made
-    /// non-blocking.
+    /// It does not listen, or is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be
+    /// made non-blocking.
     fn try_from(listener: UnixListener) -> io::Result<Self> {
+        socket::check_family(&listener, true)?;
         socket::check_listens(&listener)?;
         listener.set_nonblocking(true)?;
         Ok(UnixStreams { listener, file: None })

@@ -38,14 +38,16 @@ impl Numbers {
             min_spare,
             max_spare,
         } = self;
+        // Started however few requests there are.
+        let least = min.max(min_spare.min(max));
         let text = if *min == 0 || *max == 0 {
             "a prefork server of 0 workers would never serve anybody: set workers, min_workers and max_workers to 1 \
              or more"
                 .to_owned()
-        } else if *min > MOST_TASKS {
+        } else if *least > MOST_TASKS {
             format!(
-                "{min} workers are more processes than there can be ({MOST_TASKS}): set min_workers to what the machine \
-                 has room for"
+                "{least} workers are more processes than there can be ({MOST_TASKS}): set min_workers and \
+                 min_spare_workers to what the machine has room for"
             )
         } else if min > max {
             format!("at least {min} workers and at most {max}: set max_workers to min_workers or more")
