@@ -15,6 +15,7 @@ use support::{
 tests![
     sigterm_ends_every_idle_server,
     sigint_ends_every_idle_server,
+    two_signals_end_every_idle_server_without_a_word,
     a_signal_that_comes_at_once_ends_the_server,
     what_was_served_is_counted_at_the_end,
     the_socket_path_is_removed_at_the_end,
@@ -49,6 +50,23 @@ fn sigterm_ends_every_idle_server() {
 
 fn sigint_ends_every_idle_server() {
     assert_ends_every_idle_server(Signal::SIGINT);
+}
+
+/// Ctrl-C twice: nobody is there to lose anything.
+fn two_signals_end_every_idle_server_without_a_word() {
+    for _ in 0..5 {
+        let servers = start_each();
+        for server in &servers {
+            // Two of the same that are pending at once would be one.
+            server.process.signal(Signal::SIGTERM);
+            server.process.signal(Signal::SIGINT);
+        }
+        for Server { process, name, .. } in servers {
+            let ended = process.end();
+            assert_ended(&name, &ended, NOTHING);
+            assert_eq!(ended.errors, "", "{name}");
+        }
+    }
 }
 
 /// Signals are listened to from binding on, not only once the server is idle.

@@ -10,12 +10,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::address::Address;
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
 use crate::limits::Admitted;
+use crate::request::Request;
 use crate::server::{Core, not_bound};
-use crate::transport::Transport;
+use crate::transport::{SocketType, Transport};
 
 pub(crate) use backoff::Backoff;
 pub(crate) use waiter::{Event, Waiter};
@@ -495,6 +497,9 @@ impl<T: Transport> Acceptor<T> {
             Ok(request) => request,
             Err(error) => return self.after_error(&error, attempt, wakeup, timeout, backlog.is_some()),
         };
+        if is_end_of_wait::<T>(&request, wakeup) {
+            return Ok(Turn::Again);
+        }
         if let Some(sleepers) = sleepers {
             sleepers.worked();
         }
@@ -514,6 +519,12 @@ impl<T: Transport> Acceptor<T> {
             Admitted::Rejected => Turn::Rejected,
         })
     }
+}
+
+/// Whether it is no datagram: as an empty one from nobody looks the end of a wait for one, where a server that is told to
+/// stop at once has shut down the socket (`Sleepers::force`).
+fn is_end_of_wait<T: Transport>(request: &T::Request, wakeup: &Wakeup) -> bool {
+    T::SOCKET_TYPE == SocketType::Datagram && wakeup.is_forced() && *request.client_address() == Address::Unnamed
 }
 
 /// Whether there is nothing that all who accept have to know.

@@ -183,9 +183,20 @@ impl<T: Transport> Core<T> {
 
     /// The time to accept what the kernel has queued is over.
     pub(crate) fn give_up_queue(&self, server: &Outermost<T>) {
-        if self.begin_drain(server).end() && self.has_queued() {
+        if self.begin_drain(server).end() && self.loses_any() {
             log::warn!("the time to drain is over: what was not accepted by now is lost");
         }
+    }
+
+    /// Whether there is a request that nobody will serve.
+    fn loses_any(&self) -> bool {
+        let Some(transport) = self.transport() else {
+            return false;
+        };
+        // A socket that was shut down for reading is readable with nothing in its queue, too: what is there shows by being
+        // taken.
+        let is_there = || !self.is_shut_down() || transport.accept().is_ok();
+        transport.has_ahead() || (self.has_queued() && is_there())
     }
 
     /// The deadline is over, or the server was told to stop at once: the requests in progress are made to
