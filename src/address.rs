@@ -216,7 +216,8 @@ fn ipv4_first(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     found
 }
 
-/// As it would be written: `127.0.0.1:80`, `/run/x.sock`, `@name` for an abstract name, `(unnamed)`.
+/// As it would be written: `127.0.0.1:80`, `/run/x.sock`; and for people, as in `ss`, `@name` for an abstract name
+/// (`"\0name"` where it is given), `(unnamed)`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
