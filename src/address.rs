@@ -181,10 +181,14 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
         )));
     }
     // Without brackets, as getaddrinfo(3) takes an address with the name of its interface.
-    let host = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
+    let host = match host.strip_prefix('[') {
+        None => host,
+        Some(rest) => without_bracket(rest).ok_or_else(|| {
+            invalid_input(format!(
+                "`{name}` has brackets, which are for an IPv6 address, such as [::1]:80"
+            ))
+        })?,
+    };
     let asked = if host.is_empty() { "0.0.0.0" } else { host };
     let found = (asked, port)
         .to_socket_addrs()
@@ -199,6 +203,11 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
+/// The IPv6 address behind an opening bracket.
+fn without_bracket(rest: &str) -> Option<&str> {
+    rest.strip_suffix(']').filter(|host| host.contains(':'))
+}
+
 /// Python's servers are IPv4 unless told otherwise, and so are many of their clients: `localhost` is 127.0.0.1 to them,
 /// and a datagram to it is lost without a word if the server has `::1`, which getaddrinfo(3) puts first.
 fn ipv4_first(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
@@ -207,7 +216,8 @@ fn ipv4_first(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     found
 }
 
-/// As it would be written: `127.0.0.1:80`, `/run/x.sock`, `@name` for an abstract name, `(unnamed)`.
+/// As it would be written: `127.0.0.1:80`, `/run/x.sock`; and for people, as in `ss`, `@name` for an abstract name
+/// (`"\0name"` where it is given), `(unnamed)`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -350,6 +360,15 @@ mod tests {
     #[test]
     fn a_host_in_brackets_is_the_same_as_without() {
         assert_eq!(Address::from(("[::1]", 80)), Address::from(("::1", 80)));
+    }
+
+    #[test]
+    fn brackets_are_for_ipv6_addresses() {
+        for text in ["[]:80", "[127.0.0.1]:80", "[localhost]:80", "[::1:80"] {
+            let error = Address::from(text).resolve().unwrap_err();
+            let told = format!("`{text}` has brackets, which are for an IPv6 address");
+            assert!(error.to_string().starts_with(&told), "{error}");
+        }
     }
 
     #[test]

@@ -371,7 +371,7 @@ fn the_server_is_for_loopback_only_unless_told_otherwise() {
     for task in ["serve", "room"] {
         let ended = Program::run(&mut chat(&[task, "--address", "0.0.0.0:0"]), "");
         assert_eq!((ended.status.code(), &*ended.output), (Some(1), ""));
-        let told = "chat: 0.0.0.0:0 is not a loopback address: anybody who reaches it could take part;";
+        let told = "chat: 0.0.0.0 is not a loopback address: anybody who reaches it could take part;";
         assert!(ended.errors.starts_with(told), "{ended:?}");
         let mut server = Program::start(&mut chat(&[task, "--address", "0.0.0.0:0", "--allow-remote"]));
         assert!(server.address().starts_with("0.0.0.0:"));

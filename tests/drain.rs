@@ -392,21 +392,31 @@ fn a_client_in_the_middle_of_a_message_is_answered() {
 
 /// The beginning of its next message came with the one before.
 fn a_client_in_the_middle_of_a_framed_message_is_answered() {
-    let handler = |request: &mut TcpRequest| -> HandlerResult {
+    fn whole(request: &mut TcpRequest) -> io::Result<()> {
         let mut framed = request.framed(LinesCodec::new());
         while let Some(line) = framed.next() {
             framed.send(line?)?;
         }
         Ok(())
-    };
-    let running = ThreadingTcpServer::new(ANY_PORT, handler).spawn().unwrap();
-    let mut client = connect(running.server_address());
-    assert_eq!(exchange_line(&client, "one\nt"), "one\n");
-    running.shutdown_handle().shutdown();
-    wait_until_draining(&running.shutdown_handle());
-    client.write_all(b"wo\n").unwrap();
-    assert_eq!(read_to_end(client), b"two\n");
-    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
+    fn in_halves(request: &mut TcpRequest) -> io::Result<()> {
+        let (rfile, wfile) = request.split();
+        let (mut incoming, mut outgoing) = (rfile.framed(LinesCodec::new()), wfile.framed(LinesCodec::new()));
+        while let Some(line) = incoming.next_ref()? {
+            outgoing.send(line)?;
+        }
+        Ok(())
+    }
+    for handler in [whole as fn(&mut TcpRequest) -> _, in_halves] {
+        let running = ThreadingTcpServer::new(ANY_PORT, handler).spawn().unwrap();
+        let mut client = connect(running.server_address());
+        assert_eq!(exchange_line(&client, "one\nt"), "one\n");
+        running.shutdown_handle().shutdown();
+        wait_until_draining(&running.shutdown_handle());
+        client.write_all(b"wo\n").unwrap();
+        assert_eq!(read_to_end(client), b"two\n");
+        assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
 }
 
 /// It arrived while the handler was busy with the one before.

@@ -44,6 +44,7 @@ tests![
     a_write_that_fails_in_a_request_cuts_no_message,
     what_a_failed_write_has_left_is_not_tried_again_at_the_end,
     the_halves_of_a_request_are_framed_apart,
+    what_the_halves_have_left_goes_back_to_the_request,
     a_timeout_in_the_middle_of_a_message_loses_nothing,
     a_signal_in_the_middle_of_a_message_loses_nothing,
     a_whole_stream_is_answered_after_its_end,
@@ -531,8 +532,8 @@ fn what_a_failed_write_has_left_is_not_tried_again_at_the_end() {
 fn the_halves_of_a_request_are_framed_apart() {
     fn handler(request: &mut TcpRequest) -> io::Result<()> {
         let (rfile, wfile) = request.split();
-        let mut incoming = Framed::new(rfile, LinesCodec::new());
-        let mut outgoing = Framed::new(wfile, NetstringCodec::new());
+        let mut incoming = rfile.framed(LinesCodec::new());
+        let mut outgoing = wfile.framed(NetstringCodec::new());
         // The message is lent and sent without a copy.
         while let Some(message) = incoming.next_ref()? {
             outgoing.send(message)?;
@@ -545,6 +546,23 @@ fn the_halves_of_a_request_are_framed_apart() {
         client.shutdown(Shutdown::Write).unwrap();
     });
     assert_eq!(answer, [b"5:hello,8192:", &long[..], b","].concat());
+}
+
+fn what_the_halves_have_left_goes_back_to_the_request() {
+    fn handler(request: &mut TcpRequest) -> io::Result<()> {
+        let (rfile, wfile) = request.split();
+        let mut outgoing = wfile.framed(LinesCodec::new());
+        outgoing.feed(rfile.framed(LinesCodec::new()).next().unwrap()?)?;
+        drop(outgoing);
+        let mut rest = Vec::new();
+        request.read_to_end(&mut rest)?;
+        request.write_all(&rest)
+    }
+    let answer = serve_well(handler, |client| {
+        client.write_all(b"a line\nthe rest").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    });
+    assert_eq!(answer, b"a line\nthe rest");
 }
 
 fn a_timeout_in_the_middle_of_a_message_loses_nothing() {

@@ -7,10 +7,12 @@ use std::io::{self, Read};
 use allocation_counter::{AllocationInfo, measure};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use socketserver::StreamRequest;
 use socketserver::framing::{
     Decoder, DelimiterCodec, FixedLengthCodec, Framed, LengthDelimitedCodec, LinesCodec, NetstringCodec,
     WholeStreamCodec,
 };
+use support::pieces::Pieces;
 
 tests![
     messages_are_lent_without_allocating,
@@ -20,6 +22,7 @@ tests![
     a_message_at_the_limit_is_in_memory_once,
     a_big_message_gives_its_memory_back,
     a_stream_of_big_messages_keeps_its_buffer,
+    what_a_request_was_given_back_is_not_kept_room_for,
     bytes_without_end_take_no_more_than_the_limit,
     any_bytes_take_no_more_than_the_limit,
     one_byte_at_a_time_is_searched_once,
@@ -161,6 +164,22 @@ fn a_big_message_gives_its_memory_back() {
         });
         assert!(held.bytes_current < 100_000, "{held:?}");
     }
+}
+
+fn what_a_request_was_given_back_is_not_kept_room_for() {
+    let wire = [&b"7000000:"[..], &vec![b'x'; 7_000_000], b",2:ok,"].concat();
+    let (begun, rest) = wire.split_at(6_000_000);
+    let pieces = [Ok(begun.to_vec()), Err(io::ErrorKind::WouldBlock), Ok(rest.to_vec())];
+    let mut request = StreamRequest::new(Pieces::with_errors(pieces), "a client");
+    let held = measure(|| {
+        let mut framed = || request.framed(NetstringCodec::new()).next().unwrap();
+        assert_eq!(framed().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(framed().unwrap().len(), 7_000_000);
+        assert_eq!(framed().unwrap(), b"ok");
+    });
+    // What had come is not in the stream any more.
+    let taken = i64::try_from(wire.len()).unwrap();
+    assert!(held.bytes_current + taken < 100_000, "{held:?}");
 }
 
 fn a_stream_of_big_messages_keeps_its_buffer() {

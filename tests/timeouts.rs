@@ -35,6 +35,7 @@ tests![
     a_client_that_says_nothing_is_gone_at_the_handshake_timeout,
     a_set_up_that_never_ends_is_gone_at_the_handshake_timeout,
     the_handshake_is_over_with_the_first_byte,
+    a_handshake_that_is_over_limits_nothing_any_more,
     a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline,
     a_slow_reader_is_gone_at_the_write_timeout_over_tcp,
     a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets,
@@ -317,6 +318,26 @@ fn the_handshake_is_over_with_the_first_byte() {
     let mut client = (0..10).find_map(begin).unwrap();
     client.write_all(b"2").unwrap();
     assert_eq!(read_to_end(client), b"both");
+    running.stop().unwrap();
+}
+
+fn a_handshake_that_is_over_limits_nothing_any_more() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        for _ in 0..2 {
+            request.read_exact(&mut [0; 1])?;
+            request.write_all(b"x")?;
+        }
+        let socket = request.get_ref();
+        let left = (socket.read_timeout()?, socket.write_timeout()?);
+        Ok(write!(request, "{left:?}")?)
+    };
+    let running = ThreadingTcpServer::new("127.0.0.1:0", handler)
+        .handshake_timeout(CEILING)
+        .spawn()
+        .unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"12").unwrap();
+    assert_eq!(read_to_end(client), b"xx(None, None)");
     running.stop().unwrap();
 }
 

@@ -118,14 +118,14 @@ impl ServeOptions {
     /// Serves each client in a thread, until a signal comes. Conversations have no end worth waiting for: they
     /// are ended at once then.
     fn serve(&self, handler: impl BaseRequestHandler<TcpRequest>) -> io::Result<()> {
-        if !self.allow_remote {
-            support::refuse_remote(&self.address, "take part")?;
-        }
         let server = TcpServer::new(&self.address, handler)
             .threading()
             .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
             .drain_timeout(Duration::ZERO)
             .bind()?;
+        if !self.allow_remote {
+            support::refuse_remote(&server.server_address(), "take part")?;
+        }
         support::serve(server).map(drop)
     }
 }

@@ -46,8 +46,8 @@ impl BaseRequestHandler<TcpRequest> for Membership {
         socket.set_read_timeout(Some(GREETING))?;
         socket.set_write_timeout(Some(self.patience))?;
         let (rfile, wfile) = request.split();
-        let mut said = Framed::new(rfile, from_members());
-        let mut heard = Framed::new(wfile, to_members());
+        let mut said = rfile.framed(from_members());
+        let mut heard = wfile.framed(to_members());
 
         // The timeout of a read never runs out for one that sends a byte now and then.
         said.set_message_timeout(GREETING);

@@ -10,7 +10,7 @@ use socketserver::prelude::*;
 
 use crate::command::{Killed, Limits, Outcome, run_command};
 use crate::protocol::Protocol;
-use crate::support::{self, refuse_remote};
+use crate::support;
 use crate::{ServeOptions, StrategyName};
 
 /// How much longer than a command may take a stopping server waits for it and for its answer to go out.
@@ -78,9 +78,6 @@ fn not_run(error: &io::Error) -> Outcome {
 
 /// Serves until a signal stops it.
 pub(crate) fn serve(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
-    if !options.allow_remote {
-        refuse_remote(&options.common.address, "run commands here")?;
-    }
     match options.strategy {
         StrategyName::Sync => run(server, options),
         StrategyName::Threading => run(server.threading(), options),
@@ -97,5 +94,8 @@ fn run(server: impl BaseServer, options: &ServeOptions) -> io::Result<Report> {
         .idle_timeout(options.idle_timeout)
         .write_timeout(options.idle_timeout)
         .bind()?;
+    if !options.allow_remote {
+        support::refuse_remote(&server.server_address(), "run commands here")?;
+    }
     support::serve(server)
 }

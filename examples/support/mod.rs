@@ -8,6 +8,8 @@ use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use socketserver::Address;
+
 pub(crate) use printing::{failure, print};
 pub(crate) use serving::serve;
 
@@ -22,28 +24,18 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, &'static str> {
         .ok_or("not a number of seconds above 0, such as 60 or 0.5, and up to a year")
 }
 
-/// Refuses to serve an address that is not loopback. Every address that `text` stands for has to be: the
-/// server takes any of them. `risk` is what anybody who reaches it could do.
-pub(crate) fn refuse_remote(text: &str, risk: &str) -> io::Result<()> {
-    // As the server reads it: an empty host is every address.
-    let full = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text.to_owned()
-    };
-    let Ok(mut found) = full.to_socket_addrs() else {
-        // Not an address at all: the server says what is wrong with it.
-        return Ok(());
-    };
-    match found.find(|address| !address.ip().to_canonical().is_loopback()) {
-        None => Ok(()),
-        Some(remote) => Err(io::Error::new(
+/// Refuses to serve where others than this machine's users can connect. Asked of the address that a server is bound to:
+/// what text means only that knows. `risk` is what anybody who reaches it could do.
+pub(crate) fn refuse_remote(bound: &Address, risk: &str) -> io::Result<()> {
+    match bound.ip() {
+        Some(ip) if !ip.is_loopback() => Err(io::Error::new(
             ErrorKind::PermissionDenied,
             format!(
-                "{remote} is not a loopback address: anybody who reaches it could {risk}; use 127.0.0.1 or [::1], \
+                "{ip} is not a loopback address: anybody who reaches it could {risk}; use 127.0.0.1 or [::1], \
                  or allow it with --allow-remote"
             ),
         )),
+        _ => Ok(()),
     }
 }
 

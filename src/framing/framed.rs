@@ -19,7 +19,7 @@ const WRITE_BUFFER: usize = 8 * 1024;
 /// Reading needs `S: Read` and a [`Decoder`], writing `S: Write` and an [`Encoder`]. In a handler
 /// [`request.framed(codec)`](crate::StreamRequest::framed) makes one; on a client, or over anything else,
 /// [`Framed::new`] does. A reference to a stream is a stream: with two `Framed` over the same `&TcpStream`,
-/// or over the halves of [`split`](crate::StreamRequest::split), one thread can read while another writes.
+/// or [of the halves](crate::RFile::framed) of a request, one thread can read while another writes.
 ///
 /// It is an iterator over owned messages; [`next_ref`](Self::next_ref) lends them instead.
 ///
@@ -307,8 +307,8 @@ impl<S: Write, C: Encoder> Framed<S, C> {
     /// go out in one write.
     ///
     /// What is fed and not flushed when the `Framed` is dropped is not sent. Only one that
-    /// [`request.framed`](crate::StreamRequest::framed) made gives it to the request, which sends it later; one over
-    /// a half of [`split`](crate::StreamRequest::split) does not.
+    /// [`request.framed`](crate::StreamRequest::framed), or [that of a half](crate::WFile::framed), made gives it to the
+    /// request, which sends it later.
     ///
     /// # Errors
     ///

@@ -33,7 +33,11 @@ impl ReadBuffer {
 
     /// Puts back what was read and turned out not to be needed, before all that is there.
     pub(crate) fn put_back(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
+        if let Some(start) = self.start.checked_sub(bytes.len()) {
+            // Most of the time they were taken from here: what is behind them stays where it is.
+            self.bytes[start..self.start].copy_from_slice(bytes);
+            self.start = start;
+        } else {
             self.bytes.splice(..self.start, bytes.iter().copied());
             self.start = 0;
         }
@@ -41,6 +45,11 @@ impl ReadBuffer {
 
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.bytes.len());
+        if self.unread().is_empty() && self.bytes.capacity() > self.size.max(DEFAULT_SIZE) {
+            // What was put back of a big message is not kept room for.
+            self.bytes = Vec::new();
+            self.start = 0;
+        }
     }
 
     /// Reads more if everything was taken; returns what is there, empty at the end of the stream.

@@ -142,8 +142,36 @@ impl Patience {
     ) -> io::Result<()> {
         match limit {
             Some(limit) => self.change(limit.left(now), |to| set_option(Some(to))),
-            None if self.set.take().is_some() => set_option(None),
+            None => self.lift(set_option),
+        }
+    }
+
+    /// Takes the option back: no clock runs, or, behind a handshake, none any more.
+    fn lift(&mut self, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) -> io::Result<()> {
+        match self.set.take() {
+            Some(_) => set_option(None),
             None => Ok(()),
+        }
+    }
+
+    /// Calls `operation`, which no clock limits, until no signal interrupts it. A handler can have set the options of the
+    /// raw socket itself; when they run out, the system says EAGAIN, which reads as "would block" although it did block.
+    fn attempt_without_limit<S>(
+        &mut self,
+        stream: &mut S,
+        set_option: &impl Fn(&S, Option<Duration>) -> io::Result<()>,
+        mut operation: impl FnMut(&mut S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        self.lift(|to| set_option(stream, to))?;
+        loop {
+            match operation(stream) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let text = "the raw socket is non-blocking, or the timeout that was set on it is over";
+                    return Err(io::Error::new(ErrorKind::TimedOut, text));
+                }
+                done => return done,
+            }
         }
     }
 
@@ -283,7 +311,8 @@ where
         let began = self.clock.now();
         let limit = began.and_then(|began| self.reading.limit(self.clock, began));
         let (Some(began), Some(limit)) = (began, limit) else {
-            let outcome = without_limit(|| self.stream.read(out));
+            let patience = &mut self.reading.patience;
+            let outcome = patience.attempt_without_limit(self.stream, &self.set_option, |stream| stream.read(out));
             self.reading.heard |= outcome.as_ref().is_ok_and(|count| *count > 0);
             return outcome;
         };
@@ -355,14 +384,12 @@ where
 {
     #[cold]
     fn flush_within(&mut self) -> io::Result<()> {
-        let flushed = match self.limit() {
-            None => without_limit(|| self.stream.flush().map(|()| 0)),
-            Some((now, limit)) => {
-                let patience = &mut self.writing.patience;
-                patience.attempt(limit, now, self.stream, &self.set_option, |stream| {
-                    stream.flush().map(|()| 0)
-                })
-            }
+        let limit = self.limit();
+        let patience = &mut self.writing.patience;
+        let flush = |stream: &mut S| stream.flush().map(|()| 0);
+        let flushed = match limit {
+            None => patience.attempt_without_limit(self.stream, &self.set_option, flush),
+            Some((now, limit)) => patience.attempt(limit, now, self.stream, &self.set_option, flush),
         };
         flushed.map(drop)
     }
@@ -386,7 +413,8 @@ where
     /// One write, tried again when a signal interrupts it.
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let Some((now, limit)) = self.limit() else {
-            return without_limit(|| self.stream.write(data));
+            let patience = &mut self.writing.patience;
+            return patience.attempt_without_limit(self.stream, &self.set_option, |stream| stream.write(data));
         };
         let piece = &data[..data.len().min(PIECE)];
         let patience = &mut self.writing.patience;
@@ -396,7 +424,9 @@ where
     /// As [`write`](Self::write). Whoever goes on with what is left has the rest of the time.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let Some((now, limit)) = self.limit() else {
-            return without_limit(|| self.stream.write_vectored(slices));
+            let patience = &mut self.writing.patience;
+            return patience
+                .attempt_without_limit(self.stream, &self.set_option, |stream| stream.write_vectored(slices));
         };
         let piece = first_piece(slices);
         let patience = &mut self.writing.patience;
@@ -426,19 +456,4 @@ fn first_piece<'a>(slices: &'a [IoSlice<'_>]) -> [IoSlice<'a>; 4] {
         room -= part.len();
     }
     piece
-}
-
-/// Calls `operation` until no signal interrupts it. A handler can have set the options of the raw socket
-/// itself; when they run out, the system says EAGAIN, which reads as "would block" although it did block.
-fn without_limit(mut operation: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match operation() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let text = "the raw socket is non-blocking, or the timeout that was set on it is over";
-                return Err(io::Error::new(ErrorKind::TimedOut, text));
-            }
-            done => return done,
-        }
-    }
 }

@@ -11,6 +11,7 @@ use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
 use super::stream_request::write_formatted;
 use super::watched::{Counted, Watched, end_reading};
 use super::{ServerContext, Stream};
+use crate::framing::{Framed, Lender};
 
 /// The reading half of a [`StreamRequest`](super::StreamRequest): Python's `rfile`.
 #[derive(Debug)]
@@ -39,6 +40,33 @@ where
             end: |source: &TimedReader<'_, &S, _>| end_reading(*source.stream),
         };
         (self.buffer, source)
+    }
+}
+
+impl<S> RFile<'_, S> {
+    /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) reads them: what the request
+    /// has read ahead is used first, what the `Framed` has read ahead goes back to the request when it is dropped, and a
+    /// drain knows of a message that has begun to come.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// fn echo(request: &mut TcpRequest) -> std::io::Result<()> {
+    ///     let (rfile, wfile) = request.split();
+    ///     let (mut incoming, mut outgoing) = (rfile.framed(LinesCodec::new()), wfile.framed(LinesCodec::new()));
+    ///     while let Some(line) = incoming.next_ref()? {
+    ///         outgoing.send(line)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", echo);
+    /// ```
+    pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
+        let lender = Lender {
+            in_message: |half: &Self| half.context.message_begun(),
+            give_back: |half, unread, _, _| half.buffer.put_back(unread),
+        };
+        Framed::lent(self, codec, lender)
     }
 }
 
@@ -80,6 +108,18 @@ pub struct WFile<'a, S> {
     pub(super) writing: &'a mut Writing,
     pub(super) buffer: &'a mut WriteBuffer,
     pub(super) lent: &'a AtomicBool,
+}
+
+impl<S> WFile<'_, S> {
+    /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) writes them: what was not sent
+    /// when the `Framed` is dropped goes to the request. [`RFile::framed`] has an example.
+    pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
+        let lender = Lender {
+            in_message: |_: &Self| {},
+            give_back: |half, _, unsent, failed| half.buffer.gather(unsent, failed),
+        };
+        Framed::lent(self, codec, lender)
+    }
 }
 
 impl<S: Stream> WFile<'_, S> {
