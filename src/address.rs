@@ -217,12 +217,12 @@ fn ipv4_first(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 }
 
 /// As it would be written: `127.0.0.1:80`, `/run/x.sock`; and for people, as in `ss`, `@name` for an abstract name
-/// (`"\0name"` where it is given), `(unnamed)`.
+/// (`"\0name"` where it is given), `(unnamed)`. Control characters of a path are escaped.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Inet(address) => address.fmt(f),
-            Address::Path(path) => path.display().fmt(f),
+            Address::Path(path) => path_in_a_line(path).fmt(f),
             Address::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
             Address::Unnamed => f.write_str("(unnamed)"),
             Address::Name(name) => match name.strip_prefix('\0') {
@@ -231,6 +231,19 @@ impl fmt::Display for Address {
             },
         }
     }
+}
+
+/// Who sends a datagram chooses its own path, which must not look as another line of a log.
+fn path_in_a_line(path: &Path) -> String {
+    let mut line = String::new();
+    for character in path.to_string_lossy().chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 impl From<&str> for Address {
@@ -360,6 +373,12 @@ mod tests {
     #[test]
     fn a_host_in_brackets_is_the_same_as_without() {
         assert_eq!(Address::from(("[::1]", 80)), Address::from(("::1", 80)));
+    }
+
+    #[test]
+    fn a_path_is_one_line() {
+        let path = Path::new("/tmp/é x\n[ERROR] \u{1b}[0m");
+        assert_eq!(Address::from(path).to_string(), "/tmp/é x\\n[ERROR] \\u{1b}[0m");
     }
 
     #[test]
