@@ -158,7 +158,7 @@ impl Address {
         };
         invalid_input(format!(
             "`{self}` cannot be a socket address: it has {length} bytes, and a Unix socket takes 1 to 107 \
-             without a NUL byte (sun_path, unix(7)); use a shorter path"
+             without a NUL byte (sun_path, unix(7)); use a path that fits"
         ))
     }
 }

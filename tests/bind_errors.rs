@@ -274,7 +274,7 @@ fn a_path_that_is_too_long_is_told() {
         let (path, _place) = path_of_length(length);
         let text = format!(
             "`{}` cannot be a socket address: it has {length} bytes, and a Unix socket takes 1 to 107 without a NUL \
-             byte (sun_path, unix(7)); use a shorter path",
+             byte (sun_path, unix(7)); use a path that fits",
             path.display()
         );
         assert_fails(unix(&path), ErrorKind::InvalidInput, &text);
@@ -296,7 +296,7 @@ fn an_abstract_name_that_is_too_long_is_told() {
     let name = "x".repeat(108);
     let text = format!(
         "`@{name}` cannot be a socket address: it has 108 bytes, and a Unix socket takes 1 to 107 without a NUL byte \
-         (sun_path, unix(7)); use a shorter path"
+         (sun_path, unix(7)); use a path that fits"
     );
     assert_fails(unix(Address::abstract_name(&name)), ErrorKind::InvalidInput, &text);
     unix(Address::abstract_name(&name[1..])).bind().unwrap();
@@ -306,7 +306,7 @@ fn an_abstract_name_that_is_too_long_is_told() {
 fn an_empty_path_is_told() {
     for address in [Address::from(""), Address::from(Path::new(""))] {
         let text = "`` cannot be a socket address: it has 0 bytes, and a Unix socket takes 1 to 107 without a NUL byte \
-                    (sun_path, unix(7)); use a shorter path";
+                    (sun_path, unix(7)); use a path that fits";
         assert_fails(unix(address.clone()), ErrorKind::InvalidInput, text);
         assert_fails(unixgram(address), ErrorKind::InvalidInput, text);
     }
