@@ -47,8 +47,13 @@ fn skip(what: &str) -> bool {
         env::var_os(REQUIRED).is_none_or(|value| value != "required"),
         "{missing}, and {REQUIRED}=required: `bash scripts/test.sh` installs the test clients"
     );
-    *MISSING.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+    lack(missing);
     false
+}
+
+/// The test that runs lacks something that nobody can install (root's privileges), and is to return at once.
+pub fn lack(missing: String) {
+    *MISSING.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
 }
 
 /// What the test that has just ended lacked.
