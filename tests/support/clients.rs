@@ -2,6 +2,7 @@
 //! whose client is not.
 
 use std::env;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -38,6 +39,15 @@ pub fn python_with(module: &str) -> bool {
     let import = format!("import {module}");
     let tried = Command::new("python3").args(["-c", &import]).output().unwrap();
     tried.status.success() || skip(&format!("python3 with {module}"))
+}
+
+/// Whether this machine has a loopback address of IPv6. If not, the test that asks is to return at once.
+pub fn ipv6_available() -> bool {
+    let found = TcpListener::bind("[::1]:0").is_ok();
+    if !found {
+        lack("no IPv6".to_owned());
+    }
+    found
 }
 
 #[track_caller]
