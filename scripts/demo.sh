@@ -5,10 +5,14 @@ cd "$(dirname "$0")/.."
 
 cargo build --quiet --example echo
 log=$(mktemp)
-"${CARGO_TARGET_DIR:-target}/debug/examples/echo" --transport tcp --strategy threading --address 127.0.0.1:0 >"$log" &
+# cargo becomes the server, wherever it has built it.
+cargo run --quiet --example echo -- --transport tcp --strategy threading --address 127.0.0.1:0 >"$log" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
-until grep -q '^listening on' "$log"; do sleep 0.05; done
+until grep -q '^listening on' "$log"; do
+    kill -0 "$server" 2>/dev/null || exit 1 # it has said why
+    sleep 0.05
+done
 cat "$log"
 
 port=$(sed -n 's/^listening on .*://p' "$log")

@@ -8,7 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 list=tests/public_names.txt
-docs=${CARGO_TARGET_DIR:-target}/doc/socketserver
+target=$(cargo metadata --no-deps --format-version 1 | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
+docs=$target/doc/socketserver
 # As .ci/run has it, which makes this second run free.
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 

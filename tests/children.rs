@@ -23,8 +23,8 @@ use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::{
-    EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state, read_to_end,
-    temp_path, uninterrupted, wait_until,
+    CEILING, EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state,
+    read_to_end, temp_path, uninterrupted, wait_until,
 };
 
 tests![
@@ -53,6 +53,7 @@ tests![
     signals_do_the_default_in_the_child,
     sigterm_ends_a_child_although_the_program_listens_to_it,
     sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started,
+    a_child_of_a_connection_that_was_closed_before_the_fork_is_told_to_end,
     a_child_that_is_ended_as_it_begins_does_not_stop_the_server,
     a_server_in_a_child_hears_of_its_own_children,
     a_server_in_a_child_hears_of_its_own_signals,
@@ -590,7 +591,40 @@ fn sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started() {
     let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
     sigterm.thread_unblock().unwrap();
     let (client, _) = client_in_progress(running.server_address());
+    // Until its parent has left the request to it, the child would be told by its connection.
+    wait_until("the request is the child's", || {
+        running.handle().stats().connections[0].received.is_none()
+    });
     assert!(running.handle().close_connection(1));
+    assert_eq!(read_to_end(&client), b"");
+    assert_eq!(counts(running.stop().unwrap()), (0, 1));
+}
+
+/// Closes each connection that is about to have a child.
+struct Hasty<S>(S);
+
+impl<S: BaseServer> BaseServer for Hasty<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        for connection in self.stats().connections {
+            assert!(self.handle().close_connection(connection.number));
+        }
+        self.0.process_request(job);
+    }
+}
+
+fn a_child_of_a_connection_that_was_closed_before_the_fork_is_told_to_end() {
+    // It hears nothing of its connection.
+    let handler = |_: &mut TcpRequest| std::thread::sleep(CEILING);
+    let running = Hasty(ForkingTcpServer::new(ANY_PORT, handler)).spawn().unwrap();
+    let client = connect(running.server_address());
+    wait_until("it has ended", || running.handle().stats().failed == 1);
     assert_eq!(read_to_end(&client), b"");
     assert_eq!(counts(running.stop().unwrap()), (0, 1));
 }

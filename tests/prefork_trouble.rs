@@ -10,7 +10,6 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +23,7 @@ use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use socketserver::{Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
-use support::process::{Process, as_ordinary_user, echo_for_everybody, pid, role, serve_as_role, tasks_of_the_user};
+use support::process::{Process, echo_with_few_tasks, pid, role, serve_as_role};
 use support::{
     CEILING, EchoLine, children, children_of, connect, exchange_line, kill_by_number, logged, process_state,
     read_to_end, temp_path, wait_until, wait_until_accepted,
@@ -467,17 +466,10 @@ fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
     serve_in_vain(|| resume_unwind(Box::new("no database")), "panicked: no database");
 }
 
-/// The example as a user without privileges (root has no such limit) who may have `tasks` processes more.
-fn with_few_tasks(tasks: u32) -> (Process, support::TempPath) {
-    let place = echo_for_everybody();
-    let mut command = as_ordinary_user(Path::new("prlimit"));
-    let limit = tasks + tasks_of_the_user();
-    command.arg(format!("--nproc={limit}")).arg(&place.path);
-    (Process::start(command.args(["--strategy", "prefork"])), place)
-}
-
 fn a_first_worker_that_cannot_be_forked_is_an_error() {
-    let (server, _place) = with_few_tasks(1);
+    let Some((server, _place)) = echo_with_few_tasks(1, &["--strategy", "prefork"]) else {
+        return;
+    };
     let ended = server.end();
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let text = "echo: the first worker cannot be started: Resource temporarily unavailable";
@@ -485,7 +477,9 @@ fn a_first_worker_that_cannot_be_forked_is_an_error() {
 }
 
 fn with_room_for_fewer_workers_these_serve() {
-    let (server, _place) = with_few_tasks(3);
+    let Some((server, _place)) = echo_with_few_tasks(3, &["--strategy", "prefork"]) else {
+        return;
+    };
     wait_until("two workers are there", || children_of(server.id()).len() == 2);
     let client = std::net::TcpStream::connect(server.address()).unwrap();
     assert_eq!(exchange_line(&client, "hello\n"), "hello\n");

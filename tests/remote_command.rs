@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{Backlog, listen};
+use support::clients::ipv6_available;
 use support::connect_to;
 use support::process::{STRATEGIES, assert_ends_well_unread, example_path};
 use support::program::{Program, assert_ends_with_its_reader, unread};
@@ -33,6 +34,7 @@ tests![
     a_command_has_nothing_on_its_standard_input,
     a_command_is_logged_in_one_line_and_at_most_its_beginning,
     loopback_addresses_are_served,
+    the_loopback_address_of_ipv6_is_served,
     an_address_that_is_not_loopback_is_refused,
     an_address_that_is_not_loopback_is_served_if_that_is_allowed,
     what_gbk_does_not_have_becomes_a_question_mark,
@@ -265,11 +267,22 @@ fn two_clients_are_served_at_once() {
 
 // ----- The server's address ----------------------------------------------------------------------
 
+#[track_caller]
+fn assert_is_served(address: &str) {
+    let mut server = Program::start(&mut server("struct", address));
+    let bound = server.address();
+    assert_eq!(ask(&mut connect_to(&bound), b"echo here"), "here\n", "{address}");
+}
+
 fn loopback_addresses_are_served() {
-    for address in ["127.0.0.1:0", "127.0.0.2:0", "localhost:0", "[::1]:0"] {
-        let mut server = Program::start(&mut server("struct", address));
-        let bound = server.address();
-        assert_eq!(ask(&mut connect_to(&bound), b"echo here"), "here\n", "{address}");
+    for address in ["127.0.0.1:0", "127.0.0.2:0", "localhost:0"] {
+        assert_is_served(address);
+    }
+}
+
+fn the_loopback_address_of_ipv6_is_served() {
+    if ipv6_available() {
+        assert_is_served("[::1]:0");
     }
 }
 

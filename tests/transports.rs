@@ -28,6 +28,7 @@ use socketserver::prelude::*;
 use socketserver::{
     AddressFamily, Config, Running, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
 };
+use support::clients::ipv6_available;
 use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
 use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, uninterrupted, wait_until};
@@ -583,6 +584,9 @@ fn a_socket_of_the_wrong_kind_is_refused() {
 // ----- Internet ----------------------------------------------------------------------------------
 
 fn ipv6_follows_from_the_address() {
+    if !ipv6_available() {
+        return;
+    }
     let running = ThreadingTcpServer::new("[::1]:0", address_of_client).spawn().unwrap();
     assert_eq!(running.server_address().family(), Some(AddressFamily::Inet6));
     let client = connect(running.server_address());
@@ -591,6 +595,9 @@ fn ipv6_follows_from_the_address() {
 }
 
 fn ipv6_follows_from_the_address_for_udp() {
+    if !ipv6_available() {
+        return;
+    }
     let running = ThreadingUdpServer::new(("::1", 0), EchoLine).spawn().unwrap();
     let client = udp_client("[::1]:0");
     client.send_to(b"hello\n", inet(running.server_address())).unwrap();
@@ -630,6 +637,9 @@ fn an_empty_host_is_every_ipv4_address() {
 }
 
 fn a_dual_stack_server_tells_ipv4_clients_as_ipv4() {
+    if !ipv6_available() {
+        return;
+    }
     let server = ThreadingTcpServer::new("[::]:0", address_of_client).only_v6(false);
     let running = server.spawn().unwrap();
     let port = running.server_address().port().unwrap();
@@ -653,6 +663,9 @@ fn a_dual_stack_udp_server_answers_ipv4_clients() {
 }
 
 fn only_v6_refuses_ipv4_clients() {
+    if !ipv6_available() {
+        return;
+    }
     let running = ThreadingTcpServer::new("[::]:0", EchoLine)
         .only_v6(true)
         .spawn()
@@ -665,6 +678,9 @@ fn only_v6_refuses_ipv4_clients() {
 }
 
 fn only_v6_lets_ipv4_have_the_same_port() {
+    if !ipv6_available() {
+        return;
+    }
     let six = ThreadingTcpServer::new("[::]:0", |r: &mut TcpRequest| r.write_all(b"six")).only_v6(true);
     let six = six.spawn().unwrap();
     let port = six.server_address().port().unwrap();

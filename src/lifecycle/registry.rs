@@ -71,6 +71,8 @@ pub(super) struct Record {
     pub(super) activity: Arc<Activity>,
     /// A child serves it.
     pub(super) remote: bool,
+    /// Somebody wanted its end while it had a socket.
+    closed: bool,
 }
 
 impl Inner {
@@ -98,6 +100,18 @@ impl Inner {
     fn present(&self) -> usize {
         let in_workers: u64 = self.workers.iter().map(|slot| slot.present()).sum();
         self.running + self.waiting + usize::try_from(in_workers).unwrap_or(usize::MAX)
+    }
+
+    /// A child serves the request from now on: it has no socket here. If it was to end before, the child is told.
+    pub(super) fn leave_to_child(&mut self, index: usize) {
+        let Some(record) = self.records.get_mut(index) else {
+            return;
+        };
+        record.socket = None;
+        record.remote = true;
+        if record.closed {
+            self.condemned.push(record.number);
+        }
     }
 
     pub(crate) fn add_worker(&mut self, slot: Arc<Slot>) {
@@ -246,11 +260,12 @@ impl Registry {
     /// request, or it has neither.
     pub(crate) fn close_connection(&self, number: u64) -> bool {
         let mut inner = self.lock();
-        let Some(record) = inner.records.iter().find(|record| record.number == number) else {
+        let Some(record) = inner.records.iter_mut().find(|record| record.number == number) else {
             return false;
         };
         if let Some(socket) = record.socket {
             let _ = shutdown(socket, Shutdown::Both);
+            record.closed = true;
             return true;
         }
         let in_a_child = record.remote;
@@ -285,6 +300,7 @@ impl Record {
             began: None,
             activity,
             remote: false,
+            closed: false,
         }
     }
 

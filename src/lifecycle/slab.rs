@@ -27,6 +27,10 @@ impl<V> Slab<V> {
         self.places.len() - 1
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.places.iter_mut().flatten()
+    }
+
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut V> {
         self.places.get_mut(index)?.as_mut()
     }

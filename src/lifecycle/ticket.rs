@@ -223,9 +223,11 @@ impl Ticket {
 
     /// A child serves the request: its socket and what goes through it are that process's matter.
     pub(crate) fn leave_to_child(&mut self) {
+        if let Stage::Waiting(index) | Stage::Running(index) = self.stage {
+            self.shared.registry.lock().leave_to_child(index);
+        }
         self.forget_socket();
         self.begin();
-        self.record(|record| record.remote = true);
     }
 
     /// `verify_request` said no.

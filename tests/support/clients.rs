@@ -2,6 +2,7 @@
 //! whose client is not.
 
 use std::env;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -40,6 +41,15 @@ pub fn python_with(module: &str) -> bool {
     tried.status.success() || skip(&format!("python3 with {module}"))
 }
 
+/// Whether this machine has a loopback address of IPv6. If not, the test that asks is to return at once.
+pub fn ipv6_available() -> bool {
+    let found = TcpListener::bind("[::1]:0").is_ok();
+    if !found {
+        lack("no IPv6".to_owned());
+    }
+    found
+}
+
 #[track_caller]
 fn skip(what: &str) -> bool {
     let missing = format!("no {what}");
@@ -47,8 +57,13 @@ fn skip(what: &str) -> bool {
         env::var_os(REQUIRED).is_none_or(|value| value != "required"),
         "{missing}, and {REQUIRED}=required: `bash scripts/test.sh` installs the test clients"
     );
-    *MISSING.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
+    lack(missing);
     false
+}
+
+/// The test that runs lacks something that nobody can install (root's privileges), and is to return at once.
+pub fn lack(missing: String) {
+    *MISSING.lock().unwrap_or_else(PoisonError::into_inner) = Some(missing);
 }
 
 /// What the test that has just ended lacked.

@@ -17,6 +17,7 @@ pub mod program;
 pub mod remote_command;
 pub mod rest;
 pub mod serving;
+pub mod surroundings;
 pub mod talk;
 
 use std::collections::BTreeMap;
@@ -62,6 +63,7 @@ macro_rules! tests {
 /// Runs the tests one after the other on the main thread; each must leave behind what it found.
 pub fn run(tests: Vec<(String, fn())>) {
     let _ = log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Trace));
+    surroundings::make_usual();
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = tests
@@ -373,7 +375,25 @@ pub fn logged_with_keys() -> Vec<String> {
     LOGGER.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// What was logged since the test began, in lines of `LEVEL text`.
+/// What was logged since the test began, in lines of `LEVEL text`, but [`CANNOT_REFUSE`].
 pub fn logged() -> Vec<String> {
-    LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    let mut lines = LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    lines.retain(|line| !line.starts_with(CANNOT_REFUSE));
+    lines
+}
+
+/// What each drain tells where the kernel lets nobody without privileges attach a socket filter.
+const CANNOT_REFUSE: &str =
+    "DEBUG new requests cannot be refused before the queued are accepted: Operation not permitted";
+
+/// Whether a TCP server can refuse new clients before it accepts those that are queued. If not, the test that asks is to
+/// return at once.
+pub fn can_refuse_clients() -> bool {
+    TcpServer::new("127.0.0.1:0", Lines).spawn().unwrap().stop().unwrap();
+    let lines = LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner);
+    let can = !lines.iter().any(|line| line.starts_with(CANNOT_REFUSE));
+    if !can {
+        clients::lack("no socket filters without privileges".to_owned());
+    }
+    can
 }

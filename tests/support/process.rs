@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 
-use super::{CEILING, TempPath, children_of, rest, temp_path, uninterrupted, wait_until};
+use super::{CEILING, TempPath, children_of, clients, rest, temp_path, uninterrupted, wait_until};
 
 /// The transports and strategies of the example, as its options name them.
 pub const TRANSPORTS: [&str; 4] = ["tcp", "udp", "unix", "unixgram"];
@@ -76,19 +76,18 @@ pub fn ordinary_user() -> u32 {
     }
 }
 
-/// Threads that the user whom the example runs as has already.
-pub fn tasks_of_the_user() -> u32 {
-    let user = ordinary_user();
-    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let threads = processes.filter_map(|process| {
-        let status = fs::read_to_string(process.path().join("status")).ok()?;
-        let field = |name: &str| -> Option<u32> {
-            let value = status.lines().find_map(|line| line.strip_prefix(name))?;
-            value.split_whitespace().next()?.parse().ok()
-        };
-        (field("Uid:")? == user).then(|| field("Threads:"))?
-    });
-    threads.sum()
+/// The example as a user without privileges (root has no such limit) who may have `tasks` threads and processes. `None`
+/// if that user is no other than this process's, whose other programs come and go: the test is to return at once.
+#[track_caller]
+pub fn echo_with_few_tasks(tasks: u32, options: &[&str]) -> Option<(Process, TempPath)> {
+    if !nix::unistd::geteuid().is_root() {
+        clients::lack("no root, who can be a user with no other program".to_owned());
+        return None;
+    }
+    let place = echo_for_everybody();
+    let mut command = as_ordinary_user(Path::new("prlimit"));
+    command.arg(format!("--nproc={tasks}")).arg(&place.path).args(options);
+    Some((Process::start(&mut command), place))
 }
 
 /// This binary, to play a role.
