@@ -13,9 +13,11 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
 /// Before any test; the process has one thread.
 pub fn make_usual() {
-    // Ignored, no child can be waited for.
-    // SAFETY: no code of ours runs in a handler.
-    unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }.unwrap();
+    // Ignored, no child could be waited for, and none could be ended before it listens to signals.
+    for number in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: no code of ours runs in a handler.
+        unsafe { signal(number, SigHandler::SigDfl) }.unwrap();
+    }
     // Tests send these to themselves.
     let own = SigSet::from_iter([Signal::SIGUSR1, Signal::SIGUSR2]);
     own.thread_unblock().unwrap();
