@@ -71,6 +71,7 @@ pub(crate) fn has_not_forked() {
 /// | `self.request` | the value itself; the raw socket is [`get_ref`](Self::get_ref) |
 /// | `self.client_address` | [`client_address`](Self::client_address) |
 /// | `self.server` | [`server`](Self::server) |
+/// | `self.request.shutdown(SHUT_WR)` | [`WFile::shutdown`] of a half, or that of the raw socket, [`get_ref`](Self::get_ref) |
 /// | `self.rfile`, `self.wfile` | the value itself, or [`split`](Self::split) to have both at a time |
 /// | `timeout`, `disable_nagle_algorithm`, `rbufsize`, `wbufsize` | [`set_timeout`](Self::set_timeout), [`disable_nagle_algorithm`](Self::disable_nagle_algorithm), [`set_rbufsize`](Self::set_rbufsize), [`set_wbufsize`](Self::set_wbufsize), called in `setup` |
 pub struct StreamRequest<S> {

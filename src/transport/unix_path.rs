@@ -171,7 +171,8 @@ pub(super) fn to_nix(address: &unix::SocketAddr) -> nix::Result<UnixAddr> {
 }
 
 /// A lock on the directory of a socket, so that of two servers that start at once, or of one that ends and one that
-/// starts, one does not remove what the other has just bound. It needs no lock file: a directory can be locked itself (flock(2)).
+/// starts, one does not remove what the other has just bound. It needs no lock file: a directory can be locked itself
+/// (flock(2)).
 struct DirectoryLock {
     _lock: Option<Flock<File>>,
 }
