@@ -5,8 +5,7 @@ mod support;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::BorrowedFd;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -76,28 +75,15 @@ thread_local! {
 }
 
 impl Transport for Faulty {
-    type Socket = TcpListener;
-    type Request = TcpRequest;
+    forward_to_tcp!(tcp, stop_listening);
 
-    const SOCKET_TYPE: socketserver::SocketType = Tcp::SOCKET_TYPE;
+    type Request = TcpRequest;
 
     fn bind(address: &Address, config: &socketserver::Config) -> io::Result<Self> {
         Ok(Faulty {
             tcp: Tcp::bind(address, config)?,
             faults: FAULTS.with(Faults::clone),
         })
-    }
-
-    fn listen(&self, config: &socketserver::Config) -> io::Result<()> {
-        self.tcp.listen(config)
-    }
-
-    fn socket(&self) -> &TcpListener {
-        self.tcp.socket()
-    }
-
-    fn local_address(&self) -> io::Result<Address> {
-        self.tcp.local_address()
     }
 
     fn accept(&self) -> io::Result<TcpRequest> {
@@ -109,10 +95,6 @@ impl Transport for Faulty {
 
     fn refuse(&self) -> io::Result<()> {
         self.tcp.refuse()
-    }
-
-    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
-        self.tcp.stop_listening(placeholder, in_child);
     }
 }
 

@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::resume_unwind;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
-use socketserver::{Cause, Config, Handled, Phase, Running, SocketServer, SocketType, Tcp, Transport};
+use socketserver::{Cause, Config, Handled, Phase, Running, SocketServer, Tcp, Transport};
 use support::failures::{self, Steps};
 use support::gate::Gate;
 use support::journal::journal;
@@ -193,25 +193,12 @@ fn a_child_never_returns_into_the_code_of_its_parent() {
 struct PanicsInChildren(Tcp);
 
 impl Transport for PanicsInChildren {
-    type Socket = TcpListener;
-    type Request = TcpRequest;
+    forward_to_tcp!(0);
 
-    const SOCKET_TYPE: SocketType = SocketType::Stream;
+    type Request = TcpRequest;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         Tcp::bind(address, config).map(Self)
-    }
-
-    fn listen(&self, config: &Config) -> io::Result<()> {
-        self.0.listen(config)
-    }
-
-    fn socket(&self) -> &TcpListener {
-        self.0.socket()
-    }
-
-    fn local_address(&self) -> io::Result<Address> {
-        self.0.local_address()
     }
 
     fn accept(&self) -> io::Result<TcpRequest> {

@@ -3,8 +3,7 @@
 mod support;
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::BorrowedFd;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,8 +13,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use socketserver::prelude::*;
 use socketserver::{
-    Config, CountingObserver, Event, EventCounts, LimitKind, LoggingObserver, Observer, Running, SocketServer,
-    SocketType, State, Stats, Tcp, Transport,
+    Config, CountingObserver, Event, EventCounts, LimitKind, LoggingObserver, Observer, Running, SocketServer, State,
+    Stats, Tcp, Transport,
 };
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client};
@@ -399,25 +398,12 @@ struct Failing(Tcp, &'static AtomicBool);
 static FAILS: AtomicBool = AtomicBool::new(false);
 
 impl Transport for Failing {
-    type Socket = TcpListener;
-    type Request = TcpRequest;
+    forward_to_tcp!(0, stop_listening);
 
-    const SOCKET_TYPE: SocketType = SocketType::Stream;
+    type Request = TcpRequest;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         Ok(Failing(Tcp::bind(address, config)?, &FAILS))
-    }
-
-    fn listen(&self, config: &Config) -> io::Result<()> {
-        self.0.listen(config)
-    }
-
-    fn socket(&self) -> &TcpListener {
-        self.0.socket()
-    }
-
-    fn local_address(&self) -> io::Result<Address> {
-        self.0.local_address()
     }
 
     fn accept(&self) -> io::Result<TcpRequest> {
@@ -425,10 +411,6 @@ impl Transport for Failing {
             return Err(Errno::EMFILE.into());
         }
         self.0.accept()
-    }
-
-    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
-        self.0.stop_listening(placeholder, in_child);
     }
 }
 

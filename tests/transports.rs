@@ -260,34 +260,17 @@ impl Stream for Loud {
 struct Shouting(Tcp);
 
 impl Transport for Shouting {
-    type Socket = TcpListener;
-    type Request = StreamRequest<Loud>;
+    forward_to_tcp!(0, stop_listening);
 
-    const SOCKET_TYPE: SocketType = SocketType::Stream;
+    type Request = StreamRequest<Loud>;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         Tcp::bind(address, config).map(Shouting)
     }
 
-    fn listen(&self, config: &Config) -> io::Result<()> {
-        self.0.listen(config)
-    }
-
-    fn socket(&self) -> &TcpListener {
-        self.0.socket()
-    }
-
-    fn local_address(&self) -> io::Result<Address> {
-        self.0.local_address()
-    }
-
     fn accept(&self) -> io::Result<Self::Request> {
         let (stream, peer) = self.socket().accept()?;
         Ok(StreamRequest::new(Loud(stream), peer))
-    }
-
-    fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
-        self.0.stop_listening(placeholder, in_child);
     }
 }
 

@@ -60,6 +60,35 @@ macro_rules! tests {
     };
 }
 
+/// What a `Transport` around a `Tcp` only passes on; `$tcp` is the field.
+#[macro_export]
+macro_rules! forward_to_tcp {
+    ($tcp:tt) => {
+        type Socket = std::net::TcpListener;
+
+        const SOCKET_TYPE: socketserver::SocketType = socketserver::SocketType::Stream;
+
+        fn listen(&self, config: &socketserver::Config) -> std::io::Result<()> {
+            self.$tcp.listen(config)
+        }
+
+        fn socket(&self) -> &std::net::TcpListener {
+            self.$tcp.socket()
+        }
+
+        fn local_address(&self) -> std::io::Result<socketserver::Address> {
+            self.$tcp.local_address()
+        }
+    };
+    ($tcp:tt, stop_listening) => {
+        $crate::forward_to_tcp!($tcp);
+
+        fn stop_listening(&self, placeholder: std::os::fd::BorrowedFd<'_>, in_child: bool) {
+            self.$tcp.stop_listening(placeholder, in_child);
+        }
+    };
+}
+
 /// Runs the tests one after the other on the main thread; each must leave behind what it found.
 pub fn run(tests: Vec<(String, fn())>) {
     let _ = log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Trace));
