@@ -173,6 +173,9 @@ pub(crate) fn run<R: Request, H: BaseRequestHandler<R>>(
     match catch_unwind(AssertUnwindSafe(|| steps(&mut handler, request, phase))) {
         Ok(result) => result,
         Err(panic) => {
+            if *phase == Phase::Handle {
+                finish_quietly(&mut handler, request);
+            }
             // Not by the panic on its way: a drop that panics, too, would abort the program.
             discard(handler);
             resume_unwind(panic)
@@ -185,20 +188,12 @@ fn steps<R: Request, H: BaseRequestHandler<R>>(handler: &mut H, request: &mut R,
     handler.setup(request)?;
     request.setup_done();
     *phase = Phase::Handle;
-    match catch_unwind(AssertUnwindSafe(|| handler.handle(request))) {
-        Ok(Ok(())) => {
-            *phase = Phase::Finish;
-            finish(handler, request)
-        }
-        Ok(Err(error)) => {
-            finish_quietly(handler, request);
-            Err(error)
-        }
-        Err(panic) => {
-            finish_quietly(handler, request);
-            resume_unwind(panic)
-        }
+    if let Err(error) = handler.handle(request) {
+        finish_quietly(handler, request);
+        return Err(error);
     }
+    *phase = Phase::Finish;
+    finish(handler, request)
 }
 
 /// Cleans up, and sends what is left whatever became of that: it is the client's.
