@@ -4,11 +4,12 @@ use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::queue::Queue;
 use crate::hooks::Hooks;
+use crate::lifecycle::poll_timeout;
 use crate::request::{Request, SILENCE, Unread, discard};
 use crate::transport::Transport;
 
@@ -81,10 +82,10 @@ impl<T: Transport> Linger<T> {
         let mut left = Vec::from(self.queue.take());
         while let Some(&(due, _)) = left.last() {
             let patience = due.saturating_duration_since(Instant::now());
-            let wait = PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO);
             let mut fds: Vec<_> = left.iter().filter_map(|(_, request)| watched(request)).collect();
             // A signal ends only the wait.
-            let over = patience.is_zero() || poll(&mut fds, wait).is_err_and(|errno| errno != Errno::EINTR);
+            let over =
+                patience.is_zero() || poll(&mut fds, poll_timeout(patience)).is_err_and(|errno| errno != Errno::EINTR);
             for (due, request) in std::mem::take(&mut left) {
                 let closed = request.socket().is_none_or(|socket| discard(socket) == Unread::End);
                 if closed || over {

@@ -20,6 +20,16 @@ pub struct Udp {
     datagrams: Datagrams<UdpSocket, SocketAddr>,
 }
 
+impl Udp {
+    fn new(socket: UdpSocket) -> io::Result<Self> {
+        // Replies may wait for room in the send buffer; receiving says each time whether it may wait.
+        socket.set_nonblocking(false)?;
+        Ok(Udp {
+            datagrams: Datagrams::new(socket),
+        })
+    }
+}
+
 impl Transport for Udp {
     type Socket = UdpSocket;
     type Request = DatagramRequest;
@@ -27,7 +37,7 @@ impl Transport for Udp {
     const SOCKET_TYPE: SocketType = SocketType::Datagram;
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
-        let udp = Udp::try_from(UdpSocket::from(bound_socket(address, config, SockType::Datagram)?))?;
+        let udp = Udp::new(bound_socket(address, config, SockType::Datagram)?.into())?;
         udp.adopt(config);
         Ok(udp)
     }
@@ -85,11 +95,7 @@ impl TryFrom<UdpSocket> for Udp {
     fn try_from(socket: UdpSocket) -> io::Result<Self> {
         socket::check_family(&socket, false)?;
         socket::check_receives_datagrams(&socket)?;
-        // Replies may wait for room in the send buffer; receiving says each time whether it may wait.
-        socket.set_nonblocking(false)?;
-        Ok(Udp {
-            datagrams: Datagrams::new(socket),
-        })
+        Udp::new(socket)
     }
 }
 

@@ -28,6 +28,18 @@ pub struct UnixDatagrams {
     datagrams: Datagrams<UnixDatagram, UnixAddr>,
 }
 
+impl UnixDatagrams {
+    fn new(socket: UnixDatagram, file: Option<SocketFile>) -> io::Result<Self> {
+        // As for UDP. Replies look now and then whether to go on waiting.
+        socket.set_nonblocking(false)?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(UnixDatagrams {
+            file,
+            datagrams: Datagrams::new(socket),
+        })
+    }
+}
+
 impl Transport for UnixDatagrams {
     type Socket = UnixDatagram;
     type Request = DatagramRequest;
@@ -36,8 +48,7 @@ impl Transport for UnixDatagrams {
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         let (socket, file) = bound_socket(address, config, SockType::Datagram)?;
-        let mut datagrams = UnixDatagrams::try_from(UnixDatagram::from(socket))?;
-        datagrams.file = file;
+        let datagrams = UnixDatagrams::new(socket.into(), file)?;
         datagrams.adopt(config);
         Ok(datagrams)
     }
@@ -106,13 +117,7 @@ impl TryFrom<UnixDatagram> for UnixDatagrams {
     fn try_from(socket: UnixDatagram) -> io::Result<Self> {
         socket::check_family(&socket, true)?;
         socket::check_receives_datagrams(&socket)?;
-        // As for UDP. Replies look now and then whether to go on waiting.
-        socket.set_nonblocking(false)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(UnixDatagrams {
-            datagrams: Datagrams::new(socket),
-            file: None,
-        })
+        UnixDatagrams::new(socket, None)
     }
 }
 
