@@ -53,6 +53,11 @@ pub(crate) fn has_not_forked() {
 /// nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref): somebody else may have another handle to it
 /// and be reading.
 ///
+/// For what has not arrived by then nobody waits. So a handler reads the request before it ends, also where the answer
+/// is always the same: a client that sends only now finds the connection closed, over a Unix socket at once (`EPIPE`),
+/// and while the answer is there to be read, some do not look any more: haproxy tells its client 502, and its log
+/// `SH--`.
+///
 /// What a signal interrupts is taken up again. How long the peer may take, [`Timeouts`] says; past it,
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
 ///
