@@ -726,7 +726,7 @@ fn other_threads_are_warned_of() {
     assert_eq!(
         rest,
         "2 threads: a child can deadlock on a lock that another thread holds at the moment of the fork; serve from \
-         the main thread before starting others"
+         the main thread and start no others"
     );
 }
 

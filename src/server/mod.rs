@@ -535,7 +535,7 @@ fn warn_of_threads() {
     if threads > 1 {
         log::warn!(
             "a forking server in a process with {threads} threads: a child can deadlock on a lock that another \
-             thread holds at the moment of the fork; serve from the main thread before starting others"
+             thread holds at the moment of the fork; serve from the main thread and start no others"
         );
     }
 }
