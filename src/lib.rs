@@ -131,7 +131,8 @@
 //! [`BaseServer::stats`] has exact counts and the live connections; a [`ServerHandle`] has them from elsewhere,
 //! also while `serve_forever` runs and after it, suspends and resumes accepting, and closes one connection.
 //! An [`Observer`] hears of each [`Event`]; [`LoggingObserver`] and [`CountingObserver`] are ready-made.
-//! [`on_signal`](Configure::on_signal) says what a signal does.
+//! [`on_signal`](Configure::on_signal) says what a signal does. To serve the counts to others, spawn a second server
+//! that has a handle of the first; beside one that forks, [without a thread](PreFork#metrics).
 //!
 //! Requests that fail, back-offs and drains that take their time are logged through the `log` crate: without a
 //! logger (`env_logger` or another) nobody sees them. [`RequestError`] shows how to print instead.

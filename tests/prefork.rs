@@ -5,9 +5,12 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -17,11 +20,15 @@ use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::failures;
 use support::journal::journal;
 use support::matrix::{EchoOrFail, Kind, cell};
-use support::process::pid;
+use support::process::{Process, assert_ended, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, assert_echoes, assert_waits, finish};
-use support::{CEILING, children, connect, exchange_line, inet, logged, process_state, read_to_end, wait_until};
+use support::{
+    CEILING, children, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path,
+    wait_until,
+};
 
 tests![
+    roles: serves_lines_and_metrics;
     so_many_workers_serve_as_were_set,
     five_workers_are_started_unless_set,
     a_worker_serves_one_request_at_a_time,
@@ -55,6 +62,7 @@ tests![
     process_request_outside_runs_in_a_worker_once,
     service_actions_run_in_the_master_and_in_the_workers,
     closing_hooks_run_in_the_master_only,
+    the_loop_of_the_master_serves_metrics_without_a_thread,
     handle_request_serves_in_this_process,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     a_worker_with_threads_serves_many_at_a_time,
@@ -592,6 +600,94 @@ fn closing_hooks_run_in_the_master_only() {
     }
 }
 
+/// As the documentation of `PreFork` shows it: the master serves with another server, too, on its own loop.
+struct Beside<S, M> {
+    public: S,
+    metrics: Arc<M>,
+    master: u32,
+}
+
+impl<S: BaseServer, M: BaseServer> BaseServer for Beside<S, M> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.public
+    }
+
+    fn service_actions(&self) {
+        self.public.service_actions();
+        if std::process::id() == self.master {
+            self.metrics.handle_request().unwrap();
+        }
+    }
+}
+
+/// Where the metrics are.
+const METRICS: &str = "PREFORK_METRICS";
+
+fn serves_lines_and_metrics() {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Warn).init();
+    let public = PreForkTcpServer::new(ANY_PORT, ECHO_LINES)
+        .workers(2)
+        .poll_interval(Duration::from_millis(10));
+    let handle = public.handle();
+    let path = std::env::var_os(METRICS).unwrap();
+    let metrics = UnixStreamServer::new(Path::new(&path), move |request: &mut UnixStreamRequest| {
+        request.read_line(&mut String::new())?;
+        writeln!(request, "{}", handle.stats())
+    })
+    .timeout(Duration::ZERO)
+    .request_timeout(Duration::from_millis(100))
+    .bind()
+    .unwrap();
+    serve_as_role(Beside {
+        public,
+        metrics: Arc::new(metrics),
+        master: std::process::id(),
+    });
+}
+
+fn the_loop_of_the_master_serves_metrics_without_a_thread() {
+    let place = temp_path("metrics");
+    let process = Process::start(role("serves_lines_and_metrics").env(METRICS, &place.path));
+    let scrape = || {
+        let mut client = UnixStream::connect(&place.path).unwrap();
+        client.write_all(b"GET /metrics HTTP/1.0\r\n").unwrap();
+        read_to_end(client)
+    };
+    let has_served = |requests: u64| {
+        let counts = format!(" started={requests} running=0 served={requests} failed=0\n");
+        String::from_utf8(scrape()).unwrap().ends_with(&counts)
+    };
+    let say_hello = || {
+        let client = TcpStream::connect(process.address()).unwrap();
+        assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+        finish(&client);
+    };
+    say_hello();
+    wait_until("the first is counted", || has_served(1));
+
+    let _silent = UnixStream::connect(&place.path).unwrap();
+    say_hello();
+    wait_until("the second is counted", || has_served(2));
+
+    let before = children_of(process.id());
+    process.signal(Signal::SIGHUP);
+    wait_until("the workers are replaced", || {
+        let now = children_of(process.id());
+        now.len() == 2 && now.iter().all(|worker| !before.contains(worker))
+    });
+    say_hello();
+    wait_until("the third is counted", || has_served(3));
+
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert_ended("with metrics", &ended, "served=3 failed=0 drained=0 forced=0 leaked=0");
+    assert!(!ended.errors.contains("a forking server"), "{ended:?}");
+    assert!(!place.path.exists());
+}
+
 fn put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends() {
     let server = TcpServer::new("127.0.0.1:0", Commanded).bind().unwrap();
     let (running, address) = serve(server.prefork().workers(1), 1);
@@ -604,7 +700,7 @@ fn put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends() {
 }
 
 fn handle_request_serves_in_this_process() {
-    let server = std::sync::Arc::new(server().bind().unwrap());
+    let server = Arc::new(server().bind().unwrap());
     let address = server.server_address().to_string();
     let client = std::thread::spawn(move || request(&address));
     server.handle_request().unwrap();

@@ -46,7 +46,8 @@ use crate::transport::Transport;
 ///
 /// A child has only the thread that forked, and a lock that another thread held at that moment stays
 /// locked in it for ever (fork(2), `pthread_atfork(3)`). Serve from the main thread of a program that has
-/// started no others; the server warns if there are any.
+/// started no others; the server warns if there are any, and [`PreFork`](crate::PreFork#memory-and-threads) says more.
+/// A second server in the program, for metrics, say, needs [no thread](crate::PreFork#metrics) here either.
 ///
 /// It has copies of the sockets of other servers in the program, too. Their clients do not notice; but the address of a
 /// datagram server, or of a TCP server without [`allow_reuse_address`](crate::Configure::allow_reuse_address), that has

@@ -120,14 +120,86 @@ use workers::Workers;
 /// 10. The master's [`stats`](BaseServer::stats) have the counts of all workers and no list of connections;
 /// [`suspend`](crate::ServerHandle::suspend) stops them all.
 ///
+/// # Metrics
+///
+/// A thread that serves the counts to others [must not be](#memory-and-threads) beside a master. But the master has a
+/// loop, where it can handle the requests of a second server, one at each
+/// [`poll_interval`](crate::Configure::poll_interval):
+///
+/// ```no_run
+/// use std::io::{BufRead, Write};
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use socketserver::prelude::*;
+///
+/// struct Beside<S, M> {
+///     public: S,
+///     metrics: Arc<M>,
+///     master: u32,
+/// }
+///
+/// impl<S: BaseServer, M: BaseServer> BaseServer for Beside<S, M> {
+///     type Transport = S::Transport;
+///     type Inner = S;
+///     fn inner(&self) -> &S {
+///         &self.public
+///     }
+///
+///     fn service_actions(&self) {
+///         self.public.service_actions();
+///         // The workers come here, too.
+///         if std::process::id() == self.master {
+///             if let Err(error) = self.metrics.handle_request() {
+///                 eprintln!("no metrics: {error}");
+///             }
+///         }
+///     }
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let public = PreForkTcpServer::new("127.0.0.1:8080", |_: &mut TcpRequest| {})
+///     .poll_interval(Duration::from_millis(100));
+/// let handle = public.handle();
+/// let metrics = TcpServer::new("127.0.0.1:9100", move |request: &mut TcpRequest| {
+///     let mut line = String::new();
+///     while request.read_line(&mut line)? > 2 {
+///         line.clear();
+///     }
+///     let stats = handle.stats();
+///     write!(
+///         request,
+///         "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nserved_total {}\nfailed_total {}\nrunning {}\n",
+///         stats.served, stats.failed, stats.running
+///     )
+/// })
+/// // Nobody there: the master does not wait.
+/// .timeout(Duration::ZERO)
+/// // Nor for one who is silent.
+/// .request_timeout(Duration::from_secs(1))
+/// .bind()?;
+/// Beside { public, metrics: Arc::new(metrics), master: std::process::id() }.serve_forever()?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The price: the master and each worker wake up at each of these intervals, and the master sees to its workers and to
+/// a shutdown only between such requests. Where a file will do, [`on_signal`](crate::Configure::on_signal) can write
+/// one.
+///
 /// # Memory and threads
 ///
 /// A worker has a copy of the memory: what a handler changes there, the master and the other workers do not see. It is
-/// forked without the master's other threads, and a lock that one of them held at that moment stays locked (fork(2)):
-/// serve from the main thread of a program that has started no others; the server warns if there are any. A mix-in's
-/// `server_bind`, `server_activate` and `server_close` run in the master, `service_actions` in the master and in each
-/// worker, the hooks of requests in the workers. [`handle_request`](BaseServer::handle_request) forks nothing. Only
-/// workers are reaped: as process 1 of a container have an init before it, as for [`Forking`](crate::Forking).
+/// forked without the master's other threads, and a lock that one of them held at that moment stays locked (fork(2)).
+/// libc sees to the allocator's; those of a logger, of standard output or of a library stay, and the worker that wants
+/// one waits for ever. So serve from the main thread of a program that has started no others; the server warns if there
+/// are any. It looks once, when serving starts, but workers are forked as long as it serves: a thread that a hook
+/// starts later is as much of a risk, and is not warned of. Threads that a worker starts, in
+/// [`worker_init`](Self::worker_init), are no such risk.
+///
+/// A mix-in's `server_bind`, `server_activate` and `server_close` run in the master, `service_actions` in the master
+/// and in each worker, the hooks of requests in the workers. [`handle_request`](BaseServer::handle_request) forks
+/// nothing. Only workers are reaped: as process 1 of a container have an init before it, as for
+/// [`Forking`](crate::Forking).
 ///
 /// A worker that is stopped (SIGSTOP) or frozen while it waits for a request does not count as one that hangs. The others
 /// serve on, but the client for whom the kernel had woken it in that moment waits until another comes.
