@@ -19,7 +19,7 @@ use support::{EchoLine, connect, exchange_line, temp_path, wait_until};
 
 tests![
     an_idle_server_waits_in_accept,
-    an_idle_datagram_server_waits_in_recvmmsg,
+    an_idle_datagram_server_waits_in_the_call_that_receives,
     threads_wait_in_accept_again_after_a_wake_up,
     with_a_poll_interval_the_loop_comes_back_by_itself,
     a_server_whose_threads_block_all_signals_stops,
@@ -57,12 +57,19 @@ fn an_idle_server_waits_in_accept() {
     assert_waits_in_accept(UnixStreamServer::new(socket.path.as_path(), EchoLine), 1);
 }
 
+/// One datagram is received in a cheaper way than several.
+fn threads_that_receive() -> usize {
+    threads_in(libc::SYS_recvmmsg) + threads_in(libc::SYS_recvfrom)
+}
+
 #[track_caller]
-fn assert_waits_in_recvmmsg(server: impl BaseServer, threads: usize) {
+fn assert_waits_to_receive(server: impl BaseServer, threads: usize) {
     let running = server.spawn().unwrap();
     let client = udp_client(running.server_address());
     for _ in 0..2 {
-        wait_until("it waits in recvmmsg(2)", || threads_in(libc::SYS_recvmmsg) == threads);
+        wait_until("it waits in recvmmsg(2) or recvfrom(2)", || {
+            threads_that_receive() == threads
+        });
         client.send(b"hello\n").unwrap();
         let mut buffer = [0; 16];
         assert_eq!(client.recv(&mut buffer).unwrap(), 6);
@@ -70,9 +77,9 @@ fn assert_waits_in_recvmmsg(server: impl BaseServer, threads: usize) {
     assert_eq!(running.stop().unwrap().served, 2);
 }
 
-fn an_idle_datagram_server_waits_in_recvmmsg() {
-    assert_waits_in_recvmmsg(UdpServer::new(ANY_PORT, EchoLine), 1);
-    assert_waits_in_recvmmsg(ThreadPoolUdpServer::new(ANY_PORT, EchoLine).workers(3), 3);
+fn an_idle_datagram_server_waits_in_the_call_that_receives() {
+    assert_waits_to_receive(UdpServer::new(ANY_PORT, EchoLine), 1);
+    assert_waits_to_receive(ThreadPoolUdpServer::new(ANY_PORT, EchoLine).workers(3), 3);
 }
 
 #[track_caller]
@@ -117,7 +124,7 @@ fn a_server_whose_threads_block_all_signals_stops() {
     let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(2).spawn().unwrap();
     let datagrams = UdpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
     wait_until("they wait", || {
-        threads_in(libc::SYS_accept4) == 4 && threads_in(libc::SYS_recvmmsg) == 1
+        threads_in(libc::SYS_accept4) == 4 && threads_that_receive() == 1
     });
     for running in [sync, threading, pool, datagrams] {
         running.stop().unwrap();

@@ -1,4 +1,4 @@
-//! Threads that sleep in accept(2) or recvmmsg(2), and how they are woken up.
+//! Threads that sleep in accept(2), recvfrom(2) or recvmmsg(2), and how they are woken up.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

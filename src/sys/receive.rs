@@ -47,8 +47,8 @@ unsafe impl Send for Receiver {}
 const NAME_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
 
 impl Receiver {
-    /// For up to `count` datagrams at once, of each of which up to `size` bytes are kept. Pages that no datagram
-    /// has touched are not in memory.
+    /// For up to `count` datagrams at once (1 or more), of each of which up to `size` bytes are kept. Pages that no
+    /// datagram has touched are not in memory.
     pub(crate) fn new(count: usize, size: usize) -> Self {
         // One part has to be there even if no byte of a datagram is wanted.
         let part = size.max(1);
@@ -87,19 +87,51 @@ impl Receiver {
         self.size
     }
 
-    /// recvmmsg(2) of up to `most`, which waits for the first datagram only if it `waits` and the socket does. Returns
-    /// how many were received; those of the last call are gone.
+    /// Receives up to `most`, and waits for the first datagram only if it `waits` and the socket does. Returns how many
+    /// were received; those of the last call are gone.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, most: usize, waits: bool) -> io::Result<usize> {
         for message in &mut self.messages[..self.received] {
             message.msg_hdr.msg_namelen = NAME_SIZE;
         }
         self.received = 0;
+        self.received = if most == 1 {
+            self.receive_one(socket, waits)?
+        } else {
+            self.receive_many(socket, most, waits)?
+        };
+        Ok(self.received)
+    }
+
+    /// recvfrom(2): for one datagram the kernel takes a tenth of a microsecond more in recvmmsg(2), which is a twentieth
+    /// of what it takes in all.
+    fn receive_one(&mut self, socket: BorrowedFd<'_>, waits: bool) -> io::Result<usize> {
+        let message = &mut self.messages[0];
+        let header = &mut message.msg_hdr;
+        let wait = if waits { 0 } else { libc::MSG_DONTWAIT };
+        // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
+        let flags = libc::MSG_TRUNC | wait;
+        // SAFETY: the name is of the size told, and the first piece of the buffer is, too; both live as long as `self`.
+        let length = unsafe {
+            libc::recvfrom(
+                socket.as_raw_fd(),
+                self.buffer.cast::<u8>().as_ptr().cast(),
+                self.size,
+                flags,
+                header.msg_name.cast(),
+                &raw mut header.msg_namelen,
+            )
+        };
+        message.msg_len = u32::try_from(Errno::result(length)?).unwrap_or(u32::MAX);
+        Ok(1)
+    }
+
+    /// recvmmsg(2).
+    fn receive_many(&mut self, socket: BorrowedFd<'_>, most: usize, waits: bool) -> io::Result<usize> {
         let wait = if waits {
             libc::MSG_WAITFORONE
         } else {
             libc::MSG_DONTWAIT
         };
-        // MSG_TRUNC: the real length of a datagram that did not fit (recv(2)).
         let flags = libc::MSG_TRUNC | wait;
         #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
         let count = self.messages.len().min(most) as u32;
@@ -114,8 +146,7 @@ impl Receiver {
                 ptr::null_mut(),
             )
         };
-        self.received = usize::try_from(Errno::result(received)?).unwrap_or_default();
-        Ok(self.received)
+        Ok(usize::try_from(Errno::result(received)?).unwrap_or_default())
     }
 
     /// One of those that were received, counted from 0.
@@ -192,12 +223,14 @@ mod tests {
         let client = UnixDatagram::unbound().unwrap();
         bind(client.as_raw_fd(), &address).unwrap();
         let server_address = UnixAddr::new(&at).unwrap();
-        sendto(client.as_raw_fd(), b"hello", &server_address, MsgFlags::empty()).unwrap();
 
-        let mut receiver = Receiver::new(1, 10);
-        assert_eq!(receiver.receive(server.as_fd(), 1, false).unwrap(), 1);
-        let Received { bytes, from, .. } = receiver.get::<UnixAddr>(0).unwrap();
-        assert_eq!(bytes, b"hello");
-        assert_eq!(from.unwrap().path().unwrap().as_os_str().as_bytes(), path);
+        let mut receiver = Receiver::new(2, 10);
+        for most in [1, 2] {
+            sendto(client.as_raw_fd(), b"hello", &server_address, MsgFlags::empty()).unwrap();
+            assert_eq!(receiver.receive(server.as_fd(), most, false).unwrap(), 1);
+            let Received { bytes, from, .. } = receiver.get::<UnixAddr>(0).unwrap();
+            assert_eq!(bytes, b"hello");
+            assert_eq!(from.unwrap().path().unwrap().as_os_str().as_bytes(), path);
+        }
     }
 }
