@@ -281,6 +281,14 @@ impl Capacity {
     }
 }
 
+/// What the attributes say of the server as a whole.
+pub(crate) fn capacity(config: &Config) -> Capacity {
+    match config.max_connections {
+        Some(limit) => Capacity::UNLIMITED.and(limit, LimitKind::Connections),
+        None => Capacity::UNLIMITED,
+    }
+}
+
 /// Refuses limits under which nobody could ever be served, and those that are none.
 pub(crate) fn check(config: &Config) -> io::Result<()> {
     let at_zero = if config.max_connections.is_some_and(|limit| limit.max == 0) {

@@ -16,7 +16,7 @@ use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
 use crate::lifecycle::{Backlog, Closing, Duty, Master, Shared, State, Wakeup, run_actions};
-use crate::limits::{self, Capacity, Limit, LimitKind, Linger, WaitingRoom};
+use crate::limits::{self, Capacity, Linger, WaitingRoom};
 use crate::mutex::Mutex;
 use crate::sys::{self, Reaction, SignalGuard};
 use crate::timeouts::Timeouts;
@@ -49,7 +49,7 @@ pub struct Core<T: Transport> {
     /// That of the drain deadline is made once.
     timer: Once,
     /// As it is when the server is bound: asked for at each request, without a lock.
-    max_connections: OnceLock<Option<Limit>>,
+    capacity: OnceLock<Capacity>,
     waiting_room: WaitingRoom<T>,
     linger: Linger<T>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
@@ -77,7 +77,7 @@ impl<T: Transport> Core<T> {
             not_for_children: AtomicU64::new(0),
             nudge: Mutex::default(),
             timer: Once::new(),
-            max_connections: OnceLock::new(),
+            capacity: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
         }
@@ -93,11 +93,8 @@ impl<T: Transport> Core<T> {
 
     /// What the attributes say, whatever layers there are.
     pub(crate) fn capacity(&self) -> Capacity {
-        let frozen = self.max_connections.get().copied();
-        match frozen.unwrap_or_else(|| self.attribute(|config| config.max_connections)) {
-            Some(limit) => Capacity::UNLIMITED.and(limit, LimitKind::Connections),
-            None => Capacity::UNLIMITED,
-        }
+        let frozen = self.capacity.get().copied();
+        frozen.unwrap_or_else(|| self.attribute(limits::capacity))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -229,7 +226,7 @@ impl<T: Transport> Core<T> {
         let transport = self.transport().ok_or_else(not_bound)?;
         let config = self.config();
         self.shared.configure(&config);
-        let _ = self.max_connections.set(config.max_connections);
+        let _ = self.capacity.set(limits::capacity(&config));
         let waiter = Waiter::new(transport.socket(), self.shared.wakeup()?);
         let waiter = waiter.map_err(|error| bind_error(&self.address, error))?;
         let _ = self.waiter.set(waiter);
