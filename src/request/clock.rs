@@ -26,8 +26,9 @@ const PIECE: usize = 32 * 1024;
 /// The clocks of a request; the same for both directions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
-    /// `None` if none of them is set, which is looked at with each read and write.
-    timeouts: Option<Timeouts>,
+    /// `None` if none of them is set, which is looked at with each read and write. Elsewhere: they are longer than all that
+    /// a read or a write looks at.
+    timeouts: Option<Box<Timeouts>>,
     /// When the request began: from then on run the clocks of the request and of the handshake.
     began: Option<Instant>,
     in_setup: bool,
@@ -62,11 +63,11 @@ impl Clock {
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
-        self.timeouts.unwrap_or_default()
+        self.timeouts.as_deref().copied().unwrap_or_default()
     }
 
     pub(crate) fn set(&mut self, timeouts: Timeouts) {
-        self.timeouts = (timeouts != Timeouts::new()).then_some(timeouts);
+        self.timeouts = (timeouts != Timeouts::new()).then(|| Box::new(timeouts));
         // A request that was made by hand begins with its first clock.
         self.began.get_or_insert_with(Instant::now);
     }
@@ -87,17 +88,23 @@ impl Clock {
     }
 
     fn request(&self) -> Option<Limit> {
-        Limit::new(TimeoutKind::Request, self.timeouts?.request, self.began?)
+        Limit::new(TimeoutKind::Request, self.timeouts.as_ref()?.request, self.began?)
     }
 
     fn handshake(&self) -> Option<Limit> {
-        Limit::new(TimeoutKind::Handshake, self.timeouts?.handshake, self.began?)
+        Limit::new(TimeoutKind::Handshake, self.timeouts.as_ref()?.handshake, self.began?)
     }
 
     /// The time, if it matters: without clocks nobody looks at one.
     fn now(&self) -> Option<Instant> {
         self.timeouts.is_some().then(Instant::now)
     }
+}
+
+#[cold]
+fn would_not_wait() -> io::Error {
+    let text = "the raw socket is non-blocking, or the timeout that was set on it is over";
+    io::Error::new(ErrorKind::TimedOut, text)
 }
 
 /// When an operation must be over, and by which clock.
@@ -147,6 +154,7 @@ impl Patience {
     }
 
     /// Takes the option back: no clock runs, or, behind a handshake, none any more.
+    #[cold]
     fn lift(&mut self, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) -> io::Result<()> {
         match self.set.take() {
             Some(_) => set_option(None),
@@ -162,14 +170,13 @@ impl Patience {
         set_option: &impl Fn(&S, Option<Duration>) -> io::Result<()>,
         mut operation: impl FnMut(&mut S) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        self.lift(|to| set_option(stream, to))?;
+        if self.set.is_some() {
+            self.lift(|to| set_option(stream, to))?;
+        }
         loop {
             match operation(stream) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let text = "the raw socket is non-blocking, or the timeout that was set on it is over";
-                    return Err(io::Error::new(ErrorKind::TimedOut, text));
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(would_not_wait()),
                 done => return done,
             }
         }
@@ -308,20 +315,25 @@ where
 {
     /// One read, tried again when a signal interrupts it.
     fn read_once(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let began = self.clock.now();
-        let limit = began.and_then(|began| self.reading.limit(self.clock, began));
-        let (Some(began), Some(limit)) = (began, limit) else {
-            let patience = &mut self.reading.patience;
-            let outcome = patience.attempt_without_limit(self.stream, &self.set_option, |stream| stream.read(out));
-            self.reading.heard |= outcome.as_ref().is_ok_and(|count| *count > 0);
-            return outcome;
-        };
-        self.read_within(limit, began, out)
+        match self.clock.now() {
+            None => self.read_without_limit(out),
+            Some(began) => self.read_within(began, out),
+        }
+    }
+
+    fn read_without_limit(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let patience = &mut self.reading.patience;
+        let outcome = patience.attempt_without_limit(self.stream, &self.set_option, |stream| stream.read(out));
+        self.reading.heard |= outcome.as_ref().is_ok_and(|count| *count > 0);
+        outcome
     }
 
     /// Not inlined: a connection that waits without a clock needs none of this on its stack.
     #[inline(never)]
-    fn read_within(&mut self, limit: Limit, began: Instant, out: &mut [u8]) -> io::Result<usize> {
+    fn read_within(&mut self, began: Instant, out: &mut [u8]) -> io::Result<usize> {
+        let Some(limit) = self.reading.limit(self.clock, began) else {
+            return self.read_without_limit(out);
+        };
         let patience = &mut self.reading.patience;
         let outcome = patience.attempt(limit, began, self.stream, &self.set_option, |stream| stream.read(out));
         self.reading.note(&outcome, limit, began.elapsed());
@@ -382,26 +394,62 @@ where
     S: Write,
     F: Fn(&S, Option<Duration>) -> io::Result<()>,
 {
-    #[cold]
-    fn flush_within(&mut self) -> io::Result<()> {
-        let limit = self.limit();
+    fn attempt_without_limit(&mut self, operation: impl FnMut(&mut S) -> io::Result<usize>) -> io::Result<usize> {
         let patience = &mut self.writing.patience;
-        let flush = |stream: &mut S| stream.flush().map(|()| 0);
-        let flushed = match limit {
-            None => patience.attempt_without_limit(self.stream, &self.set_option, flush),
-            Some((now, limit)) => patience.attempt(limit, now, self.stream, &self.set_option, flush),
-        };
-        flushed.map(drop)
+        patience.attempt_without_limit(self.stream, &self.set_option, operation)
     }
-}
 
-impl<S, F> TimedWriter<'_, S, F> {
-    /// The time, and when the operation must be over; `None`: never.
-    fn limit(&mut self) -> Option<(Instant, Limit)> {
-        let now = self.clock.now()?;
+    fn attempt(
+        &mut self,
+        now: Instant,
+        limit: Limit,
+        operation: impl FnMut(&mut S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let patience = &mut self.writing.patience;
+        patience.attempt(limit, now, self.stream, &self.set_option, operation)
+    }
+
+    /// When an operation that goes on `now` must be over.
+    fn limit(&mut self, now: Instant) -> Option<Limit> {
         let began = self.writing.unfinished.take().or(self.began).unwrap_or(now);
         self.began = Some(began);
-        Some((now, Writing::limit(self.clock, began)?))
+        Writing::limit(self.clock, began)
+    }
+
+    /// Not inlined, nor is what follows: a connection without a clock needs none of this on its stack.
+    #[inline(never)]
+    fn write_within(&mut self, now: Instant, data: &[u8]) -> io::Result<usize> {
+        match self.limit(now) {
+            None => self.attempt_without_limit(|stream| stream.write(data)),
+            Some(limit) => {
+                let piece = &data[..data.len().min(PIECE)];
+                self.attempt(now, limit, |stream| stream.write(piece))
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn write_vectored_within(&mut self, now: Instant, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(limit) = self.limit(now) else {
+            return self.attempt_without_limit(|stream| stream.write_vectored(slices));
+        };
+        let piece = first_piece(slices);
+        let written = self.attempt(now, limit, |stream| stream.write_vectored(&piece))?;
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.writing.unfinished = self.began.filter(|_| written < length);
+        Ok(written)
+    }
+
+    #[cold]
+    fn flush_within(&mut self) -> io::Result<()> {
+        let flush = |stream: &mut S| stream.flush().map(|()| 0);
+        let now = self.clock.now();
+        let limited = now.and_then(|now| Some((now, self.limit(now)?)));
+        let flushed = match limited {
+            None => self.attempt_without_limit(flush),
+            Some((now, limit)) => self.attempt(now, limit, flush),
+        };
+        flushed.map(drop)
     }
 }
 
@@ -412,30 +460,18 @@ where
 {
     /// One write, tried again when a signal interrupts it.
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let Some((now, limit)) = self.limit() else {
-            let patience = &mut self.writing.patience;
-            return patience.attempt_without_limit(self.stream, &self.set_option, |stream| stream.write(data));
-        };
-        let piece = &data[..data.len().min(PIECE)];
-        let patience = &mut self.writing.patience;
-        patience.attempt(limit, now, self.stream, &self.set_option, |stream| stream.write(piece))
+        match self.clock.now() {
+            None => self.attempt_without_limit(|stream| stream.write(data)),
+            Some(now) => self.write_within(now, data),
+        }
     }
 
     /// As [`write`](Self::write). Whoever goes on with what is left has the rest of the time.
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some((now, limit)) = self.limit() else {
-            let patience = &mut self.writing.patience;
-            return patience
-                .attempt_without_limit(self.stream, &self.set_option, |stream| stream.write_vectored(slices));
-        };
-        let piece = first_piece(slices);
-        let patience = &mut self.writing.patience;
-        let written = patience.attempt(limit, now, self.stream, &self.set_option, |stream| {
-            stream.write_vectored(&piece)
-        })?;
-        let length = slices.iter().map(|slice| slice.len()).sum();
-        self.writing.unfinished = self.began.filter(|_| written < length);
-        Ok(written)
+        match self.clock.now() {
+            None => self.attempt_without_limit(|stream| stream.write_vectored(slices)),
+            Some(now) => self.write_vectored_within(now, slices),
+        }
     }
 
     /// Tried first, and looked at the time only if that was in vain: a socket has nothing to flush.

@@ -79,19 +79,22 @@ pub(crate) fn has_not_forked() {
 /// | `self.request.shutdown(SHUT_WR)` | [`WFile::shutdown`] of a half, or that of the raw socket, [`get_ref`](Self::get_ref) |
 /// | `self.rfile`, `self.wfile` | the value itself, or [`split`](Self::split) to have both at a time |
 /// | `timeout`, `disable_nagle_algorithm`, `rbufsize`, `wbufsize` | [`set_timeout`](Self::set_timeout), [`disable_nagle_algorithm`](Self::disable_nagle_algorithm), [`set_rbufsize`](Self::set_rbufsize), [`set_wbufsize`](Self::set_wbufsize), called in `setup` |
+// In the order of use: of a thousand connections, none finds its memory in the cache when a message comes, and these are
+// three lines of it, then two that few look at.
+#[repr(C)]
 pub struct StreamRequest<S> {
     pub(super) stream: S,
-    client_address: Address,
-    context: ServerContext,
-    pub(super) clock: Clock,
-    pub(super) reading: Reading,
-    rbuf: ReadBuffer,
-    pub(super) writing: Writing,
-    wbuf: WriteBuffer,
     /// The handler had the raw stream and may have another handle to it by now.
     lent: AtomicBool,
     /// Nobody will read what the peer sends from now on.
     is_over: bool,
+    context: ServerContext,
+    rbuf: ReadBuffer,
+    wbuf: WriteBuffer,
+    pub(super) reading: Reading,
+    pub(super) writing: Writing,
+    pub(super) clock: Clock,
+    client_address: Address,
 }
 
 impl<S: Stream> StreamRequest<S> {

@@ -17,6 +17,7 @@ pub(super) struct Watched<'a, R> {
 }
 
 impl<R: Read> Read for Watched<'_, R> {
+    #[inline]
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.context.begin_read() {
             (self.end)(&self.source);
