@@ -210,17 +210,20 @@ fn on_sighup_an_old_worker_has_until_the_drain_deadline() {
 }
 
 fn on_sighup_the_old_workers_go_on_if_the_new_ones_do_not_start() {
-    let broken = temp_path("broken");
+    let (broken, started) = (temp_path("broken"), tempfile::tempfile().unwrap());
+    let inits = started.try_clone().unwrap();
     let path = broken.path.clone();
     let server = server().workers(2).worker_init(move || {
         if path.exists() {
             return Err(io::Error::other("no database"));
         }
-        Ok(())
+        (&inits).write_all(b".")
     });
     let (running, address) = serve(server, 2);
     request(&address);
-    let old = wait_for_workers(std::process::id(), 2);
+    // Else the second of the old ones may be among those that do not start.
+    wait_until("both have started", || started.metadata().unwrap().len() == 2);
+    let old = children();
     fs::write(&broken.path, "").unwrap();
     signal_master(Signal::SIGHUP);
     wait_until("it is given up", || {
