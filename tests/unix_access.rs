@@ -3,9 +3,9 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Barrier;
@@ -17,7 +17,9 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, getegid, geteuid, setfsuid};
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, unix_datagram_client};
-use support::process::{Process, ROLE, as_ordinary_user, for_everybody, ordinary_user, role, serve_as_role};
+use support::process::{
+    Process, ROLE, as_ordinary_user, for_everybody, ordinary_user, public_path, role, serve_as_role,
+};
 use support::{EchoLine, TempPath, exchange_line, temp_path, wait_until};
 
 tests![
@@ -85,14 +87,6 @@ fn names(place: &TempPath) -> Vec<String> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
-}
-
-/// A directory that everybody may use, and a path in it.
-fn public_path(name: &str) -> TempPath {
-    let place = temp_path(name);
-    let everybody = Permissions::from_mode(0o777);
-    fs::set_permissions(place.path.parent().unwrap(), everybody).unwrap();
-    place
 }
 
 // ----- From the first moment on ------------------------------------------------------------------
@@ -250,7 +244,7 @@ fn as_another<T: Send>(action: impl FnOnce() -> T + Send) -> T {
 }
 
 fn the_mode_keeps_other_users_out() {
-    let place = public_path("socket");
+    let place = public_path("socket", 0o777);
     let running = server(&place.path).socket_mode(0o666).spawn().unwrap();
     connect_as_another(&place.path).unwrap();
     running.stop().unwrap();
@@ -263,7 +257,7 @@ fn the_mode_keeps_other_users_out() {
 }
 
 fn an_owner_that_may_not_be_set_is_told() {
-    let place = public_path("socket");
+    let place = public_path("socket", 0o777);
     let to_root = |server: Box<dyn FnOnce() -> io::Result<()> + Send>| {
         let error = as_another(server).expect_err("it is not root");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
@@ -559,7 +553,7 @@ fn tells_who_it_is() {
 }
 
 fn a_request_knows_a_peer_of_another_user() {
-    let place = public_path("socket");
+    let place = public_path("socket", 0o777);
     let running = ThreadingUnixStreamServer::new(&place.path, tell_peer)
         .socket_mode(0o666)
         .spawn()

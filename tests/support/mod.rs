@@ -92,7 +92,10 @@ macro_rules! forward_to_tcp {
 /// Runs the tests one after the other on the main thread; each must leave behind what it found.
 pub fn run(tests: Vec<(String, fn())>) {
     let _ = log::set_logger(&LOGGER).map(|()| log::set_max_level(log::LevelFilter::Trace));
-    surroundings::make_usual();
+    if let Err(trouble) = surroundings::make_usual() {
+        eprintln!("the tests cannot run here: {trouble}");
+        std::process::exit(1);
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let trials = tests

@@ -42,16 +42,38 @@ pub fn echo(transport: &str, strategy: &str, address: &str) -> Command {
     command
 }
 
-/// A copy of a program that anybody may run, in a directory that only its owner may write to: the
-/// directory that it was built in may be closed to others.
-pub fn for_everybody(program: &Path) -> TempPath {
-    let place = temp_path("program");
-    fs::set_permissions(place.path.parent().unwrap(), Permissions::from_mode(0o755)).unwrap();
-    fs::copy(program, &place.path).unwrap();
+/// A path in a directory with this mode, which all may enter.
+#[track_caller]
+pub fn public_path(name: &str, mode: u32) -> TempPath {
+    let place = temp_path(name);
+    let directory = place.path.parent().unwrap();
+    fs::set_permissions(directory, Permissions::from_mode(mode)).unwrap();
+    assert_others_may_execute(directory);
     place
 }
 
+/// A copy of a program that anybody may run, in a directory that only its owner may write to: the
+/// directory that it was built in may be closed to others.
+#[track_caller]
+pub fn for_everybody(program: &Path) -> TempPath {
+    let place = public_path("program", 0o755);
+    fs::copy(program, &place.path).unwrap();
+    assert_others_may_execute(&place.path);
+    place
+}
+
+#[track_caller]
+fn assert_others_may_execute(path: &Path) {
+    let tried = as_ordinary_user(Path::new("test")).arg("-x").arg(path).status();
+    assert!(
+        tried.unwrap().success(),
+        "others may not enter or run {}: set TMPDIR to a directory that all may enter, mounted without noexec",
+        path.display()
+    );
+}
+
 /// The example, for anybody to run.
+#[track_caller]
 pub fn echo_for_everybody() -> TempPath {
     for_everybody(&echo_path())
 }

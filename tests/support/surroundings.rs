@@ -5,14 +5,18 @@
     reason = "actions of signals, the environment and descriptors by number have no safe form"
 )]
 
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
-use std::{env, fs};
+use std::{env, fs, io};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc::{RLIMIT_NOFILE, getrlimit, rlim_t, rlimit, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
-/// Before any test; the process has one thread.
-pub fn make_usual() {
+/// Before any test; the process has one thread. What hardly any test can do without is told once, with what to do about
+/// it, instead of by each of them in words of its own.
+pub fn make_usual() -> Result<(), String> {
     // Ignored, no child could be waited for, and none could be ended before it listens to signals.
     for number in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // SAFETY: no code of ours runs in a handler.
@@ -26,12 +30,15 @@ pub fn make_usual() {
         // SAFETY: no other thread looks at the environment.
         unsafe { env::remove_var(variable) };
     }
-    keep_descriptors_from_children();
+    keep_descriptors_from_children().map_err(|error| format!("/proc/self/fd cannot be read ({error}): mount /proc"))?;
+    allow_descriptors()?;
+    try_loopback().map_err(|error| format!("nobody can connect to 127.0.0.1 ({error}): ip link set lo up"))?;
+    try_temporary_directory().map_err(|(why, wanted)| format!("{why}: set TMPDIR to a directory {wanted}"))
 }
 
 /// Servers are started that may have a few descriptors only.
-fn keep_descriptors_from_children() {
-    let open = fs::read_dir("/proc/self/fd").unwrap();
+fn keep_descriptors_from_children() -> io::Result<()> {
+    let open = fs::read_dir("/proc/self/fd")?;
     let numbers: Vec<i32> = open
         .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
         .collect();
@@ -40,4 +47,49 @@ fn keep_descriptors_from_children() {
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let _ = fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
+    Ok(())
+}
+
+/// Tests with many clients have both ends of their connections.
+fn allow_descriptors() -> Result<(), String> {
+    /// What a process usually has unless it asks for more.
+    const NEEDED: rlim_t = 1024;
+    let mut limit = rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a limit that outlives the call.
+    Errno::result(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limit) }).map_err(|error| error.to_string())?;
+    if limit.rlim_cur >= NEEDED {
+        return Ok(());
+    }
+    limit.rlim_cur = NEEDED;
+    // SAFETY: as above.
+    Errno::result(unsafe { setrlimit(RLIMIT_NOFILE, &raw const limit) })
+        .map(drop)
+        .map_err(|_| {
+            format!(
+                "{NEEDED} descriptors are wanted, {} allowed: ulimit -n {NEEDED}",
+                limit.rlim_max
+            )
+        })
+}
+
+fn try_loopback() -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    TcpStream::connect(listener.local_addr()?).map(drop)
+}
+
+/// The error is what is wrong with it, and what is wanted.
+fn try_temporary_directory() -> Result<(), (String, String)> {
+    /// In bytes; what tests add to it must fit the address of a socket (unix(7)).
+    const LONGEST: usize = 50;
+    let path = env::temp_dir();
+    if path.as_os_str().len() > LONGEST {
+        let why = format!("{} is too long for the paths of sockets", path.display());
+        return Err((why, format!("of at most {LONGEST} bytes")));
+    }
+    tempfile::tempdir()
+        .map(drop)
+        .map_err(|error| (error.to_string(), "that can be written to".to_owned()))
 }
