@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use support::process::{Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks};
 use support::talk::{assert_echoes, finish};
-use support::{connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
+use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
     without_descriptors_a_threading_server_waits_and_recovers,
@@ -22,6 +22,7 @@ tests![
     without_descriptors_a_forking_server_serves_all,
     without_threads_a_threading_server_serves_on_its_loop,
     without_threads_the_drain_deadline_is_kept_all_the_same,
+    without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause,
     without_threads_a_pool_works_with_those_it_has,
     without_any_thread_a_pool_serves_on_its_loop,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server,
@@ -251,6 +252,23 @@ fn without_threads_the_drain_deadline_is_kept_all_the_same() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let counts = "stopped: served=3 failed=0 drained=0 forced=3 leaked=0\n";
     assert_eq!(ended.output, counts, "{ended:?}");
+}
+
+/// Nothing of its own could end during a pause, and make room.
+fn without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause() {
+    let Some((server, _place)) = echo_with_few_tasks(1, &["--strategy", "threading"]) else {
+        return;
+    };
+    let begun = Instant::now();
+    for _ in 0..30 {
+        let client = connect_to(server.address());
+        assert_echoes(&client);
+        finish(&client);
+    }
+    // The pauses that there would be take more than twice as long.
+    assert!(begun.elapsed() < CEILING, "{:?}", begun.elapsed());
+    let log = stop(server, "served=30 failed=0");
+    assert_eq!(log.matches(NO_ROOM).count(), 1, "{log}");
 }
 
 fn without_threads_a_pool_works_with_those_it_has() {

@@ -218,18 +218,19 @@ impl<T: Transport> Acceptor<T> {
     pub fn process(&mut self, job: Job<T>) -> io::Result<()> {
         let attempt = self.backoffs.processing.attempt();
         process(&self.server, job);
-        if self.shared().take_congested() {
-            // A request that ends makes room.
-            let _told = Pause::begin(self.shared());
-            let delay = self
-                .backoffs
-                .processing
-                .next(&"the system has no room for another thread or process");
-            self.pause_for_place(delay)
-        } else {
+        if !self.shared().take_congested() {
             self.backoffs.processing.succeeded(attempt);
-            Ok(())
+            return Ok(());
         }
+        // A request that ends makes room.
+        let _told = Pause::begin(self.shared());
+        let reason = "the system has no room for another thread or process";
+        let delay = self.backoffs.processing.next(&reason);
+        if !self.forks && self.shared().registry.running() == 0 {
+            // It was served here, and there is none to wait for.
+            return Ok(());
+        }
+        self.pause_for_place(delay)
     }
 
     /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
