@@ -109,9 +109,13 @@ impl Backoff {
     /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
     /// only now gets on, had what has run out since.
     pub(crate) fn succeeded(&self, attempt: Attempt) {
-        if attempt.0.is_multiple_of(2) {
-            return;
+        if !attempt.0.is_multiple_of(2) {
+            self.end_trouble(attempt);
         }
+    }
+
+    #[cold]
+    fn end_trouble(&self, attempt: Attempt) {
         let mut trouble = self.trouble.lock();
         if self.number.load(Ordering::Relaxed) != attempt.0 {
             return;

@@ -384,6 +384,7 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// The server was told to stop: what the kernel has queued is still accepted.
+    #[cold]
     fn turn_stopping(
         &self,
         core: &Core<T>,

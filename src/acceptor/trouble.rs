@@ -72,6 +72,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl<T: Transport> Acceptor<T> {
     /// Does what the error of an attempt calls for, and waits at most `timeout` for that. `refusing`: nothing new comes,
     /// so nothing is left when there is nothing.
+    #[cold]
     pub(super) fn after_error(
         &self,
         error: &io::Error,

@@ -143,13 +143,15 @@ impl Shared {
 
     /// Tells an event, which is made only if somebody observes.
     pub(crate) fn observe<'a>(&self, event: impl FnOnce() -> Event<'a>) {
-        let observers = self.observers();
-        if observers.is_empty() {
-            return;
+        if self.is_observed() {
+            self.tell(&event());
         }
-        let event = event();
-        for observer in observers {
-            guarded("an observer", || observer.observe(&event));
+    }
+
+    #[cold]
+    fn tell(&self, event: &Event<'_>) {
+        for observer in self.observers() {
+            guarded("an observer", || observer.observe(event));
         }
     }
 

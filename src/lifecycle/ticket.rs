@@ -243,7 +243,9 @@ impl Ticket {
     fn end(&mut self, outcome: Outcome) {
         // As for a socket: what a forked child has is a copy.
         if !matches!(self.stage, Stage::Free) && !self.shared.in_child() {
-            self.tell_the_end(outcome);
+            if self.shared.is_observed() {
+                self.tell_the_end(outcome);
+            }
             self.release(outcome);
         }
     }
@@ -279,10 +281,8 @@ impl Ticket {
     }
 
     /// Before the place is given back: the server does not end before its observers have heard all.
+    #[cold]
     fn tell_the_end(&self, outcome: Outcome) {
-        if !self.shared.is_observed() {
-            return;
-        }
         let times = |record: &mut Record| (record.client_address.clone(), record.accepted, record.began);
         let Some((ref client_address, accepted, began)) = self.record(times) else {
             return;
