@@ -65,7 +65,9 @@ tests![
     a_sync_server_keeps_the_deadline_of_one_shutdown,
     threads_that_accept_keep_the_deadline,
     a_pool_serves_its_queue_before_the_deadline,
-    what_is_queued_at_the_deadline_is_lost_and_told,
+    a_forking_server_tells_what_it_loses_at_the_deadline,
+    a_sync_server_tells_what_it_loses_at_the_deadline,
+    a_pool_tells_what_it_loses_at_the_deadline,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_stray_nudge_changes_nothing,
@@ -783,18 +785,31 @@ fn a_pool_serves_its_queue_before_the_deadline() {
     assert_eq!(counts(running.join().unwrap()), [10, 0, 10, 0, 0]);
 }
 
-fn what_is_queued_at_the_deadline_is_lost_and_told() {
-    let server = ForkingTcpServer::new(ANY_PORT, greet).max_children(1);
+/// One at a time: a silent client keeps the only place, and another is queued.
+#[track_caller]
+fn assert_tells_what_it_loses(server: impl BaseServer) {
     let running = server.drain_timeout(Duration::from_millis(50)).spawn().unwrap();
     let silent = connect(running.server_address());
     assert_eq!(exchange_line(&silent, ""), "welcome\n");
     let mut queued = connect(running.server_address());
     let report = running.stop().unwrap();
-    assert_eq!(counts(report), [0, 1, 0, 1, 0]);
+    assert_eq!((report.served + report.failed, report.forced), (1, 1), "{report}");
     assert_eq!(read_to_end(silent), b"");
     assert_eq!(queued.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let warning = "WARN the time to drain is over: what was not accepted by now is lost";
     assert!(logged().iter().any(|line| line == warning), "{:?}", logged());
+}
+
+fn a_forking_server_tells_what_it_loses_at_the_deadline() {
+    assert_tells_what_it_loses(ForkingTcpServer::new(ANY_PORT, greet).max_children(1));
+}
+
+fn a_sync_server_tells_what_it_loses_at_the_deadline() {
+    assert_tells_what_it_loses(TcpServer::new(ANY_PORT, greet));
+}
+
+fn a_pool_tells_what_it_loses_at_the_deadline() {
+    assert_tells_what_it_loses(ThreadPoolTcpServer::new(ANY_PORT, greet).workers(1).queue_size(0));
 }
 
 fn serves_a_handler_that_never_returns() {

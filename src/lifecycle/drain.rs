@@ -261,7 +261,9 @@ impl<T: Transport> Core<T> {
             let plural = if running == 1 { "" } else { "s" };
             let left = self.drain_deadline().map(|_| self.drain_time_left().as_secs_f64());
             let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
-            log::info!("draining: {running} {kind}{plural}{left}");
+            let queued = self.backlog.get().is_some_and(|backlog| !backlog.is_empty());
+            let queued = if queued { " and those not accepted yet" } else { "" };
+            log::info!("draining: {running} {kind}{plural}{queued}{left}");
             self.observe_drain();
         }
         Duration::from_nanos((1_000_000_000 - elapsed.subsec_nanos()).into())
