@@ -11,11 +11,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::process::{Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks};
-use support::talk::{assert_echoes, finish};
+use socketserver::prelude::*;
+use support::process::{
+    Process, ROLE, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, serve_as_role, with_few_tasks,
+};
+use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
+    roles: serves_in_a_worker_with_threads;
     without_descriptors_a_threading_server_waits_and_recovers,
     without_descriptors_a_pool_waits_and_recovers,
     without_descriptors_a_server_rests_while_nobody_comes,
@@ -23,6 +27,7 @@ tests![
     without_threads_a_threading_server_serves_on_its_loop,
     without_threads_the_drain_deadline_is_kept_all_the_same,
     without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause,
+    without_any_thread_a_worker_with_threads_does_so_too,
     without_threads_a_pool_works_with_those_it_has,
     without_any_thread_a_pool_serves_on_its_loop,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server,
@@ -255,10 +260,8 @@ fn without_threads_the_drain_deadline_is_kept_all_the_same() {
 }
 
 /// Nothing of its own could end during a pause, and make room.
-fn without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause() {
-    let Some((server, _place)) = echo_with_few_tasks(1, &["--strategy", "threading"]) else {
-        return;
-    };
+#[track_caller]
+fn assert_serves_without_a_pause(server: Process) {
     let begun = Instant::now();
     for _ in 0..30 {
         let client = connect_to(server.address());
@@ -269,6 +272,25 @@ fn without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pa
     assert!(begun.elapsed() < CEILING, "{:?}", begun.elapsed());
     let log = stop(server, "served=30 failed=0");
     assert_eq!(log.matches(NO_ROOM).count(), 1, "{log}");
+}
+
+fn without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause() {
+    if let Some((server, _place)) = echo_with_few_tasks(1, &["--strategy", "threading"]) {
+        assert_serves_without_a_pause(server);
+    }
+}
+
+fn serves_in_a_worker_with_threads() {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Warn).init();
+    serve_as_role(PreFork::<ThreadingTcpServer<_>>::new("127.0.0.1:0", ECHO_LINES).workers(1));
+}
+
+/// Its master and itself are all that there is room for.
+fn without_any_thread_a_worker_with_threads_does_so_too() {
+    if let Some((mut command, _place)) = with_few_tasks(2, &std::env::current_exe().unwrap()) {
+        command.env(ROLE, "serves_in_a_worker_with_threads");
+        assert_serves_without_a_pause(Process::start(&mut command));
+    }
 }
 
 fn without_threads_a_pool_works_with_those_it_has() {

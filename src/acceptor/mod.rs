@@ -210,7 +210,7 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// Gives a job to the outermost [`process_request`](crate::BaseServer::process_request), and pauses
-    /// if that could not start it for want of resources.
+    /// if that could not start it for want of resources, unless it was served here and none runs whose end would make room.
     ///
     /// # Errors
     ///
@@ -226,7 +226,9 @@ impl<T: Transport> Acceptor<T> {
         let _told = Pause::begin(self.shared());
         let reason = "the system has no room for another thread or process";
         let delay = self.backoffs.processing.next(&reason);
-        if !self.forks && self.shared().registry.running() == 0 {
+        // It is a worker's master that forks, not the worker.
+        let forks = self.forks && self.shared().master().is_none();
+        if !forks && self.shared().registry.running() == 0 {
             // It was served here, and there is none to wait for.
             return Ok(());
         }

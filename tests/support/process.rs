@@ -98,18 +98,25 @@ pub fn ordinary_user() -> u32 {
     }
 }
 
-/// The example as a user without privileges (root has no such limit) who may have `tasks` threads and processes. `None`
-/// if that user is no other than this process's, whose other programs come and go: the test is to return at once.
+/// The example, as [`with_few_tasks`] starts it.
 #[track_caller]
 pub fn echo_with_few_tasks(tasks: u32, options: &[&str]) -> Option<(Process, TempPath)> {
+    let (mut command, place) = with_few_tasks(tasks, &echo_path())?;
+    Some((Process::start(command.args(options)), place))
+}
+
+/// A program as a user without privileges (root has no such limit) who may have `tasks` threads and processes. `None`
+/// if that user is no other than this process's, whose other programs come and go: the test is to return at once.
+#[track_caller]
+pub fn with_few_tasks(tasks: u32, program: &Path) -> Option<(Command, TempPath)> {
     if !nix::unistd::geteuid().is_root() {
         clients::lack("no root, who can be a user with no other program".to_owned());
         return None;
     }
-    let place = echo_for_everybody();
+    let place = for_everybody(program);
     let mut command = as_ordinary_user(Path::new("prlimit"));
-    command.arg(format!("--nproc={tasks}")).arg(&place.path).args(options);
-    Some((Process::start(&mut command), place))
+    command.arg(format!("--nproc={tasks}")).arg(&place.path);
+    Some((command, place))
 }
 
 /// This binary, to play a role.
