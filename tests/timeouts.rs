@@ -41,6 +41,7 @@ tests![
     a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets,
     a_slow_reader_of_a_message_is_gone_at_the_write_timeout,
     a_vectored_write_under_a_clock_takes_no_notice_of_empty_slices,
+    a_vectored_write_whose_rest_was_sent_without_a_clock_is_over,
     a_deadline_ends_a_write_too,
     a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all,
     what_has_come_is_read_however_long_it_was_silent_before,
@@ -487,6 +488,19 @@ fn pair(timeouts: Timeouts) -> (UnixStream, UnixStreamRequest) {
     let mut request = StreamRequest::new(stream, "a client");
     request.set_timeouts(timeouts).unwrap();
     (peer, request)
+}
+
+fn a_vectored_write_whose_rest_was_sent_without_a_clock_is_over() {
+    let timeouts = Timeouts::new().write(millis(50));
+    let (_peer, mut request) = pair(timeouts);
+    let (began, data) = (Instant::now(), vec![0; 40 << 10]);
+    let written = request.write_vectored(&[IoSlice::new(&data)]).unwrap();
+    assert!(written < data.len(), "it was to leave a rest");
+    request.set_timeouts(Timeouts::new()).unwrap();
+    request.write_all(&data[written..]).unwrap();
+    wait_until("its time would be over", || began.elapsed() > millis(60));
+    request.set_timeouts(timeouts).unwrap();
+    request.write_all(b"the next").unwrap();
 }
 
 #[track_caller]

@@ -357,7 +357,12 @@ impl Writing {
         set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
     ) -> io::Result<()> {
         let now = Instant::now();
-        self.patience.prepare(Self::limit(clock, now), now, set_option)
+        let limit = Self::limit(clock, now);
+        if limit.is_none() {
+            // What writes the rest without a clock does not look for it; a clock that is set afterwards is not its.
+            self.unfinished = None;
+        }
+        self.patience.prepare(limit, now, set_option)
     }
 
     fn limit(clock: &Clock, now: Instant) -> Option<Limit> {
