@@ -22,14 +22,14 @@ use support::accepting::Accepting;
 use support::gate::Gate;
 use support::interrupt::Interrupts;
 use support::matrix::{connect_unix, udp_client};
-use support::process::{Process, pid, role, serve_as_role};
+use support::process::{Process, ROLE, pid, role, serve_as_role, with_few_tasks};
 use support::talk::{
     ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
 };
 use support::{CEILING, EchoLine, Holdings, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
 
 tests![
-    roles: serves_at_a_limit;
+    roles: serves_at_a_limit, serves_one_of_each_address;
     a_limit_of_one_that_waits_is_never_exceeded_under_any_strategy,
     a_limit_of_one_that_rejects_is_never_exceeded_under_any_strategy,
     a_limit_of_three_is_never_exceeded_either,
@@ -56,6 +56,7 @@ tests![
     faster_than_the_rate_a_client_is_rejected,
     a_rate_of_one_for_ever_admits_one,
     faster_than_the_rate_a_client_waits_for_its_turn,
+    one_that_waits_for_its_turn_is_no_thread_that_ends,
     datagrams_that_come_too_fast_are_dropped,
     at_max_threads_a_client_waits,
     at_max_threads_a_client_is_rejected_if_that_is_the_policy,
@@ -694,6 +695,31 @@ fn a_rate_of_one_for_ever_admits_one() {
     }
     assert_echoes(&connect_from(3, address));
     stop(running, 2, 0);
+}
+
+fn serves_one_of_each_address() {
+    let rate = RateLimit::wait(1).per(AN_HOUR);
+    serve_as_role(ThreadingTcpServer::new(ANY_PORT, ECHO_LINES).max_rate_per_address(rate));
+}
+
+/// Without room for any thread there is nothing to pause for: what waits for its turn makes no room.
+fn one_that_waits_for_its_turn_is_no_thread_that_ends() {
+    let Some((mut command, _place)) = with_few_tasks(1, &env::current_exe().unwrap()) else {
+        return;
+    };
+    let server = Process::start(command.env(ROLE, "serves_one_of_each_address"));
+    let address = Address::Inet(server.address().parse().unwrap());
+    let serve = |host: u8| {
+        let client = connect_from(host, &address);
+        assert_echoes(&client);
+        finish(&client);
+    };
+    serve(2);
+    let _waits = connect_from(2, &address);
+    let begun = Instant::now();
+    (3..33).for_each(serve);
+    // The pauses that there would be take more than twice as long.
+    assert!(begun.elapsed() < CEILING, "{:?}", begun.elapsed());
 }
 
 fn faster_than_the_rate_a_client_waits_for_its_turn() {

@@ -228,7 +228,7 @@ impl<T: Transport> Acceptor<T> {
         let delay = self.backoffs.processing.next(&reason);
         // It is a worker's master that forks, not the worker.
         let forks = self.forks && self.shared().master().is_none();
-        if !forks && self.shared().registry.running() == 0 {
+        if !forks && !self.shared().registry.any_runs() {
             // It was served here, and there is none to wait for.
             return Ok(());
         }

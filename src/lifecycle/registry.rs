@@ -165,6 +165,11 @@ impl Registry {
         self.lock().present()
     }
 
+    /// Whether a request is in progress in this process; one that waits for its address's turn is not.
+    pub(crate) fn any_runs(&self) -> bool {
+        self.lock().running > 0
+    }
+
     /// Whether no request is in progress, none may be about to start, and no worker is left.
     pub(crate) fn is_idle(&self) -> bool {
         let inner = self.lock();
