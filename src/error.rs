@@ -201,6 +201,9 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
     }
 }
 
+/// Where to look if a thread or a process cannot be started: the system's error (EAGAIN) does not tell which it was.
+pub(crate) const LIMITS_OF_TASKS: &str = "what limits them: ulimit -u, pids.max of the cgroup, memory";
+
 /// What was asked for makes no sense: `text` says why, and what to do.
 pub(crate) fn invalid_input(text: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text.into())

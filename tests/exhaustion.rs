@@ -216,7 +216,8 @@ fn without_descriptors_a_forking_server_serves_all() {
 
 // ----- Threads and processes ---------------------------------------------------------------------
 
-const NO_ROOM: &str = "cannot start a request: the system has no room for another thread or process";
+const NO_ROOM: &str = "cannot start a request: the system has no room for another thread or process (what limits them: \
+                       ulimit -u, pids.max of the cgroup, memory)";
 
 fn without_threads_a_threading_server_serves_on_its_loop() {
     let Some((server, _place)) = echo_with_few_tasks(3, &["--strategy", "threading"]) else {
@@ -304,7 +305,7 @@ fn without_threads_a_pool_works_with_those_it_has() {
     assert_echoes(&waiting);
     finish(&waiting);
     let log = stop(server, "served=3 failed=0");
-    assert!(log.contains("only 2 of 10 workers could be started: "), "{log}");
+    assert!(log.contains("only 2 of 10 workers could be started "), "{log}");
 }
 
 fn without_any_thread_a_pool_serves_on_its_loop() {
@@ -317,7 +318,9 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
         finish(&client);
     }
     let log = stop(server, "served=3 failed=0");
-    assert!(log.contains("only 0 of 10 workers could be started: "), "{log}");
+    let warning =
+        "only 0 of 10 workers could be started (what limits them: ulimit -u, pids.max of the cgroup, memory): ";
+    assert!(log.contains(warning), "{log}");
 }
 
 /// The loop is busy with a client that stays, so nothing but a signal handler can end its request.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
+use crate::error::LIMITS_OF_TASKS;
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
@@ -224,7 +225,7 @@ impl<T: Transport> Acceptor<T> {
         }
         // A request that ends makes room.
         let _told = Pause::begin(self.shared());
-        let reason = "the system has no room for another thread or process";
+        let reason = format_args!("the system has no room for another thread or process ({LIMITS_OF_TASKS})");
         let delay = self.backoffs.processing.next(&reason);
         // It is a worker's master that forks, not the worker.
         let forks = self.forks && self.shared().master().is_none();

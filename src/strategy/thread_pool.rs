@@ -11,7 +11,7 @@ use super::accepting::Accepting;
 use super::stack::StackSize;
 use super::{MOST_TASKS, one_strategy};
 use crate::acceptor::Acceptor;
-use crate::error::invalid_input;
+use crate::error::{LIMITS_OF_TASKS, invalid_input};
 use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::mutex::Mutex;
@@ -101,7 +101,10 @@ impl<S: BaseServer> ThreadPool<S> {
             match named.spawn(work(started)) {
                 Ok(worker) => threads.push(worker),
                 Err(error) => {
-                    log::warn!("only {started} of {} workers could be started: {error}", self.workers);
+                    log::warn!(
+                        "only {started} of {} workers could be started ({LIMITS_OF_TASKS}): {error}",
+                        self.workers
+                    );
                     return started;
                 }
             }
