@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::process::{
-    Process, ROLE, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, serve_as_role, with_few_tasks,
+    Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role_with_few_tasks, serve_as_role,
 };
 use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
@@ -288,10 +288,17 @@ fn serves_in_a_worker_with_threads() {
 
 /// Its master and itself are all that there is room for.
 fn without_any_thread_a_worker_with_threads_does_so_too() {
-    if let Some((mut command, _place)) = with_few_tasks(2, &std::env::current_exe().unwrap()) {
-        command.env(ROLE, "serves_in_a_worker_with_threads");
-        assert_serves_without_a_pause(Process::start(&mut command));
+    if let Some((server, _place)) = role_with_few_tasks(2, "serves_in_a_worker_with_threads") {
+        assert_serves_without_a_pause(server);
     }
+}
+
+#[track_caller]
+fn assert_tells_of_workers(log: &str, started: usize) {
+    let warning = format!(
+        "only {started} of 10 workers could be started (what limits them: ulimit -u, pids.max of the cgroup, memory): "
+    );
+    assert!(log.contains(&warning), "{log}");
 }
 
 fn without_threads_a_pool_works_with_those_it_has() {
@@ -305,7 +312,7 @@ fn without_threads_a_pool_works_with_those_it_has() {
     assert_echoes(&waiting);
     finish(&waiting);
     let log = stop(server, "served=3 failed=0");
-    assert!(log.contains("only 2 of 10 workers could be started "), "{log}");
+    assert_tells_of_workers(&log, 2);
 }
 
 fn without_any_thread_a_pool_serves_on_its_loop() {
@@ -318,9 +325,7 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
         finish(&client);
     }
     let log = stop(server, "served=3 failed=0");
-    let warning =
-        "only 0 of 10 workers could be started (what limits them: ulimit -u, pids.max of the cgroup, memory): ";
-    assert!(log.contains(warning), "{log}");
+    assert_tells_of_workers(&log, 0);
 }
 
 /// The loop is busy with a client that stays, so nothing but a signal handler can end its request.

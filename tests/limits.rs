@@ -22,7 +22,7 @@ use support::accepting::Accepting;
 use support::gate::Gate;
 use support::interrupt::Interrupts;
 use support::matrix::{connect_unix, udp_client};
-use support::process::{Process, ROLE, pid, role, serve_as_role, with_few_tasks};
+use support::process::{Process, pid, role, role_with_few_tasks, serve_as_role};
 use support::talk::{
     ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
 };
@@ -704,10 +704,9 @@ fn serves_one_of_each_address() {
 
 /// Without room for any thread there is nothing to pause for: what waits for its turn makes no room.
 fn one_that_waits_for_its_turn_is_no_thread_that_ends() {
-    let Some((mut command, _place)) = with_few_tasks(1, &env::current_exe().unwrap()) else {
+    let Some((server, _place)) = role_with_few_tasks(1, "serves_one_of_each_address") else {
         return;
     };
-    let server = Process::start(command.env(ROLE, "serves_one_of_each_address"));
     let address = Address::Inet(server.address().parse().unwrap());
     let serve = |host: u8| {
         let client = connect_from(host, &address);

@@ -57,19 +57,12 @@ fn an_idle_server_waits_in_accept() {
     assert_waits_in_accept(UnixStreamServer::new(socket.path.as_path(), EchoLine), 1);
 }
 
-/// One datagram is received in a cheaper way than several.
-fn threads_that_receive() -> usize {
-    threads_in(libc::SYS_recvmmsg) + threads_in(libc::SYS_recvfrom)
-}
-
 #[track_caller]
-fn assert_waits_to_receive(server: impl BaseServer, threads: usize) {
+fn assert_waits_in_turn(server: impl BaseServer, threads: usize, calls: [i64; 2]) {
     let running = server.spawn().unwrap();
     let client = udp_client(running.server_address());
-    for _ in 0..2 {
-        wait_until("it waits in recvmmsg(2) or recvfrom(2)", || {
-            threads_that_receive() == threads
-        });
+    for call in calls {
+        wait_until("it waits in the call that receives", || threads_in(call) == threads);
         client.send(b"hello\n").unwrap();
         let mut buffer = [0; 16];
         assert_eq!(client.recv(&mut buffer).unwrap(), 6);
@@ -78,8 +71,11 @@ fn assert_waits_to_receive(server: impl BaseServer, threads: usize) {
 }
 
 fn an_idle_datagram_server_waits_in_the_call_that_receives() {
-    assert_waits_to_receive(UdpServer::new(ANY_PORT, EchoLine), 1);
-    assert_waits_to_receive(ThreadPoolUdpServer::new(ANY_PORT, EchoLine).workers(3), 3);
+    // It asks for several, and for one while no more come at a time.
+    let calls = [libc::SYS_recvmmsg, libc::SYS_recvfrom];
+    assert_waits_in_turn(UdpServer::new(ANY_PORT, EchoLine), 1, calls);
+    let pool = ThreadPoolUdpServer::new(ANY_PORT, EchoLine).workers(3);
+    assert_waits_in_turn(pool, 3, [libc::SYS_recvfrom; 2]);
 }
 
 #[track_caller]
@@ -124,7 +120,7 @@ fn a_server_whose_threads_block_all_signals_stops() {
     let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(2).spawn().unwrap();
     let datagrams = UdpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
     wait_until("they wait", || {
-        threads_in(libc::SYS_accept4) == 4 && threads_that_receive() == 1
+        threads_in(libc::SYS_accept4) == 4 && threads_in(libc::SYS_recvmmsg) == 1
     });
     for running in [sync, threading, pool, datagrams] {
         running.stop().unwrap();

@@ -105,10 +105,17 @@ pub fn echo_with_few_tasks(tasks: u32, options: &[&str]) -> Option<(Process, Tem
     Some((Process::start(command.args(options)), place))
 }
 
+/// This binary, to play a role, as [`with_few_tasks`] starts it.
+#[track_caller]
+pub fn role_with_few_tasks(tasks: u32, role: &str) -> Option<(Process, TempPath)> {
+    let (mut command, place) = with_few_tasks(tasks, &std::env::current_exe().unwrap())?;
+    Some((Process::start(command.env(ROLE, role)), place))
+}
+
 /// A program as a user without privileges (root has no such limit) who may have `tasks` threads and processes. `None`
 /// if that user is no other than this process's, whose other programs come and go: the test is to return at once.
 #[track_caller]
-pub fn with_few_tasks(tasks: u32, program: &Path) -> Option<(Command, TempPath)> {
+fn with_few_tasks(tasks: u32, program: &Path) -> Option<(Command, TempPath)> {
     if !nix::unistd::geteuid().is_root() {
         clients::lack("no root, who can be a user with no other program".to_owned());
         return None;
