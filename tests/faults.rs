@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use socketserver::prelude::*;
 use support::gate::Gate;
 use support::process::{Process, STRATEGIES, echo, pid};
+use support::surroundings::allow_descriptors;
 use support::{CEILING, clients, connect, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
@@ -94,22 +95,10 @@ fn every_third_request_panics_in_worker_processes() {
 
 // ----- Silence -----------------------------------------------------------------------------------
 
-/// Raises the number of descriptors that this process may have, if the system allows.
-fn may_have_descriptors(number: u32) -> bool {
-    let this = std::process::id().to_string();
-    let limit = format!("--nofile={number}:");
-    let raised = Command::new("prlimit").args(["--pid", &this, &limit]).output();
-    let may = raised.unwrap().status.success();
-    if !may {
-        clients::lack(format!("no room for {number} descriptors (ulimit -n)"));
-    }
-    may
-}
-
 fn a_thousand_silent_clients_keep_nobody_waiting() {
     // The server inherits it.
-    if !may_have_descriptors(4096) {
-        return;
+    if let Err(trouble) = allow_descriptors(4096) {
+        return clients::lack(trouble);
     }
     let server = Process::start(&mut echo("tcp", "threading", ANY_PORT));
     let connect = || {

@@ -9,9 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::{env, fs, io};
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::libc::{RLIMIT_NOFILE, getrlimit, rlim_t, rlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
 /// Before any test; the process has one thread. What hardly any test can do without is told once, with what to do about
@@ -31,7 +30,8 @@ pub fn make_usual() -> Result<(), String> {
         unsafe { env::remove_var(variable) };
     }
     keep_descriptors_from_children().map_err(|error| format!("/proc/self/fd cannot be read ({error}): mount /proc"))?;
-    allow_descriptors()?;
+    // Tests with many clients have both ends of their connections; as many are usual.
+    allow_descriptors(1024)?;
     try_loopback().map_err(|error| format!("nobody can connect to 127.0.0.1 ({error}): ip link set lo up"))?;
     try_temporary_directory().map_err(|(why, wanted)| format!("{why}: set TMPDIR to a directory {wanted}"))
 }
@@ -50,29 +50,15 @@ fn keep_descriptors_from_children() -> io::Result<()> {
     Ok(())
 }
 
-/// Tests with many clients have both ends of their connections.
-fn allow_descriptors() -> Result<(), String> {
-    /// What a process usually has unless it asks for more.
-    const NEEDED: rlim_t = 1024;
-    let mut limit = rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the pointer is to a limit that outlives the call.
-    Errno::result(unsafe { getrlimit(RLIMIT_NOFILE, &raw mut limit) }).map_err(|error| error.to_string())?;
-    if limit.rlim_cur >= NEEDED {
+/// Sees to it that this process, and what it starts, may have so many descriptors. The error is what is wrong, and what to
+/// do.
+pub fn allow_descriptors(number: rlim_t) -> Result<(), String> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| errno.to_string())?;
+    if soft >= number {
         return Ok(());
     }
-    limit.rlim_cur = NEEDED;
-    // SAFETY: as above.
-    Errno::result(unsafe { setrlimit(RLIMIT_NOFILE, &raw const limit) })
-        .map(drop)
-        .map_err(|_| {
-            format!(
-                "{NEEDED} descriptors are wanted, {} allowed: ulimit -n {NEEDED}",
-                limit.rlim_max
-            )
-        })
+    setrlimit(Resource::RLIMIT_NOFILE, number, hard)
+        .map_err(|_| format!("{number} descriptors are wanted, {hard} allowed: ulimit -n {number}"))
 }
 
 fn try_loopback() -> io::Result<()> {
