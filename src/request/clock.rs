@@ -26,8 +26,8 @@ const PIECE: usize = 32 * 1024;
 /// The clocks of a request; the same for both directions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
-    /// `None` if none of them is set, which is looked at with each read and write. Elsewhere: they are longer than all that
-    /// a read or a write looks at.
+    /// `None` if none of them is set, which is looked at with each read and write. Boxed: they are longer than all else
+    /// that a read or a write looks at.
     timeouts: Option<Box<Timeouts>>,
     /// When the request began: from then on run the clocks of the request and of the handshake.
     began: Option<Instant>,
@@ -149,17 +149,16 @@ impl Patience {
     ) -> io::Result<()> {
         match limit {
             Some(limit) => self.change(limit.left(now), |to| set_option(Some(to))),
-            None => self.lift(set_option),
+            None if self.set.is_some() => self.lift(set_option),
+            None => Ok(()),
         }
     }
 
     /// Takes the option back: no clock runs, or, behind a handshake, none any more.
     #[cold]
     fn lift(&mut self, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) -> io::Result<()> {
-        match self.set.take() {
-            Some(_) => set_option(None),
-            None => Ok(()),
-        }
+        self.set = None;
+        set_option(None)
     }
 
     /// Calls `operation`, which no clock limits, until no signal interrupts it. A handler can have set the options of the

@@ -102,8 +102,7 @@ impl Receiver {
         Ok(self.received)
     }
 
-    /// recvfrom(2): for one datagram the kernel takes a tenth of a microsecond more in recvmmsg(2), which is a twentieth
-    /// of what it takes in all.
+    /// recvfrom(2): for one datagram recvmmsg(2) takes the kernel a tenth of a microsecond more.
     fn receive_one(&mut self, socket: BorrowedFd<'_>, waits: bool) -> io::Result<usize> {
         let message = &mut self.messages[0];
         let header = &mut message.msg_hdr;

@@ -39,7 +39,8 @@ pub(super) fn check_receives_datagrams(socket: &impl AsFd) -> io::Result<()> {
 /// Whether a socket made elsewhere is a Unix socket, or an Internet socket, as it must be.
 pub(super) fn check_family(socket: &impl AsFd, is_unix: bool) -> io::Result<()> {
     let name: SockaddrStorage = getsockname(socket.as_fd().as_raw_fd())?;
-    let (servers, is_right) = match name.family() {
+    let family = name.family();
+    let (servers, is_right) = match family {
         Some(AddressFamily::Unix) => ("UnixStreamServer and UnixDatagramServer are", is_unix),
         Some(AddressFamily::Inet | AddressFamily::Inet6) => ("TcpServer and UdpServer are", !is_unix),
         _ => ("a Transport of your own is", false),
@@ -47,9 +48,7 @@ pub(super) fn check_family(socket: &impl AsFd, is_unix: bool) -> io::Result<()> 
     if is_right {
         return Ok(());
     }
-    let family = name
-        .family()
-        .map_or_else(|| "unknown".into(), |family| format!("{family:?}"));
+    let family = family.map_or_else(|| "unknown".into(), |family| format!("{family:?}"));
     Err(invalid_input(format!(
         "a socket of another family ({family}): {servers} for those"
     )))
