@@ -376,7 +376,16 @@ impl<S: Stream> Request for StreamRequest<S> {
     }
 
     fn setup_done(&mut self) {
-        self.clock.setup_done();
+        let StreamRequest {
+            stream,
+            clock,
+            reading,
+            writing,
+            ..
+        } = self;
+        clock.setup_done();
+        reading.end_handshake(clock, |timeout| stream.set_stream_read_timeout(timeout));
+        writing.end_handshake(clock, |timeout| stream.set_stream_write_timeout(timeout));
     }
 
     /// What has just failed is not tried again: the request's end would wait for it.
