@@ -480,6 +480,8 @@ pub trait Configure: BaseServer {
     /// Signals are listened to as [`shutdown_on_signals`](Self::shutdown_on_signals) says. Forked children do what is
     /// the default for the signal, except that they leave SIGINT to the server.
     ///
+    /// A closure writes the type of its argument, as here: without it the compiler says that it is "not general enough".
+    ///
     /// ```
     /// use socketserver::prelude::*;
     ///

@@ -5,17 +5,18 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use socketserver::prelude::*;
-use socketserver::{Active, Cause, Construct, State};
+use socketserver::{Active, Cause, Construct, Event, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::failures;
 use support::journal::journal;
@@ -67,6 +68,7 @@ tests![
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     a_worker_with_threads_serves_many_at_a_time,
     threads_in_a_worker_end_their_requests_before_it_ends,
+    a_worker_that_sees_the_listener_closed_before_the_signal_ends_as_told,
     a_worker_with_a_pool_of_threads_takes_what_it_has_room_for,
     a_prefork_tcp_server_serves_from_bind_to_close,
     a_prefork_udp_server_serves_from_bind_to_close,
@@ -735,6 +737,33 @@ fn threads_in_a_worker_end_their_requests_before_it_ends() {
     last.finish();
     let report = running.join().unwrap();
     assert_eq!((report.served, report.failed, report.drained), (5, 0, 1));
+}
+
+/// The signal reaches one of its threads, and another may accept meanwhile. Here it reaches none.
+fn a_worker_that_sees_the_listener_closed_before_the_signal_ends_as_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = directory.path().join("first");
+    let deafen_the_second = move || {
+        if File::create_new(&first).is_err() {
+            SigSet::from(Signal::SIGTERM).thread_block()?;
+        }
+        Ok(())
+    };
+    let (sender, statuses) = mpsc::channel();
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded).max_threads(1).prefork();
+    let server = server.workers(2).worker_init(deafen_the_second);
+    let server = server.observer(move |event: &Event<'_>| {
+        if let Event::ChildExited { status, .. } = event {
+            sender.send(*status).unwrap();
+        }
+    });
+    let (running, address) = serve(server, 2);
+    let clients = [(); 2].map(|()| Client::start(&address, "hold"));
+    assert_ne!(clients[0].process, clients[1].process, "both accept");
+    clients.into_iter().for_each(Client::finish);
+    stop(running, 2, 0);
+    let statuses: Vec<_> = statuses.iter().collect();
+    assert_eq!(statuses, [ExitStatus::default(); 2]);
 }
 
 fn a_worker_with_a_pool_of_threads_takes_what_it_has_room_for() {

@@ -36,6 +36,7 @@ tests![
     a_set_up_that_never_ends_is_gone_at_the_handshake_timeout,
     the_handshake_is_over_with_the_first_byte,
     a_handshake_that_is_over_limits_nothing_any_more,
+    a_handshake_that_is_over_limits_no_raw_read_or_write,
     a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline,
     a_slow_reader_is_gone_at_the_write_timeout_over_tcp,
     a_slow_reader_is_gone_at_the_write_timeout_over_unix_sockets,
@@ -340,6 +341,44 @@ fn a_handshake_that_is_over_limits_nothing_any_more() {
     client.write_all(b"12").unwrap();
     assert_eq!(read_to_end(client), b"xx(None, None)");
     running.stop().unwrap();
+}
+
+/// Reads a byte in `setup` or in `handle`, then says what the options of the raw socket are.
+#[derive(Clone)]
+struct ThenRaw {
+    in_setup: bool,
+}
+
+impl BaseRequestHandler<TcpRequest> for ThenRaw {
+    fn setup(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        if self.in_setup {
+            request.read_exact(&mut [0; 1])?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        if !self.in_setup {
+            request.read_exact(&mut [0; 1])?;
+        }
+        let socket = request.get_ref();
+        let left = (socket.read_timeout()?, socket.write_timeout()?);
+        Ok(write!(request, "{left:?}")?)
+    }
+}
+
+/// A proxy goes on with the raw socket, so no read or write of the request would lift it.
+fn a_handshake_that_is_over_limits_no_raw_read_or_write() {
+    for in_setup in [true, false] {
+        let running = ThreadingTcpServer::new("127.0.0.1:0", ThenRaw { in_setup })
+            .handshake_timeout(CEILING)
+            .spawn()
+            .unwrap();
+        let mut client = connect(running.server_address());
+        client.write_all(b"1").unwrap();
+        assert_eq!(read_to_end(client), b"(None, None)", "read in setup: {in_setup}");
+        running.stop().unwrap();
+    }
 }
 
 /// Gives whole lines only, as TLS does records.

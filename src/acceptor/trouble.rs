@@ -105,7 +105,7 @@ impl<T: Transport> Acceptor<T> {
                 Ok(Turn::Nothing)
             }
             // Another acceptor has found the queue empty, and it is closed.
-            Remedy::GiveUp if wakeup.is_stopping() => Ok(self.stopped()),
+            Remedy::GiveUp if wakeup.is_stopping() || self.takes_order(wakeup) => Ok(self.stopped()),
             Remedy::GiveUp => Err(broken(error.kind(), error)),
         }
     }
@@ -155,6 +155,16 @@ impl<T: Transport> Acceptor<T> {
             return Ok(());
         }
         Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
+    }
+
+    /// In a worker: whether its master has told it to end. The order is there before the listener is closed, the signal
+    /// behind it can still be on its way to another thread: what that would do is done.
+    fn takes_order(&self, wakeup: &Wakeup) -> bool {
+        let master = self.shared().master().filter(|master| master.has_order());
+        if let Some(master) = &master {
+            master.told(wakeup);
+        }
+        master.is_some()
     }
 
     /// Waits before accepting again, at most `timeout`: a wake-up, or being told to stop, ends it early. Not a place:

@@ -107,6 +107,11 @@ impl Master {
         wakeup.shutdown();
     }
 
+    /// Whether the worker is to end.
+    pub(crate) fn has_order(&self) -> bool {
+        self.duty.slot.order() != Order::None
+    }
+
     /// Whether the server goes on without this worker.
     fn goes_on(&self) -> bool {
         match self.duty.slot.order() {

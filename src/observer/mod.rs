@@ -163,7 +163,7 @@ impl fmt::Display for Outcome {
 }
 
 /// Hears of what happens in a server; attached with [`observer`](crate::Configure::observer), as many as
-/// wanted. A closure is one.
+/// wanted. A closure is one if it writes the type of its argument, `&Event<'_>`.
 ///
 /// It is called where the thing happens: on the accept loop, or on the thread that serves the request. Never
 /// wait in it. The children of a [`Forking`](crate::Forking) server tell nothing: what becomes of their requests,

@@ -157,8 +157,9 @@ impl Patience {
     /// Takes the option back: no clock runs, or, behind a handshake, none any more.
     #[cold]
     fn lift(&mut self, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) -> io::Result<()> {
+        set_option(None)?;
         self.set = None;
-        set_option(None)
+        Ok(())
     }
 
     /// Calls `operation`, which no clock limits, until no signal interrupts it. A handler can have set the options of the
@@ -261,6 +262,19 @@ impl Reading {
         self.patience.prepare(self.limit(clock, now), now, set_option)
     }
 
+    /// If the handshake is over, the option is set to what the other clocks say: a user of the raw socket may be the
+    /// next to read, and the request never again.
+    pub(crate) fn end_handshake(&mut self, clock: &Clock, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) {
+        if clock.timeouts().handshake.is_some() && self.has_shaken_hands(clock) {
+            // Should it fail, the request's next read tries again and says so.
+            let _ = self.prepare(clock, set_option);
+        }
+    }
+
+    fn has_shaken_hands(&self, clock: &Clock) -> bool {
+        self.heard && !clock.in_setup
+    }
+
     fn limit(&self, clock: &Clock, now: Instant) -> Option<Limit> {
         // At least a tick: what has come meanwhile is there to be read, however long it was silent before.
         let idle = Limit::new(TimeoutKind::Idle, clock.timeouts().idle, now).map(|limit| Limit {
@@ -268,7 +282,7 @@ impl Reading {
             ..limit
         });
         let read = Limit::new(TimeoutKind::Read, clock.timeouts().read, now);
-        let over = self.heard && !clock.in_setup;
+        let over = self.has_shaken_hands(clock);
         let handshake = if over { None } else { clock.handshake() };
         Limit::soonest([idle, read, clock.request(), handshake])
     }
@@ -335,7 +349,13 @@ where
         };
         let patience = &mut self.reading.patience;
         let outcome = patience.attempt(limit, began, self.stream, &self.set_option, |stream| stream.read(out));
+        let heard = self.reading.heard;
         self.reading.note(&outcome, limit, began.elapsed());
+        if self.reading.heard && !heard {
+            let stream = &*self.stream;
+            self.reading
+                .end_handshake(self.clock, |to| (self.set_option)(stream, to));
+        }
         outcome
     }
 }
@@ -362,6 +382,14 @@ impl Writing {
             self.unfinished = None;
         }
         self.patience.prepare(limit, now, set_option)
+    }
+
+    /// As [`Reading::end_handshake`], once the set-up is done: that is all the handshake of a write.
+    pub(crate) fn end_handshake(&mut self, clock: &Clock, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) {
+        if clock.timeouts().handshake.is_some() {
+            // As there.
+            let _ = self.prepare(clock, set_option);
+        }
     }
 
     fn limit(clock: &Clock, now: Instant) -> Option<Limit> {

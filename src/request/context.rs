@@ -117,8 +117,20 @@ impl ServerContext {
 
     /// Says that a message has begun to come, although no read of the request has given any of it: until something has
     /// been written, or it [has ended](Self::message_ended), a drain does not take the connection for
-    /// [idle](crate::StreamRequest). For a [stream](crate::Stream) that gives only what is complete (TLS), and a handler
-    /// that has the beginning of the next message in a buffer of its own when it answers one.
+    /// [idle](crate::StreamRequest). For a [stream](crate::Stream) that gives only what is complete (TLS), a handler
+    /// that has the beginning of the next message in a buffer of its own when it answers one, and one whose answer only
+    /// asks for the rest of the message (HTTP's `100 Continue`, SMTP's `354`), which says so behind that answer:
+    ///
+    /// ```
+    /// use std::io::{self, Write};
+    /// use socketserver::prelude::*;
+    ///
+    /// fn begin_data(request: &mut TcpRequest) -> io::Result<()> {
+    ///     request.write_all(b"354 go ahead\r\n")?;
+    ///     request.server().message_begun();
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn message_begun(&self) {
         if let Some(activity) = &self.activity {
             activity.asked();

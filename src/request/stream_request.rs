@@ -65,11 +65,13 @@ pub(crate) fn has_not_forked() {
 /// It is idle if its handler has written something since it last got bytes, and waits in a read for more. What has
 /// arrived by then is still read. A client that has not said anything yet, or is in the middle of a message, is waited
 /// for. The request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its
-/// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun). What is written
+/// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun), and so does a
+/// message whose rest the client sends only when asked (HTTP's `100 Continue`, SMTP's `354`). What is written
 /// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer says
 /// where a message [has ended](ServerContext::message_ended). One that passes on what it reads and writes as it comes (a
 /// proxy) does so through other handles to the sockets (`get_ref().try_clone()`): nothing is idle then, and a drain
-/// waits for it.
+/// waits for it. First it takes back the clocks that other handles cannot keep to
+/// (`set_timeouts(Timeouts::new())`): a direction that is silent while the other is busy would fail with `EAGAIN`.
 ///
 /// | Python | Here |
 /// |---|---|
@@ -376,7 +378,16 @@ impl<S: Stream> Request for StreamRequest<S> {
     }
 
     fn setup_done(&mut self) {
-        self.clock.setup_done();
+        let StreamRequest {
+            stream,
+            clock,
+            reading,
+            writing,
+            ..
+        } = self;
+        clock.setup_done();
+        reading.end_handshake(clock, |timeout| stream.set_stream_read_timeout(timeout));
+        writing.end_handshake(clock, |timeout| stream.set_stream_write_timeout(timeout));
     }
 
     /// What has just failed is not tried again: the request's end would wait for it.
