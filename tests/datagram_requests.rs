@@ -380,7 +380,7 @@ fn keeping() -> (
 
 fn a_reply_that_is_too_long_is_an_error() {
     let (running, _journal) = serve(|request: &mut DatagramRequest| {
-        let error = request.reply(&vec![0; 65_508]).expect_err("65,507 bytes are the limit");
+        let error = request.reply(vec![0; 65_508]).expect_err("65,507 bytes are the limit");
         request.reply(format!("{:?}", error.raw_os_error()).as_bytes())
     });
     let expected = format!("{:?}", Some(Errno::EMSGSIZE as i32));
@@ -422,7 +422,7 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
     let (sender, thread) = mpsc::channel();
     let handler = move |request: &mut DatagramRequest| {
         sender.send(gettid()).unwrap();
-        (0..REPLIES).try_for_each(|number| request.reply(&number.to_ne_bytes()))
+        (0..REPLIES).try_for_each(|number| request.reply(number.to_ne_bytes()))
     };
     let place = temp_path("server");
     let running = UnixDatagramServer::new(&place.path, handler).spawn().unwrap();

@@ -139,8 +139,8 @@ impl DatagramRequest {
     ///   says, and one more.)
     ///
     /// What goes wrong with a reply that is held back is known when this has returned, and logged as a warning.
-    pub fn reply(&self, packet: &[u8]) -> io::Result<()> {
-        self.send_to(packet, &self.client_address)
+    pub fn reply(&self, packet: impl AsRef<[u8]>) -> io::Result<()> {
+        self.send(packet.as_ref(), &self.client_address)
     }
 
     /// Sends one datagram to anybody, from the server's socket.
@@ -148,7 +148,11 @@ impl DatagramRequest {
     /// # Errors
     ///
     /// As [`reply`](Self::reply).
-    pub fn send_to(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+    pub fn send_to(&self, packet: impl AsRef<[u8]>, to: &Address) -> io::Result<()> {
+        self.send(packet.as_ref(), to)
+    }
+
+    fn send(&self, packet: &[u8], to: &Address) -> io::Result<()> {
         loop {
             match self.socket.send_datagram(packet, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
