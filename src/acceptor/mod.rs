@@ -226,14 +226,14 @@ impl<T: Transport> Acceptor<T> {
         // A request that ends makes room.
         let _told = Pause::begin(self.shared());
         let reason = format_args!("the system has no room for another thread or process ({LIMITS_OF_TASKS})");
-        let delay = self.backoffs.processing.next(&reason);
         // It is a worker's master that forks, not the worker.
         let forks = self.forks && self.shared().master().is_none();
         if !forks && !self.shared().registry.any_runs() {
             // It was served here, and there is none to wait for.
+            self.backoffs.processing.note(&reason);
             return Ok(());
         }
-        self.pause_for_place(delay)
+        self.pause_for_place(self.backoffs.processing.next(&reason))
     }
 
     /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
