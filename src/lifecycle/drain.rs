@@ -203,18 +203,21 @@ impl<T: Transport> Core<T> {
     /// end. Whoever notices first does it, once.
     pub(crate) fn end_patience(&self, server: &Outermost<T>) {
         let registry = &self.shared().registry;
-        if let (Some(running), false) = (registry.begin_forcing(), registry.is_idle()) {
-            if running > 0 {
-                let (requests, sockets) = if running == 1 {
-                    ("request", "its socket")
-                } else {
-                    ("requests", "their sockets")
-                };
-                log::warn!("{running} {requests} did not end in time: shutting {sockets} down");
-            } else if registry.has_workers() && self.drain_time_left().is_zero() {
-                // Told to stop at once they have had no time.
-                log::warn!("worker processes without a request did not end in time: making them");
-            }
+        let Some(late) = registry.begin_forcing() else {
+            return;
+        };
+        if late > 0 {
+            let (requests, sockets) = if late == 1 {
+                ("request", "its socket")
+            } else {
+                ("requests", "their sockets")
+            };
+            log::warn!("{late} {requests} did not end in time: shutting {sockets} down");
+        } else if registry.has_workers() && self.drain_time_left().is_zero() {
+            // Told to stop at once they have had no time.
+            log::warn!("worker processes without a request did not end in time: making them");
+        }
+        if !registry.is_idle() {
             self.waiting_room().drop_all(server);
             server.terminate_requests(Force::Terminate);
         }

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(super) counts: Counts,
     /// The deadline is over: what ends now was not drained but forced.
     forcing: bool,
+    /// So many were made to end before: by the deadline itself, while the thread that drains served them.
+    forced_before: usize,
     /// Acceptors that found no place and wait for one.
     pub(super) paused: usize,
     /// Calls of `handle_request`: each may be about to start a request.
@@ -76,7 +78,15 @@ pub(super) struct Record {
 }
 
 impl Inner {
-    pub(super) fn way(&self, forced: bool, stopping: bool) -> Way {
+    /// Counts the end of a request of this process. Returns its way.
+    pub(super) fn count(&mut self, end: End, forced: bool, stopping: bool) -> Way {
+        let way = self.way(forced, stopping);
+        self.forced_before += usize::from(way == Way::Forced && !self.forcing);
+        self.counts.add(end, way, 1);
+        way
+    }
+
+    fn way(&self, forced: bool, stopping: bool) -> Way {
         if self.forcing || forced {
             Way::Forced
         } else if stopping {
@@ -230,11 +240,12 @@ impl Registry {
         Stats::new(state, &counts, running, waiting, connections)
     }
 
-    /// The patience with the requests in progress is over. Returns how many there are, the first time.
+    /// The patience with the requests in progress is over. Returns how many did not end in time, the first time: those
+    /// that there are, and those that were made to end before.
     pub(crate) fn begin_forcing(&self) -> Option<usize> {
         let mut inner = self.lock();
         let first = !std::mem::replace(&mut inner.forcing, true);
-        first.then(|| inner.present())
+        first.then(|| inner.present() + inner.forced_before)
     }
 
     /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream.
