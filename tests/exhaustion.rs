@@ -326,6 +326,7 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
     }
     let log = stop(server, "served=3 failed=0");
     assert_tells_of_workers(&log, 0);
+    assert_eq!(log.matches("workers could be started").count(), 1, "{log}");
 }
 
 /// The loop is busy with a client that stays, so nothing but a signal handler can end its request.
