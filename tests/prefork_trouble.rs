@@ -477,6 +477,8 @@ fn a_first_worker_that_cannot_be_forked_is_an_error() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let text = "echo: the first worker cannot be started: Resource temporarily unavailable";
     assert!(ended.errors.contains(text), "{ended:?}");
+    let advice = "(what limits them: ulimit -u, pids.max of the cgroup, memory)";
+    assert!(ended.errors.contains(advice), "{ended:?}");
 }
 
 fn with_room_for_fewer_workers_these_serve() {
