@@ -183,9 +183,14 @@ impl<T: Transport> Core<T> {
 
     /// The time to accept what the kernel has queued is over.
     pub(crate) fn give_up_queue(&self, server: &Outermost<T>) {
-        if self.begin_drain(server).end() && self.loses_any() {
+        if self.begin_drain(server).end() && self.tells_losses() && self.loses_any() {
             log::warn!("the time to drain is over: what was not accepted by now is lost");
         }
+    }
+
+    /// What the end of the whole server costs its workers' master tells, once for all of them.
+    fn tells_losses(&self) -> bool {
+        self.shared().master().is_none_or(|master| !master.drains())
     }
 
     /// Whether there is a request that nobody will serve.
@@ -206,7 +211,7 @@ impl<T: Transport> Core<T> {
         let Some(late) = registry.begin_forcing() else {
             return;
         };
-        if late > 0 {
+        if late > 0 && self.tells_losses() {
             let (requests, sockets) = if late == 1 {
                 ("request", "its socket")
             } else {
