@@ -29,6 +29,8 @@ tests![
     a_drain_waits_out_an_episode_and_serves_the_queue,
     a_drain_that_cannot_accept_runs_those_that_wait_for_their_turn,
     a_drain_without_a_queue_does_not_wait_for_the_end_of_an_episode,
+    a_drain_that_cannot_accept_says_how_far_it_is,
+    a_drain_that_cannot_accept_ends_at_the_deadline,
     a_broken_listener_ends_serving_with_an_error,
     a_broken_listener_ends_every_thread_that_accepts,
 ];
@@ -274,6 +276,39 @@ fn a_drain_without_a_queue_does_not_wait_for_the_end_of_an_episode() {
     faults.inject(vec![Errno::EMFILE; 100_000]);
     let report = running.stop().unwrap();
     assert!(report.elapsed < CEILING, "{report:?}");
+}
+
+fn a_drain_that_cannot_accept_says_how_far_it_is() {
+    let (server, faults) = server();
+    let running = server.drain_timeout(Duration::from_secs(15)).spawn().unwrap();
+    faults.inject(vec![Errno::EMFILE; 100_000]);
+    let client = connect(running.server_address());
+    running.shutdown_handle().shutdown();
+    let progress = "INFO draining: 0 connections and those not accepted yet, 1";
+    wait_until("it says how far it is", || !lines(progress).is_empty());
+    faults.errors.lock().unwrap().clear();
+    assert_eq!(exchange_line(client, "on\n"), "on\n");
+    assert_eq!(running.join().unwrap().served, 1);
+}
+
+/// Nothing else ends its wait: it has no timer for the deadline, and nobody stops it by its guard.
+fn a_drain_that_cannot_accept_ends_at_the_deadline() {
+    let ends_in_time = || {
+        let (server, faults) = server();
+        let running = server
+            .forking()
+            .drain_timeout(Duration::from_millis(100))
+            .spawn()
+            .unwrap();
+        let lost = begin_long_back_off(&faults, running.server_address());
+        faults.inject(vec![Errno::EMFILE; 100_000]);
+        running.shutdown_handle().shutdown();
+        let report = running.join().unwrap();
+        assert!(io::Read::read(&mut &lost, &mut [0]).is_err());
+        report.elapsed < Duration::from_secs(1)
+    };
+    // A busy machine may take that long, but not each time.
+    assert!((0..10).any(|_| ends_in_time()));
 }
 
 const BROKEN: &str = "the listening socket is broken: ";

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use socketserver::framing::LinesCodec;
@@ -68,6 +68,9 @@ tests![
     a_forking_server_tells_what_it_loses_at_the_deadline,
     a_sync_server_tells_what_it_loses_at_the_deadline,
     a_pool_tells_what_it_loses_at_the_deadline,
+    a_sync_tcp_server_tells_that_the_deadline_forced_its_request,
+    a_sync_unix_server_tells_that_the_deadline_forced_its_request,
+    a_sync_udp_server_tells_that_its_request_was_forced,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_stray_nudge_changes_nothing,
@@ -811,6 +814,53 @@ fn a_sync_server_tells_what_it_loses_at_the_deadline() {
 fn a_pool_tells_what_it_loses_at_the_deadline() {
     let server = ThreadPoolTcpServer::new(ANY_PORT, greet).workers(1).queue_size(0);
     assert_tells_what_it_loses(server, [1, 0, 0, 1, 0]);
+}
+
+#[track_caller]
+fn assert_told_of_one_forced(report: Report) {
+    assert_eq!(counts(report), [1, 0, 0, 1, 0]);
+    let mut told = logged();
+    told.retain(|line| line.contains("did not end in time"));
+    assert_eq!(told, ["WARN 1 request did not end in time: shutting its socket down"]);
+}
+
+fn a_sync_tcp_server_tells_that_the_deadline_forced_its_request() {
+    let server = TcpServer::new(ANY_PORT, greet).drain_timeout(Duration::from_millis(50));
+    let running = server.spawn().unwrap();
+    let client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, ""), "welcome\n");
+    assert_told_of_one_forced(running.stop().unwrap());
+}
+
+fn a_sync_unix_server_tells_that_the_deadline_forced_its_request() {
+    let place = temp_path("socket");
+    let server = UnixStreamServer::new(&place.path, |request: &mut UnixStreamRequest| {
+        request.write_all(b"welcome\n")?;
+        io::copy(request, &mut io::sink()).map(drop)
+    });
+    let running = server.drain_timeout(Duration::from_millis(50)).spawn().unwrap();
+    let client = connect_unix(running.server_address());
+    assert_eq!(exchange_line(&client, ""), "welcome\n");
+    assert_told_of_one_forced(running.stop().unwrap());
+}
+
+/// Nothing ends it: its handler goes on to the end.
+fn a_sync_udp_server_tells_that_its_request_was_forced() {
+    let (begun, leave) = (Gate::default(), Gate::default());
+    let gates = (begun.clone(), leave.clone());
+    let server = UdpServer::new(ANY_PORT, move |_: &mut DatagramRequest| {
+        gates.0.open();
+        gates.1.wait();
+    });
+    let running = server.shutdown_on_signals([signal::SIGUSR1]).spawn().unwrap();
+    udp_client(running.server_address()).send(b"hello").unwrap();
+    begun.wait();
+    // Each has been taken when the call returns.
+    for _ in 0..2 {
+        raise(Signal::SIGUSR1).unwrap();
+    }
+    leave.open();
+    assert_told_of_one_forced(running.join().unwrap());
 }
 
 fn serves_a_handler_that_never_returns() {

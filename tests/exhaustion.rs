@@ -19,7 +19,7 @@ use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
-    roles: serves_in_a_worker_with_threads;
+    roles: serves_in_a_worker_with_threads, serves_in_the_background;
     without_descriptors_a_threading_server_waits_and_recovers,
     without_descriptors_a_pool_waits_and_recovers,
     without_descriptors_a_server_rests_while_nobody_comes,
@@ -30,6 +30,7 @@ tests![
     without_any_thread_a_worker_with_threads_does_so_too,
     without_threads_a_pool_works_with_those_it_has,
     without_any_thread_a_pool_serves_on_its_loop,
+    without_any_thread_no_server_serves_in_the_background,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_threading_server,
     without_threads_a_second_signal_ends_the_request_on_the_loop_of_a_pool,
     without_timers_every_server_serves,
@@ -326,6 +327,25 @@ fn without_any_thread_a_pool_serves_on_its_loop() {
     }
     let log = stop(server, "served=3 failed=0");
     assert_tells_of_workers(&log, 0);
+    assert_eq!(log.matches("workers could be started").count(), 1, "{log}");
+}
+
+fn serves_in_the_background() {
+    let server = TcpServer::new("127.0.0.1:0", ECHO_LINES).bind().unwrap();
+    println!("listening on {}", server.server_address());
+    if let Err(error) = server.spawn() {
+        eprintln!("{error}");
+    }
+}
+
+fn without_any_thread_no_server_serves_in_the_background() {
+    let Some((server, _place)) = role_with_few_tasks(1, "serves_in_the_background") else {
+        return;
+    };
+    let errors = server.end().errors;
+    let text = "Resource temporarily unavailable (os error 11): the system has no room for another thread (what limits \
+                them: ulimit -u, pids.max of the cgroup, memory)\n";
+    assert_eq!(errors, text);
 }
 
 /// The loop is busy with a client that stays, so nothing but a signal handler can end its request.

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use socketserver::prelude::*;
 use support::gate::Gate;
 use support::process::{Process, STRATEGIES, echo, pid};
-use support::surroundings::allow_descriptors;
+use support::surroundings::{allow_descriptors, try_threads};
 use support::{CEILING, clients, connect, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
@@ -96,8 +96,8 @@ fn every_third_request_panics_in_worker_processes() {
 // ----- Silence -----------------------------------------------------------------------------------
 
 fn a_thousand_silent_clients_keep_nobody_waiting() {
-    // The server inherits it.
-    if let Err(trouble) = allow_descriptors(4096) {
+    // The server inherits what limits this process. Each of the silent has a thread there.
+    if let Err(trouble) = allow_descriptors(4096).and_then(|()| try_threads(1_000)) {
         return clients::lack(trouble);
     }
     let server = Process::start(&mut echo("tcp", "threading", ANY_PORT));

@@ -23,10 +23,10 @@ use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use socketserver::{Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
-use support::process::{Process, echo_with_few_tasks, pid, role, serve_as_role};
+use support::process::{Process, echo, echo_with_few_tasks, pid, role, serve_as_role};
 use support::{
-    CEILING, EchoLine, children, children_of, connect, exchange_line, kill_by_number, logged, process_state,
-    read_to_end, temp_path, wait_until, wait_until_accepted,
+    CEILING, EchoLine, children, children_of, connect, connect_to, exchange_line, kill_by_number, logged,
+    process_state, read_to_end, temp_path, wait_until, wait_until_accepted,
 };
 
 tests![
@@ -49,6 +49,7 @@ tests![
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
     a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
+    at_the_deadline_the_master_alone_tells_what_that_costs,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
     workers_that_lack_descriptors_as_they_start_are_started_again,
@@ -477,6 +478,25 @@ fn a_first_worker_that_cannot_be_forked_is_an_error() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let text = "echo: the first worker cannot be started: Resource temporarily unavailable";
     assert!(ended.errors.contains(text), "{ended:?}");
+    let advice = "(what limits them: ulimit -u, pids.max of the cgroup, memory)";
+    assert!(ended.errors.contains(advice), "{ended:?}");
+}
+
+fn at_the_deadline_the_master_alone_tells_what_that_costs() {
+    let server = Process::start(echo("tcp", "prefork", "127.0.0.1:0").args(["--workers", "2", "--drain", "1"]));
+    let busy = [(); 2].map(|()| connect_to(server.address()));
+    busy.iter().for_each(wait_until_accepted);
+    let queued = connect_to(server.address());
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    drop((busy, queued));
+    let text = |line: &'_ str| line.split_once("] ").map(|(_, text)| text.to_owned());
+    let told: Vec<_> = ended.errors.lines().filter_map(text).collect();
+    let expected = [
+        "the time to drain is over: what was not accepted by now is lost",
+        "2 requests did not end in time: shutting their sockets down",
+    ];
+    assert_eq!(told, expected, "{ended:?}");
 }
 
 fn with_room_for_fewer_workers_these_serve() {

@@ -25,7 +25,7 @@ pub(crate) struct Backoff {
 /// What is ended by an attempt that succeeds.
 #[derive(Debug, Default)]
 struct Trouble {
-    /// The last delay in milliseconds; 0 outside of an episode.
+    /// The last delay in milliseconds; 0 if there was none in this episode.
     delay: u64,
     /// When the episode began.
     since: Option<Instant>,
@@ -78,7 +78,7 @@ impl Backoff {
     /// accepting says EPERM each time and leaves the connection in the queue.
     pub(super) fn may_retry(&self) -> bool {
         let mut trouble = self.trouble.lock();
-        if trouble.retries == 0 && trouble.delay == 0 {
+        if trouble.retries == 0 && trouble.since.is_none() {
             self.renumber(&trouble);
         }
         let more = trouble.retries < Self::MOST_RETRIES;
@@ -86,24 +86,34 @@ impl Backoff {
         more
     }
 
-    /// The next delay; only the first of an episode is logged.
+    /// The next delay; only the first trouble of an episode is logged.
     pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
-        let what = self.what;
         let mut trouble = self.trouble.lock();
-        let begins = trouble.delay == 0;
         trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
         let delay = Duration::from_millis(trouble.delay);
-        if begins {
-            trouble.since = Some(Instant::now());
-            self.renumber(&trouble);
-            drop(trouble);
-            log::warn!("{what}: {reason}; trying again until it works");
-            self.observe(|| Event::BackOffBegun {
-                what,
-                reason: reason.to_string(),
-            });
-        }
+        self.begin(trouble, reason);
         delay
+    }
+
+    /// As [`next`](Self::next), of trouble after which nothing is waited for: the delay stays as it is.
+    pub(super) fn note(&self, reason: &dyn fmt::Display) {
+        self.begin(self.trouble.lock(), reason);
+    }
+
+    /// Begins an episode, unless this trouble is one of the same.
+    fn begin(&self, mut trouble: MutexGuard<'_, Trouble>, reason: &dyn fmt::Display) {
+        if trouble.since.is_some() {
+            return;
+        }
+        trouble.since = Some(Instant::now());
+        self.renumber(&trouble);
+        drop(trouble);
+        let what = self.what;
+        log::warn!("{what}: {reason}; trying again until it works");
+        self.observe(|| Event::BackOffBegun {
+            what,
+            reason: reason.to_string(),
+        });
     }
 
     /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
@@ -166,6 +176,19 @@ mod tests {
         assert_eq!(backoff.next(&"").as_millis(), 5);
         backoff.succeeded(before);
         assert_eq!(backoff.next(&"").as_millis(), 10);
+    }
+
+    #[test]
+    fn trouble_that_nothing_is_waited_for_makes_no_later_delay_longer() {
+        let backoff = Backoff::new("test");
+        (0..10).for_each(|_| backoff.note(&""));
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        backoff.note(&"");
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+        backoff.succeeded(backoff.attempt());
+        backoff.note(&"");
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(backoff.next(&"").as_millis(), 5);
     }
 
     #[test]

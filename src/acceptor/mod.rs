@@ -226,14 +226,14 @@ impl<T: Transport> Acceptor<T> {
         // A request that ends makes room.
         let _told = Pause::begin(self.shared());
         let reason = format_args!("the system has no room for another thread or process ({LIMITS_OF_TASKS})");
-        let delay = self.backoffs.processing.next(&reason);
         // It is a worker's master that forks, not the worker.
         let forks = self.forks && self.shared().master().is_none();
         if !forks && !self.shared().registry.any_runs() {
             // It was served here, and there is none to wait for.
+            self.backoffs.processing.note(&reason);
             return Ok(());
         }
-        self.pause_for_place(delay)
+        self.pause_for_place(self.backoffs.processing.next(&reason))
     }
 
     /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
@@ -408,8 +408,9 @@ impl<T: Transport> Acceptor<T> {
             core.end_patience(&self.server);
             return Ok(self.stopped());
         }
+        let until_told = patience.min(core.tell_progress());
         if !self.has_place(place) {
-            wakeup.wait_place(patience.min(core.tell_progress()))?;
+            wakeup.wait_place(until_told)?;
             return Ok(Turn::Again);
         }
         // A worker that accepts without having waited does not only start any more: told to leave, it must
@@ -421,7 +422,8 @@ impl<T: Transport> Acceptor<T> {
         if let Some(job) = self.waiting_job(place) {
             return Ok(Turn::Job(job));
         }
-        self.accept(wakeup, place, timeout, Some(backlog))
+        let timeout = timeout.map_or(until_told, |timeout| timeout.min(until_told));
+        self.accept(wakeup, place, Some(timeout), Some(backlog))
     }
 
     /// Before it waits: what the transport has held back is sent. Who does not take it is waited for as long as a

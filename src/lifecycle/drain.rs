@@ -183,9 +183,14 @@ impl<T: Transport> Core<T> {
 
     /// The time to accept what the kernel has queued is over.
     pub(crate) fn give_up_queue(&self, server: &Outermost<T>) {
-        if self.begin_drain(server).end() && self.loses_any() {
+        if self.begin_drain(server).end() && self.tells_losses() && self.loses_any() {
             log::warn!("the time to drain is over: what was not accepted by now is lost");
         }
+    }
+
+    /// What the end of the whole server costs its workers' master tells, once for all of them.
+    fn tells_losses(&self) -> bool {
+        self.shared().master().is_none_or(|master| !master.drains())
     }
 
     /// Whether there is a request that nobody will serve.
@@ -203,18 +208,21 @@ impl<T: Transport> Core<T> {
     /// end. Whoever notices first does it, once.
     pub(crate) fn end_patience(&self, server: &Outermost<T>) {
         let registry = &self.shared().registry;
-        if let (Some(running), false) = (registry.begin_forcing(), registry.is_idle()) {
-            if running > 0 {
-                let (requests, sockets) = if running == 1 {
-                    ("request", "its socket")
-                } else {
-                    ("requests", "their sockets")
-                };
-                log::warn!("{running} {requests} did not end in time: shutting {sockets} down");
-            } else if registry.has_workers() && self.drain_time_left().is_zero() {
-                // Told to stop at once they have had no time.
-                log::warn!("worker processes without a request did not end in time: making them");
-            }
+        let Some(late) = registry.begin_forcing() else {
+            return;
+        };
+        if late > 0 && self.tells_losses() {
+            let (requests, sockets) = if late == 1 {
+                ("request", "its socket")
+            } else {
+                ("requests", "their sockets")
+            };
+            log::warn!("{late} {requests} did not end in time: shutting {sockets} down");
+        } else if registry.has_workers() && self.drain_time_left().is_zero() {
+            // Told to stop at once they have had no time.
+            log::warn!("worker processes without a request did not end in time: making them");
+        }
+        if !registry.is_idle() {
             self.waiting_room().drop_all(server);
             server.terminate_requests(Force::Terminate);
         }

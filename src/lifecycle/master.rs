@@ -121,6 +121,11 @@ impl Master {
         }
     }
 
+    /// Whether the master drains the whole server, and tells what that costs.
+    pub(crate) fn drains(&self) -> bool {
+        matches!(self.duty.slot.order(), Order::Drain | Order::Force) && !self.is_gone()
+    }
+
     /// How many requests this worker, told to stop, is to take from the kernel's queue; `None` if there is no
     /// master any more to have the kernel refuse new ones.
     pub(crate) fn backlog(&self) -> Option<u32> {

@@ -44,6 +44,9 @@ pub(crate) struct Inner {
     pub(super) counts: Counts,
     /// The deadline is over: what ends now was not drained but forced.
     forcing: bool,
+    /// So many were made to end before: by the deadline itself, while the thread that drains served them, or by workers
+    /// that have ended since.
+    forced_before: u64,
     /// Acceptors that found no place and wait for one.
     pub(super) paused: usize,
     /// Calls of `handle_request`: each may be about to start a request.
@@ -76,7 +79,15 @@ pub(super) struct Record {
 }
 
 impl Inner {
-    pub(super) fn way(&self, forced: bool, stopping: bool) -> Way {
+    /// Counts the end of a request of this process. Returns its way.
+    pub(super) fn count(&mut self, end: End, forced: bool, stopping: bool) -> Way {
+        let way = self.way(forced, stopping);
+        self.forced_before += u64::from(way == Way::Forced && !self.forcing);
+        self.counts.add(end, way, 1);
+        way
+    }
+
+    fn way(&self, forced: bool, stopping: bool) -> Way {
         if self.forcing || forced {
             Way::Forced
         } else if stopping {
@@ -193,7 +204,11 @@ impl Registry {
     pub(crate) fn settle(&self, worker: &Arc<Slot>, stopping: bool) -> u64 {
         let mut inner = self.lock();
         inner.workers.retain(|slot| !Arc::ptr_eq(slot, worker));
+        let forced = inner.counts.forced;
         let Present { running, waiting } = worker.add_to(&mut inner.counts);
+        if stopping && !inner.forcing {
+            inner.forced_before += inner.counts.forced - forced;
+        }
         let lost = running + waiting;
         inner.counts.started += waiting;
         let way = inner.way(false, stopping);
@@ -230,11 +245,19 @@ impl Registry {
         Stats::new(state, &counts, running, waiting, connections)
     }
 
-    /// The patience with the requests in progress is over. Returns how many there are, the first time.
-    pub(crate) fn begin_forcing(&self) -> Option<usize> {
+    /// The patience with the requests in progress is over. Returns how many did not end in time, the first time: those
+    /// that there are, and those that were made to end before.
+    pub(crate) fn begin_forcing(&self) -> Option<u64> {
         let mut inner = self.lock();
         let first = !std::mem::replace(&mut inner.forcing, true);
-        first.then(|| inner.present())
+        first.then(|| {
+            // Each slot is read once: what ends meanwhile is still in progress, and not counted twice.
+            let mut ended = Counts::default();
+            let slots = inner.workers.iter().map(|slot| slot.add_to(&mut ended));
+            let in_workers: u64 = slots.map(|present| present.running + present.waiting).sum();
+            let here = (inner.running + inner.waiting) as u64;
+            here + in_workers + ended.forced + inner.forced_before
+        })
     }
 
     /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream.

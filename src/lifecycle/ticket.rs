@@ -140,8 +140,7 @@ impl Ticket {
 
     /// Counts the end of the request, here and in the master.
     fn count(&self, inner: &mut Inner, end: End) {
-        let way = inner.way(self.forced, self.shared.is_told_to_stop());
-        inner.counts.add(end, way, 1);
+        let way = inner.count(end, self.forced, self.shared.is_told_to_stop());
         if let Some(master) = self.shared.master() {
             master.ended(end, way);
         }

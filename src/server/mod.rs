@@ -12,7 +12,7 @@ use std::thread;
 use crate::acceptor::{Acceptor, Handled};
 use crate::address::{Address, AddressFamily};
 use crate::config::Config;
-use crate::error::{HandlerResult, RequestError};
+use crate::error::{HandlerResult, RequestError, no_room_for};
 use crate::handler::BaseRequestHandler;
 use crate::hooks::{Outermost, guarded};
 use crate::job::{Active, Force, Job};
@@ -177,7 +177,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         let address = server.server_address();
         let patience = server.core().attribute(|config| config.drain_timeout);
         let serve = move || serve_bound(&Arc::new(server));
-        let thread = thread::Builder::new().name("socketserver".into()).spawn(serve)?;
+        let thread = thread::Builder::new().name("socketserver".into()).spawn(serve);
+        let thread = thread.map_err(|error| no_room_for("thread", &error))?;
         Ok(Running::new(shared, address, patience, thread))
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, unbounded};
@@ -47,6 +47,8 @@ pub struct ThreadPool<S: BaseServer> {
     accepting: Arc<Accepting>,
     queue: OnceLock<Queue<S::Transport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// A server that got no worker at first tries again with its first job: that there are too few is told once.
+    told_too_few: Once,
 }
 
 /// Where workers that do not accept get their jobs from; taken away to end them, absent if there could be
@@ -66,6 +68,7 @@ impl<S: BaseServer> ThreadPool<S> {
             accepting: Arc::new(Accepting::new(usize::MAX)),
             queue: OnceLock::new(),
             threads: Mutex::default(),
+            told_too_few: Once::new(),
         }
     }
 
@@ -101,10 +104,12 @@ impl<S: BaseServer> ThreadPool<S> {
             match named.spawn(work(started)) {
                 Ok(worker) => threads.push(worker),
                 Err(error) => {
-                    log::warn!(
-                        "only {started} of {} workers could be started ({LIMITS_OF_TASKS}): {error}",
-                        self.workers
-                    );
+                    self.told_too_few.call_once(|| {
+                        log::warn!(
+                            "only {started} of {} workers could be started ({LIMITS_OF_TASKS}): {error}",
+                            self.workers
+                        );
+                    });
                     return started;
                 }
             }

@@ -7,7 +7,8 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
-use std::{env, fs, io};
+use std::sync::Mutex;
+use std::{env, fs, io, thread};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
@@ -59,6 +60,21 @@ pub fn allow_descriptors(number: rlim_t) -> Result<(), String> {
     }
     setrlimit(Resource::RLIMIT_NOFILE, number, hard)
         .map_err(|_| format!("{number} descriptors are wanted, {hard} allowed: ulimit -n {number}"))
+}
+
+/// Sees to it that so many threads fit into a process beside those that it has. The error is what is wrong, and what to do.
+pub fn try_threads(number: usize) -> Result<(), String> {
+    let end = Mutex::new(());
+    thread::scope(|scope| {
+        let _all_are_there = end.lock().unwrap();
+        for started in 0..number {
+            let stay = || drop(end.lock());
+            thread::Builder::new().spawn_scoped(scope, stay).map_err(|_| {
+                format!("{number} threads are wanted, {started} fit: ulimit -u, ulimit -v, pids.max of the cgroup")
+            })?;
+        }
+        Ok(())
+    })
 }
 
 fn try_loopback() -> io::Result<()> {

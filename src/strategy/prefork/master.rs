@@ -60,7 +60,11 @@ impl<S: BaseServer> PreFork<S> {
             let _told = wakeup.about_to_wait();
             acceptor.server().service_actions();
             self.state().look();
-            if !core.has_time() || self.state().hopeless().is_some() {
+            if !core.has_time() {
+                core.give_up_queue(acceptor.server());
+                break;
+            }
+            if self.state().hopeless().is_some() {
                 break;
             }
             let left = core.drain_time_left();

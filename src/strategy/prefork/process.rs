@@ -14,6 +14,7 @@ use signal_hook::consts::SIGCHLD;
 use super::PreFork;
 use super::worker::Worker;
 use crate::acceptor::Acceptor;
+use crate::error::no_room_for;
 use crate::hooks::caught;
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
 use crate::request::{about_to_fork, has_not_forked};
@@ -47,7 +48,7 @@ impl<S: BaseServer> PreFork<S> {
         about_to_fork();
         // Held over the fork: in the child, a lock that another thread held would stay locked.
         let (mut workers, mut registry) = (self.state(), shared.registry.lock());
-        match sys::fork()? {
+        match sys::fork().map_err(|error| no_room_for("process", &error))? {
             Fork::Child(mask) => {
                 has_not_forked();
                 workers.forget();
