@@ -285,7 +285,8 @@ impl Wakeup {
         let _ = self.place.read();
     }
 
-    /// A request that waits for its address's turn may run.
+    /// A request that waits for its address's turn may run, or something else is to be done at its time: an acceptor
+    /// that waits for requests shall look.
     pub(crate) fn give_turn(&self) {
         let _ = self.turn.write(1);
         self.wake_sleepers();
