@@ -24,7 +24,12 @@ impl Shared {
 
     /// Whether the accept loop shall accept. It looks when it is woken up.
     pub(super) fn set_suspended(&self, suspended: bool) {
-        if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
+        if self.in_child() {
+            return;
+        }
+        let is_new = self.suspended.swap(suspended, Ordering::SeqCst) != suspended;
+        // Whoever suspends what another is just suspending waits as that one does.
+        if !is_new && !suspended {
             return;
         }
         // Workers keep to it from now on, although the master has to wake them to see to their waiting.
@@ -34,7 +39,9 @@ impl Shared {
             wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
             self.wait_until_nobody_accepts();
         }
-        self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+        if is_new {
+            self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+        }
     }
 
     /// Has the board of the workers, if there is one, say whether they are to accept. Returns it.
