@@ -27,7 +27,7 @@ pub(crate) struct Backoff {
 struct Trouble {
     /// The last delay in milliseconds; 0 outside of an episode.
     delay: u64,
-    /// When the episode began.
+    /// When the episode began, once that has been told: it does not end before.
     since: Option<Instant>,
     /// Attempts in a row that failed and were repeated at once.
     retries: u32,
@@ -90,11 +90,10 @@ impl Backoff {
     pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
         let what = self.what;
         let mut trouble = self.trouble.lock();
-        let begins = trouble.delay == 0;
+        let begins = (trouble.delay == 0).then(Instant::now);
         trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
         let delay = Duration::from_millis(trouble.delay);
-        if begins {
-            trouble.since = Some(Instant::now());
+        if begins.is_some() {
             self.renumber(&trouble);
             drop(trouble);
             log::warn!("{what}: {reason}; trying again until it works");
@@ -102,6 +101,7 @@ impl Backoff {
                 what,
                 reason: reason.to_string(),
             });
+            self.trouble.lock().since = begins;
         }
         delay
     }
@@ -117,7 +117,8 @@ impl Backoff {
     #[cold]
     fn end_trouble(&self, attempt: Attempt) {
         let mut trouble = self.trouble.lock();
-        if self.number.load(Ordering::Relaxed) != attempt.0 {
+        let is_being_told = trouble.delay > 0 && trouble.since.is_none();
+        if is_being_told || self.number.load(Ordering::Relaxed) != attempt.0 {
             return;
         }
         self.number.store(attempt.0 + 1, Ordering::Relaxed);
@@ -133,7 +134,10 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_back_off_doubles_to_a_second_and_starts_again() {
@@ -166,6 +170,29 @@ mod tests {
         assert_eq!(backoff.next(&"").as_millis(), 5);
         backoff.succeeded(before);
         assert_eq!(backoff.next(&"").as_millis(), 10);
+    }
+
+    #[test]
+    fn the_end_of_an_episode_is_told_after_its_begin() {
+        let (backoff, told) = (Arc::new(OnceLock::<Backoff>::new()), Arc::new(Mutex::new(Vec::new())));
+        let (its, notes) = (Arc::downgrade(&backoff), Arc::clone(&told));
+        let succeeds = move |_: &Event<'_>| {
+            // As another thread may, while this one tells the begin.
+            let backoff = its.upgrade().unwrap();
+            let backoff = backoff.get().unwrap();
+            backoff.succeeded(backoff.attempt());
+        };
+        let notes = move |event: &Event<'_>| notes.lock().push(matches!(event, Event::BackOffBegun { .. }));
+        let server = Arc::new(Shared::new());
+        server.configure(&Config {
+            observers: vec![Arc::new(succeeds), Arc::new(notes)],
+            ..Config::default()
+        });
+        let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
+        backoff.next(&"");
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(*told.lock(), [true, false]);
+        assert_eq!(backoff.next(&"").as_millis(), 5);
     }
 
     #[test]
