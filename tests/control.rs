@@ -227,7 +227,7 @@ fn assert_waits_for_one_that_is_put_off<S: BaseServer>(make: impl Fn() -> S) {
         });
         // None is to return yet: this only gives them the time to.
         thread::sleep(Duration::from_millis(50));
-        let early = suspending.iter().any(|suspending| suspending.is_finished());
+        let early = suspending.iter().any(thread::JoinHandle::is_finished);
         let early = early.then(|| connect(running.server_address()));
         fs::write(go, "").unwrap();
         let waited = suspending.map(|suspending| suspending.join().unwrap()) == [true; 2];
