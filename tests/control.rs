@@ -218,16 +218,19 @@ fn assert_waits_for_one_that_is_put_off<S: BaseServer>(make: impl Fn() -> S) {
         fs::write(armed, "").unwrap();
         assert_eq!(read_to_end(connect(running.server_address())), b"");
         wait_until("it is put off", || put_off.exists());
-        let suspending = thread::spawn({
+        // The second of them suspends what is suspended.
+        let suspending = [(); 2].map(|()| {
             let handle = handle.clone();
-            move || suspend_and_wait(&handle)
+            let suspending = thread::spawn(move || suspend_and_wait(&handle));
+            wait_until("it is suspended", || running.handle().state() == State::Suspended);
+            suspending
         });
-        wait_until("it is suspended", || handle.state() == State::Suspended);
-        // It is not to return yet: this only gives it the time to.
+        // None is to return yet: this only gives them the time to.
         thread::sleep(Duration::from_millis(50));
-        let early = suspending.is_finished().then(|| connect(running.server_address()));
+        let early = suspending.iter().any(thread::JoinHandle::is_finished);
+        let early = early.then(|| connect(running.server_address()));
         fs::write(go, "").unwrap();
-        let waited = suspending.join().unwrap();
+        let waited = suspending.map(|suspending| suspending.join().unwrap()) == [true; 2];
         let client = early.unwrap_or_else(|| connect(running.server_address()));
         if waited {
             (&client).write_all(b"hello\n").unwrap();

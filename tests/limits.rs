@@ -56,6 +56,7 @@ tests![
     faster_than_the_rate_a_client_is_rejected,
     a_rate_of_one_for_ever_admits_one,
     faster_than_the_rate_a_client_waits_for_its_turn,
+    one_that_waits_for_its_turn_runs_then_whoever_else_is_busy,
     one_that_waits_for_its_turn_is_no_thread_that_ends,
     datagrams_that_come_too_fast_are_dropped,
     at_max_threads_a_client_waits,
@@ -737,6 +738,39 @@ fn faster_than_the_rate_a_client_waits_for_its_turn() {
             assert_eq!(exchange_line(client, "hello\n"), "hello\n", "{strategy}");
         }
         assert!(begun.elapsed() >= Duration::from_millis(200), "{strategy}");
+        stop(running, 5, 0);
+    }
+}
+
+/// Who accepted it serves somebody else by then, and the others that accept have begun to wait before it came.
+fn one_that_waits_for_its_turn_runs_then_whoever_else_is_busy() {
+    for strategy in ["threading", "pool", "acceptors"] {
+        let rate = RateLimit::wait(2).burst(1);
+        let server = TcpServer::new(ANY_PORT, ECHO_LINES).max_rate_per_address(rate);
+        let running = match strategy {
+            "threading" => server.threading().spawn(),
+            "pool" => server.thread_pool().workers(4).spawn(),
+            _ => Accepting::over(server, 4).spawn(),
+        };
+        let running = running.unwrap();
+        let (handle, address) = (running.handle(), running.server_address());
+        let serve = |host: u8| {
+            let client = connect_from(host, address);
+            assert_echoes(&client);
+            client
+        };
+        // By then several threads accept, none of them in accept(2), where they could not wait for a time.
+        let clients: Vec<_> = [2, 2, 3].map(serve).into();
+        clients.iter().for_each(finish);
+        drop(clients);
+        wait_until("all have ended", || handle.stats().running == 0);
+        let waits = connect_from(2, address);
+        wait_until("it waits", || handle.stats().waiting == 1);
+        let stays = serve(4);
+        assert_echoes(&waits);
+        finish(&waits);
+        finish(&stays);
+        drop((waits, stays));
         stop(running, 5, 0);
     }
 }

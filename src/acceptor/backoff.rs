@@ -29,6 +29,8 @@ struct Trouble {
     delay: u64,
     /// When the episode began.
     since: Option<Instant>,
+    /// That has been told: the episode does not end before.
+    told: bool,
     /// Attempts in a row that failed and were repeated at once.
     retries: u32,
 }
@@ -114,6 +116,7 @@ impl Backoff {
             what,
             reason: reason.to_string(),
         });
+        self.trouble.lock().told = true;
     }
 
     /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
@@ -127,7 +130,8 @@ impl Backoff {
     #[cold]
     fn end_trouble(&self, attempt: Attempt) {
         let mut trouble = self.trouble.lock();
-        if self.number.load(Ordering::Relaxed) != attempt.0 {
+        let is_being_told = trouble.since.is_some() && !trouble.told;
+        if is_being_told || self.number.load(Ordering::Relaxed) != attempt.0 {
             return;
         }
         self.number.store(attempt.0 + 1, Ordering::Relaxed);
@@ -143,7 +147,10 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn a_back_off_doubles_to_a_second_and_starts_again() {
@@ -188,6 +195,29 @@ mod tests {
         backoff.succeeded(backoff.attempt());
         backoff.note(&"");
         backoff.succeeded(backoff.attempt());
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn the_end_of_an_episode_is_told_after_its_begin() {
+        let (backoff, told) = (Arc::new(OnceLock::<Backoff>::new()), Arc::new(Mutex::new(Vec::new())));
+        let (its, notes) = (Arc::downgrade(&backoff), Arc::clone(&told));
+        let succeeds = move |_: &Event<'_>| {
+            // As another thread may, while this one tells the begin.
+            let backoff = its.upgrade().unwrap();
+            let backoff = backoff.get().unwrap();
+            backoff.succeeded(backoff.attempt());
+        };
+        let notes = move |event: &Event<'_>| notes.lock().push(matches!(event, Event::BackOffBegun { .. }));
+        let server = Arc::new(Shared::new());
+        server.configure(&Config {
+            observers: vec![Arc::new(succeeds), Arc::new(notes)],
+            ..Config::default()
+        });
+        let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
+        backoff.next(&"");
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(*told.lock(), [true, false]);
         assert_eq!(backoff.next(&"").as_millis(), 5);
     }
 

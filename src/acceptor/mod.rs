@@ -199,7 +199,10 @@ impl<T: Transport> Acceptor<T> {
         let mut place = Place::default();
         let next = loop {
             match self.turn(&mut place, self.interval) {
-                Ok(Turn::Job(job)) => return Ok(Some(job)),
+                Ok(Turn::Job(job)) => {
+                    self.leave_due_to_others();
+                    return Ok(Some(job));
+                }
                 Ok(Turn::Refused | Turn::Rejected | Turn::Again | Turn::Nothing) => {}
                 Ok(Turn::Stopped) => break Ok(None),
                 Err(error) => break Err(error),
@@ -475,6 +478,16 @@ impl<T: Transport> Acceptor<T> {
         };
         let left = due.saturating_duration_since(Instant::now());
         Some(timeout.map_or(left, |timeout| timeout.min(left)))
+    }
+
+    /// This acceptor is about to be busy. The others may have begun to wait before there was something to be done at its
+    /// time: one of them shall look at that instead.
+    fn leave_due_to_others(&self) {
+        if self.until_next_due(None).is_some()
+            && let Ok(wakeup) = self.shared().wakeup()
+        {
+            wakeup.give_turn();
+        }
     }
 
     /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing. What fails is waited for at

@@ -24,6 +24,7 @@ mod ticket;
 mod wakeup;
 
 pub(crate) use activity::Activity;
+pub(crate) use board::Board;
 pub(crate) use drain::{Backlog, drain, drain_worker};
 pub(crate) use master::{Duty, Master};
 pub(crate) use poll::poll_timeout;

@@ -119,8 +119,9 @@ impl Slot {
 
     /// A request has come. Returns how many have.
     pub(crate) fn accepted(&self) -> u64 {
+        let accepted = self.add(Word::Accepted) + 1;
         self.progress();
-        self.add(Word::Accepted) + 1
+        accepted
     }
 
     /// How many requests have come.
@@ -134,9 +135,9 @@ impl Slot {
     }
 
     pub(crate) fn ended(&self, end: End, way: Way) {
-        self.progress();
         self.end(end, way).fetch_add(1, Ordering::SeqCst);
         self.set(Word::ClientLength, 0);
+        self.progress();
     }
 
     fn end(&self, end: End, way: Way) -> &AtomicU64 {
@@ -149,10 +150,10 @@ impl Slot {
         &self.words[ENDS + row * WAYS + way as usize]
     }
 
-    /// The worker gets on. Not counted exactly: what matters is that it changes.
+    /// The worker gets on: said after what else it says about that, so that a master that sees no progress has seen all.
+    /// Counted, because two threads at once must not leave it as the master has seen it.
     pub(crate) fn progress(&self) {
-        let progress = self.word(Word::Progress);
-        progress.store(progress.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.word(Word::Progress).fetch_add(1, Ordering::Relaxed);
     }
 
     /// An acceptor is about to wait for a request or to accept one. True the first time.
@@ -162,13 +163,13 @@ impl Slot {
 
     /// An acceptor waits for a request.
     pub(crate) fn begin_waiting(&self) {
-        self.progress();
         self.add(Word::Waiting);
+        self.progress();
     }
 
     pub(crate) fn end_waiting(&self) {
-        self.progress();
         self.word(Word::Waiting).fetch_sub(1, Ordering::SeqCst);
+        self.progress();
     }
 
     /// See [`Shared::begin_accepting`](super::Shared::begin_accepting).
@@ -297,6 +298,8 @@ impl Slot {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -344,6 +347,18 @@ mod tests {
         }
         slot.ended(End::Served, Way::Usual);
         assert_eq!(slot.client(), None);
+    }
+
+    #[test]
+    fn two_threads_that_get_on_at_once_do_not_hide_it() {
+        const EACH: u64 = 100_000;
+        let slot = Slot::new().unwrap();
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..EACH).for_each(|_| slot.progress()));
+            }
+        });
+        assert_eq!(slot.last_progress(), 2 * EACH);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::board::Board;
 use crate::observer::Event;
 
 /// How long whoever suspends waits for those that are just accepting.
@@ -23,19 +24,33 @@ impl Shared {
 
     /// Whether the accept loop shall accept. It looks when it is woken up.
     pub(super) fn set_suspended(&self, suspended: bool) {
-        if self.in_child() || self.suspended.swap(suspended, Ordering::SeqCst) == suspended {
+        if self.in_child() {
+            return;
+        }
+        let is_new = self.suspended.swap(suspended, Ordering::SeqCst) != suspended;
+        // Whoever suspends what another is just suspending waits as that one does.
+        if !is_new && !suspended {
             return;
         }
         // Workers keep to it from now on, although the master has to wake them to see to their waiting.
-        if let (None, Some(board)) = (self.master(), self.registry.board()) {
-            board.suspend(suspended);
-        }
+        self.tell_board();
         self.wake();
         if suspended && let Ok(wakeup) = self.wakeup() {
             wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
             self.wait_until_nobody_accepts();
         }
-        self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+        if is_new {
+            self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+        }
+    }
+
+    /// Has the board of the workers, if there is one, say whether they are to accept. Returns it.
+    pub(crate) fn tell_board(&self) -> Option<&Board> {
+        let board = self.registry.board().filter(|_| self.master().is_none())?;
+        // Of two at once, the one that comes last says what is so at last.
+        let _lock = self.registry.lock();
+        board.suspend(self.suspended.load(Ordering::SeqCst));
+        Some(board)
     }
 
     /// The calling thread is about to look whether it may accept, and accepts then, which does not wait: until the guard
@@ -68,5 +83,35 @@ impl Drop for Accepting<'_> {
     fn drop(&mut self) {
         ACCEPTING.set(ACCEPTING.get() - 1);
         self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn once_suspended_workers_stay_so_whatever_the_master_is_just_passing_on() {
+        let shared = Shared::new();
+        let board = shared.registry.make_board().unwrap();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    shared.tell_board();
+                }
+            });
+            let stays = (0..300_000).all(|_| {
+                shared.set_suspended(true);
+                let stays = (0..100).all(|_| board.is_suspended());
+                shared.set_suspended(false);
+                stays
+            });
+            over.store(true, Ordering::SeqCst);
+            assert!(stays);
+        });
     }
 }

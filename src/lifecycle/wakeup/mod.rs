@@ -28,7 +28,7 @@ use deadline::Deadline;
 /// it wakes; `ended` says so to the one thread that drains, which shares it with nobody. `place` counts
 /// the places that have become free, and only an acceptor that waits for one reads it: each wakes one such
 /// acceptor, and none that waits for requests can eat it. `turn` says that requests which wait for their
-/// address's turn may run; only acceptors that wait for requests read it.
+/// address's turn may run, or will at their time; only acceptors that wait for requests read it.
 ///
 /// What [`shutdown`](Self::shutdown), [`nudge`](Self::nudge) and the methods named after signals do is
 /// async-signal-safe (signal-safety(7)).
@@ -285,7 +285,8 @@ impl Wakeup {
         let _ = self.place.read();
     }
 
-    /// A request that waits for its address's turn may run.
+    /// A request that waits for its address's turn may run, or something else is to be done at its time: an acceptor
+    /// that waits for requests shall look.
     pub(crate) fn give_turn(&self) {
         let _ = self.turn.write(1);
         self.wake_sleepers();

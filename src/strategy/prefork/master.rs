@@ -10,6 +10,7 @@ use super::workers::{Workers, earlier};
 use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::error::{Cause, Phase, RequestError};
+use crate::lifecycle::Board;
 use crate::observer::Event;
 use crate::server::{BaseServer, Concurrency};
 
@@ -169,13 +170,10 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Has the workers see to it if they are to accept, or not to, and that has changed.
     pub(super) fn pass_suspension_on(&self) {
-        let shared = self.core().shared();
-        if let (None, Some(board)) = (shared.master(), shared.registry.board()) {
-            // Whoever changed it may have done so before there was a board, or two of them in another order.
-            board.suspend(shared.is_suspended());
-            if board.take_suspension_change() {
-                self.state().wake_serving();
-            }
+        // Whoever changed it may have done so before there was a board.
+        let board = self.core().shared().tell_board();
+        if board.is_some_and(Board::take_suspension_change) {
+            self.state().wake_serving();
         }
     }
 

@@ -34,14 +34,13 @@ impl<S: BaseServer> PreFork<S> {
             slot.set_order(Order::Drain);
         }
         let wake = event(EfdFlags::empty())?;
-        if shared.registry.board().is_none() {
-            // The first worker shall know it from its beginning.
-            shared.registry.make_board()?.suspend(shared.is_suspended());
-        }
+        let board = Arc::clone(shared.registry.make_board()?);
+        // The first worker shall know it from its beginning.
+        shared.tell_board();
         let duty = Duty {
             master: Pid::this(),
             slot: Arc::clone(&slot),
-            board: Arc::clone(shared.registry.make_board()?),
+            board,
             max_requests: self.max_requests.map(|requests| self.with_jitter(requests)),
             one_at_a_time: S::CONCURRENCY == Concurrency::None,
         };
