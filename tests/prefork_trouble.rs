@@ -30,7 +30,7 @@ use support::{
 };
 
 tests![
-    roles: three_workers, three_workers_with_threads, three_workers_that_soon_give_up, three_workers_of_another_user,
+    roles: three_workers, three_workers_with_threads, two_workers_with_a_thread_each_that_log, three_workers_that_soon_give_up, three_workers_of_another_user,
         a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
@@ -49,7 +49,7 @@ tests![
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
     a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
-    at_the_deadline_the_master_alone_tells_what_that_costs,
+    the_master_alone_tells_how_far_a_drain_is_and_what_its_deadline_costs,
     with_room_for_fewer_workers_these_serve,
     without_descriptors_workers_wait_and_recover,
     workers_that_lack_descriptors_as_they_start_are_started_again,
@@ -84,6 +84,12 @@ fn three_workers() {
 
 fn three_workers_with_threads() {
     serve_as_role(ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(3));
+}
+
+fn two_workers_with_a_thread_each_that_log() {
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded).max_threads(1);
+    serve_as_role(server.prefork().workers(2).drain_timeout(Duration::from_secs(2)));
 }
 
 fn three_workers_that_soon_give_up() {
@@ -482,21 +488,31 @@ fn a_first_worker_that_cannot_be_forked_is_an_error() {
     assert!(ended.errors.contains(advice), "{ended:?}");
 }
 
-fn at_the_deadline_the_master_alone_tells_what_that_costs() {
-    let server = Process::start(echo("tcp", "prefork", "127.0.0.1:0").args(["--workers", "2", "--drain", "1"]));
-    let busy = [(); 2].map(|()| connect_to(server.address()));
-    busy.iter().for_each(wait_until_accepted);
+fn the_master_alone_tells_how_far_a_drain_is_and_what_its_deadline_costs() {
+    let server = Process::start(&mut role("two_workers_with_a_thread_each_that_log"));
+    let busy = [(); 2].map(|()| Client::start(server.address(), "hold"));
     let queued = connect_to(server.address());
     server.signal(Signal::SIGTERM);
     let ended = server.end();
     drop((busy, queued));
     let text = |line: &'_ str| line.split_once("] ").map(|(_, text)| text.to_owned());
-    let told: Vec<_> = ended.errors.lines().filter_map(text).collect();
+    let told = ended.errors.lines().filter_map(text);
+    // The handlers write to sockets that were shut down.
+    let of_the_server = told.filter(|line| !line.starts_with("handle failed for "));
+    let (progress, rest): (Vec<_>, Vec<_>) = of_the_server.partition(|line| line.starts_with("draining: "));
+    // A worker has one of them.
+    let of_all = |line: &String| line.starts_with("draining: 2 connections and those not accepted yet, ");
+    assert!(!progress.is_empty() && progress.iter().all(of_all), "{ended:?}");
     let expected = [
         "the time to drain is over: what was not accepted by now is lost",
         "2 requests did not end in time: shutting their sockets down",
     ];
-    assert_eq!(told, expected, "{ended:?}");
+    assert_eq!(rest[..2], expected, "{ended:?}");
+    // "hold" writes to a socket that was shut down.
+    assert!(
+        rest[2..].iter().all(|line| line.starts_with("handle failed for ")),
+        "{ended:?}"
+    );
 }
 
 fn with_room_for_fewer_workers_these_serve() {

@@ -183,13 +183,13 @@ impl<T: Transport> Core<T> {
 
     /// The time to accept what the kernel has queued is over.
     pub(crate) fn give_up_queue(&self, server: &Outermost<T>) {
-        if self.begin_drain(server).end() && self.tells_losses() && self.loses_any() {
+        if self.begin_drain(server).end() && self.tells_of_drain() && self.loses_any() {
             log::warn!("the time to drain is over: what was not accepted by now is lost");
         }
     }
 
-    /// What the end of the whole server costs its workers' master tells, once for all of them.
-    fn tells_losses(&self) -> bool {
+    /// How far the drain of a whole prefork server is, and what its end costs, the master tells, once for all workers.
+    fn tells_of_drain(&self) -> bool {
         self.shared().master().is_none_or(|master| !master.drains())
     }
 
@@ -211,7 +211,7 @@ impl<T: Transport> Core<T> {
         let Some(late) = registry.begin_forcing() else {
             return;
         };
-        if late > 0 && self.tells_losses() {
+        if late > 0 && self.tells_of_drain() {
             let (requests, sockets) = if late == 1 {
                 ("request", "its socket")
             } else {
@@ -271,7 +271,9 @@ impl<T: Transport> Core<T> {
             let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
             let queued = self.backlog.get().is_some_and(|backlog| !backlog.is_empty());
             let queued = if queued { " and those not accepted yet" } else { "" };
-            log::info!("draining: {running} {kind}{plural}{queued}{left}");
+            if self.tells_of_drain() {
+                log::info!("draining: {running} {kind}{plural}{queued}{left}");
+            }
             self.observe_drain();
         }
         Duration::from_nanos((1_000_000_000 - elapsed.subsec_nanos()).into())
