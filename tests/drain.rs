@@ -25,10 +25,14 @@ use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, pid, role, serve_as_role};
-use support::{CEILING, Lines, children_of, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
+use support::{
+    CEILING, Lines, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path,
+    wait_until,
+};
 
 tests![
-    roles: serves_a_handler_that_never_returns, binds_and_serves_in_the_background;
+    roles: serves_a_handler_that_never_returns, serves_a_handler_that_writes_to_standard_error_for_ever,
+        binds_and_serves_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
@@ -73,6 +77,7 @@ tests![
     a_sync_udp_server_tells_that_its_request_was_forced,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
+    a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
     a_stray_nudge_changes_nothing,
     a_server_that_went_to_the_background_after_binding_ends_as_any_other,
 ];
@@ -904,6 +909,28 @@ fn a_handler_of_a_sync_server_that_never_returns_ends_the_process() {
 fn a_second_signal_ends_a_process_whose_handler_never_returns() {
     // Two of one kind that are pending at once would be one.
     assert_exits("for ever", &[Signal::SIGTERM, Signal::SIGINT]);
+}
+
+fn serves_a_handler_that_writes_to_standard_error_for_ever() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        request.write_all(b"begun\n")?;
+        loop {
+            io::stderr().write_all(b"x")?;
+        }
+    };
+    serve_as_role(TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO));
+}
+
+fn a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says() {
+    let process = Process::start(&mut role("serves_a_handler_that_writes_to_standard_error_for_ever"));
+    let client = TcpStream::connect(process.address()).unwrap();
+    assert_eq!(exchange_line(&client, ""), "begun\n");
+    wait_until("the pipe is full", || {
+        process_state(process.id()).as_deref() == Some("S")
+    });
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.output);
 }
 
 /// SIGURG may come from anywhere, and only says "look".

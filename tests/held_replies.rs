@@ -189,7 +189,7 @@ fn the_longest_replies_arrive_among_short_ones() {
         let stall = Stall::default();
         let answer = |request: &mut DatagramRequest| {
             let length = str::from_utf8(request.packet()).unwrap().parse().unwrap();
-            request.reply(&vec![b'x'; length])
+            request.reply(vec![b'x'; length])
         };
         let server = UdpServer::new("127.0.0.1:0", stall.then(answer)).replies(replies);
         let running = server.spawn().unwrap();
@@ -211,7 +211,7 @@ fn the_longest_replies_arrive_among_short_ones() {
 
 fn a_reply_that_is_too_long_is_an_error_at_once() {
     let handler = |request: &mut DatagramRequest| {
-        let error = request.reply(&vec![0; 65_508]).expect_err("65,507 bytes are the limit");
+        let error = request.reply(vec![0; 65_508]).expect_err("65,507 bytes are the limit");
         request.reply(format!("{:?}", error.raw_os_error()).as_bytes())
     };
     let running = UdpServer::new("127.0.0.1:0", handler)
@@ -356,7 +356,7 @@ fn sent_before_the_end(replies: Replies, lengths: &'static [usize]) -> usize {
     let handler = {
         let (sent, go_on) = (sent.clone(), go_on.clone());
         move |request: &mut DatagramRequest| {
-            lengths.iter().try_for_each(|&length| request.reply(&vec![0; length]))?;
+            lengths.iter().try_for_each(|&length| request.reply(vec![0; length]))?;
             sent.open();
             go_on.wait();
             io::Result::Ok(())
@@ -492,7 +492,7 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
     let (sender, thread) = mpsc::channel();
     let handler = move |request: &mut DatagramRequest| {
         sender.send(gettid()).unwrap();
-        (0..REPLIES).try_for_each(|number| request.reply(&number.to_ne_bytes()))
+        (0..REPLIES).try_for_each(|number| request.reply(number.to_ne_bytes()))
     };
     let place = temp_path("server");
     let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);

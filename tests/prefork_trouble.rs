@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,7 +24,7 @@ use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use socketserver::{Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
-use support::process::{Process, echo, echo_with_few_tasks, pid, role, serve_as_role};
+use support::process::{Process, as_ordinary_user, echo_with_few_tasks, pid, role, serve_as_role};
 use support::{
     CEILING, EchoLine, children, children_of, connect, connect_to, exchange_line, kill_by_number, logged,
     process_state, read_to_end, temp_path, wait_until, wait_until_accepted,
@@ -51,6 +52,7 @@ tests![
     a_first_worker_that_cannot_be_forked_is_an_error,
     the_master_alone_tells_how_far_a_drain_is_and_what_its_deadline_costs,
     with_room_for_fewer_workers_these_serve,
+    once_there_is_room_for_them_the_missing_workers_start,
     without_descriptors_workers_wait_and_recover,
     workers_that_lack_descriptors_as_they_start_are_started_again,
     a_worker_that_a_real_time_signal_has_killed_is_replaced,
@@ -528,6 +530,26 @@ fn with_room_for_fewer_workers_these_serve() {
     server.signal(Signal::SIGTERM);
     let ended = server.end();
     assert_eq!(counts(&ended.output), (1, 0), "{ended:?}");
+}
+
+fn once_there_is_room_for_them_the_missing_workers_start() {
+    let mut other = as_ordinary_user(Path::new("sleep")).arg("60").spawn().unwrap();
+    let server = echo_with_few_tasks(4, &["--strategy", "prefork", "--workers", "3"]);
+    if let Some((server, _)) = &server {
+        wait_until("two have started", || children_of(server.id()).len() == 2);
+        // It has tried several times in vain by then: after 5, 10, 20 and 40 ms.
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(children_of(server.id()).len(), 2);
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let Some((server, _place)) = server else {
+        return;
+    };
+    wait_until("the third has started", || children_of(server.id()).len() == 3);
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(counts(&ended.output), (0, 0), "{ended:?}");
 }
 
 fn without_descriptors_workers_wait_and_recover() {

@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{Active, Tcp, Timeout, TimeoutError, TimeoutKind, Timeouts, run_handler};
@@ -17,7 +18,7 @@ use support::interrupt::Interrupts;
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::connect_unix;
 use support::process::Process;
-use support::{CEILING, EchoLine, connect, logged, read_to_end, temp_path, wait_until};
+use support::{CEILING, EchoLine, connect, exchange_line, logged, process_state, read_to_end, temp_path, wait_until};
 
 tests![
     a_byte_now_and_then_does_not_extend_the_deadline_of_a_sync_server,
@@ -48,6 +49,7 @@ tests![
     what_has_come_is_read_however_long_it_was_silent_before,
     a_deadline_that_has_passed_ends_reads_although_there_are_bytes,
     signals_do_not_extend_a_timeout,
+    what_has_come_while_the_process_was_stopped_is_read,
     both_halves_keep_to_the_clocks,
     a_handler_that_computes_sees_its_deadline,
     setting_timeouts_does_not_extend_the_deadline,
@@ -618,6 +620,31 @@ fn signals_do_not_extend_a_timeout() {
     assert_eq!(text.as_deref(), Some("idle: the peer sent nothing for 0.2 s"));
 }
 
+fn what_has_come_while_the_process_was_stopped_is_read() {
+    let mut echo = support::process::echo("tcp", "sync", "127.0.0.1:0");
+    let server = Process::start(echo.args(["--idle-timeout", "0.5"]));
+    let client = connect(&server.address().into());
+    let wait_for = |state: &str| {
+        wait_until(state, || process_state(server.id()).as_deref() == Some(state));
+    };
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    // It waits for the next.
+    wait_for("S");
+    server.signal(Signal::SIGSTOP);
+    wait_for("T");
+    (&client).write_all(b"in time\n").unwrap();
+    // Longer than the timeout.
+    thread::sleep(millis(600));
+    server.signal(Signal::SIGCONT);
+    let mut answer = String::new();
+    BufReader::new(&client).read_line(&mut answer).unwrap();
+    assert_eq!(answer, "in time\n");
+    drop(client);
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+}
+
 fn both_halves_keep_to_the_clocks() {
     let (_silent, mut request) = pair(Timeouts::new().idle(millis(50)).write(millis(50)));
     let (mut rfile, mut wfile) = StreamRequest::split(&mut request);
@@ -955,7 +982,7 @@ fn the_example_takes_timeouts() {
     let idle = example("--idle-timeout");
     let client = connect(&idle.address().into());
     assert_closed(&client);
-    idle.signal(nix::sys::signal::Signal::SIGTERM);
+    idle.signal(Signal::SIGTERM);
     let ended = idle.end();
     assert!(ended.output.starts_with("stopped: served=0 failed=1 "), "{ended:?}");
     assert!(
@@ -965,7 +992,7 @@ fn the_example_takes_timeouts() {
 
     let request = example("--request-timeout");
     trickle(&mut connect(&request.address().into()));
-    request.signal(nix::sys::signal::Signal::SIGTERM);
+    request.signal(Signal::SIGTERM);
     let ended = request.end();
     assert!(ended.errors.contains("request: not done within 0.2 s"), "{ended:?}");
 }

@@ -34,7 +34,7 @@ pub(crate) struct Datagrams {
 impl BaseRequestHandler<DatagramRequest> for Datagrams {
     fn handle(&mut self, request: &mut DatagramRequest) -> HandlerResult {
         let outcome = self.runner.run(request, request.packet())?;
-        Ok(request.reply(&self.in_a_datagram(&outcome.text()))?)
+        Ok(request.reply(self.in_a_datagram(&outcome.text()))?)
     }
 }
 

@@ -34,6 +34,12 @@ pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
             .is_none_or(|events| !events.contains(PollFlags::POLLHUP))
 }
 
+/// Whether a few bytes can be written now without waiting. Async-signal-safe: poll(2).
+pub(super) fn writable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+}
+
 /// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
 pub(crate) fn poll_timeout(timeout: Duration) -> PollTimeout {
     let millis = timeout.as_micros().div_ceil(1000);

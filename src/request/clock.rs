@@ -112,6 +112,8 @@ fn would_not_wait() -> io::Error {
 struct Limit {
     end: Instant,
     reason: TimeoutError,
+    /// It has been put off already; see [`allow_for_a_stop`](Self::allow_for_a_stop).
+    put_off: bool,
 }
 
 impl Limit {
@@ -121,7 +123,20 @@ impl Limit {
         Some(Limit {
             end: began.checked_add(length)?,
             reason: TimeoutError::new(kind, length),
+            put_off: false,
         })
+    }
+
+    /// A wait was interrupted. The process may have been stopped (SIGSTOP, a frozen container) for longer than the peer has
+    /// time, who may have kept to it: once, a tick is left to find what has come meanwhile. Not for what has to be over.
+    fn allow_for_a_stop(&mut self, now: Instant) {
+        let is_for_the_peer = matches!(
+            self.reason.kind(),
+            TimeoutKind::Idle | TimeoutKind::Read | TimeoutKind::Write
+        );
+        if is_for_the_peer && !self.put_off && self.end <= now {
+            (self.end, self.put_off) = (now + TICK, true);
+        }
     }
 
     fn soonest(limits: impl IntoIterator<Item = Option<Self>>) -> Option<Self> {
@@ -185,7 +200,7 @@ impl Patience {
     /// Calls `operation` until it has done something or `limit` is over.
     fn attempt<S>(
         &mut self,
-        limit: Limit,
+        mut limit: Limit,
         mut now: Instant,
         stream: &mut S,
         set_option: &impl Fn(&S, Option<Duration>) -> io::Result<()>,
@@ -201,7 +216,7 @@ impl Patience {
             let Err(error) = outcome else { return outcome };
             let began = std::mem::replace(&mut now, Instant::now());
             match error.kind() {
-                ErrorKind::Interrupted => {}
+                ErrorKind::Interrupted => limit.allow_for_a_stop(now),
                 ErrorKind::WouldBlock if limit.left(now) <= TICK => return Err(limit.reason.into()),
                 ErrorKind::WouldBlock if self.is_over(now - began) => {
                     self.change(limit.left(now), |to| set_option(stream, Some(to)))?;

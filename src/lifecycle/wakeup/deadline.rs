@@ -1,11 +1,13 @@
 //! The deadline of a drain, and what then cannot wait for the loop.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use super::Wakeup;
 use crate::lifecycle::drain::GRACE;
+use crate::lifecycle::poll::writable;
 use crate::sys::{self, Timer};
 
 /// How a loop that is busy in a handler keeps the deadline: a timer sends [`sys::NUDGE`].
@@ -101,7 +103,10 @@ impl Wakeup {
         }
         if busy == Some(true) {
             let text = "socketserver: a request did not end although its socket was shut down; exiting\n";
-            let _ = nix::unistd::write(io::stderr(), text.as_bytes());
+            // Nobody may read what is written there, and then this would never end.
+            if writable(io::stderr().as_fd()) {
+                let _ = nix::unistd::write(io::stderr(), text.as_bytes());
+            }
             sys::exit_now(1);
         }
     }

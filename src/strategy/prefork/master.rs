@@ -69,12 +69,13 @@ impl<S: BaseServer> PreFork<S> {
                 break;
             }
             let left = core.drain_time_left();
-            let pause = self.state().pause_left();
+            let mut pause = self.state().paused_until();
             // In this order: one that has seen the queue empty says so, and leaves then.
             if !self.state().any_accepts() && pause.is_none() && !board.is_queue_done() {
-                self.start(1, acceptor);
+                pause = self.start(1, acceptor);
             }
-            wakeup.wait(left.min(core.tell_progress()).min(pause.unwrap_or(left)))?;
+            let pause = pause.map_or(left, |until| until.saturating_duration_since(Instant::now()));
+            wakeup.wait(left.min(core.tell_progress()).min(pause))?;
         }
         Ok(())
     }
@@ -87,17 +88,18 @@ impl<S: BaseServer> PreFork<S> {
         Ok(())
     }
 
-    fn start(&self, count: usize, acceptor: &Acceptor<S::Transport>) {
+    /// Starts so many workers. Returns when to try again, if there was no room for one.
+    fn start(&self, count: usize, acceptor: &Acceptor<S::Transport>) -> Option<Instant> {
         for number in 0..count {
             // Of many: the last would be long in coming. One may be what a drain needs.
             if number > 0 && acceptor.shared().is_told_to_stop() {
-                return;
+                break;
             }
             if let Err(error) = self.start_worker(acceptor) {
-                self.state().pause(&error.to_string());
-                return;
+                return Some(self.state().pause(&error.to_string()));
             }
         }
+        None
     }
 
     /// Sees to everything once. Returns when to do it again, if nothing happens before.
@@ -108,14 +110,12 @@ impl<S: BaseServer> PreFork<S> {
             return Err(io::Error::other(why));
         }
         let missing = self.missing(now);
-        let pause = self.state().pause_left().filter(|_| missing > 0);
-        if pause.is_none() {
-            self.start(missing, acceptor);
-        }
+        let pause = self.state().paused_until().filter(|_| missing > 0);
+        let pause = pause.or_else(|| self.start(missing, acceptor));
         if std::mem::take(&mut self.state().lost) && self.core().has_queued() {
             self.state().wake_serving();
         }
-        Ok(earlier(pause.map(|left| now + left), self.next_look(now)?))
+        Ok(earlier(pause, self.next_look(now)?))
     }
 
     /// How many workers to start; tells one to leave if there are too many.

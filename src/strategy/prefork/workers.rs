@@ -177,10 +177,9 @@ impl<T: Transport> Workers<T> {
         self.why = why;
     }
 
-    /// How long no worker is started.
-    pub(super) fn pause_left(&self) -> Option<Duration> {
-        let left = self.pause?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+    /// When a worker may be started again, if not now.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.pause.filter(|until| *until > Instant::now())
     }
 
     /// Whether any worker accepts, or will.
@@ -190,13 +189,13 @@ impl<T: Transport> Workers<T> {
             .any(|worker| matches!(worker.stage, Stage::Starting | Stage::Ready))
     }
 
-    /// Starts no more workers for a while.
-    pub(super) fn pause(&mut self, why: &str) {
+    /// Starts no more workers for a while. Returns when that is over.
+    pub(super) fn pause(&mut self, why: &str) -> Instant {
         let now = Instant::now();
         if self.pause.is_some_and(|pause| now > pause + CALM) {
             self.replacing.succeeded(self.replacing.attempt());
         }
-        self.pause = Some(now + self.replacing.next(&why));
+        *self.pause.insert(now + self.replacing.next(&why))
     }
 
     /// Looks how far the workers have come.
