@@ -23,7 +23,7 @@ tests![
     what_passes_is_tried_again_at_once,
     what_passes_and_comes_back_for_ever_does_not_make_the_server_spin,
     an_episode_is_told_once_at_its_begin_and_once_at_its_end,
-    each_episode_is_told,
+    each_episode_is_told_and_of_those_that_come_soon_after_it_the_first_is_a_warning,
     every_strategy_serves_on_after_an_episode,
     a_back_off_ends_with_a_shutdown,
     a_drain_waits_out_an_episode_and_serves_the_queue,
@@ -176,13 +176,15 @@ fn an_episode_is_told_once_at_its_begin_and_once_at_its_end() {
     assert_eq!((report.served, report.failed), (1, 0));
 }
 
-fn each_episode_is_told() {
+fn each_episode_is_told_and_of_those_that_come_soon_after_it_the_first_is_a_warning() {
     let (server, faults) = server();
     let running = server.spawn().unwrap();
     for episode in 1..=3 {
         faults.inject([Errno::EMFILE, Errno::EMFILE]);
         assert_eq!(exchange_line(connect(running.server_address()), "on\n"), "on\n");
-        assert_eq!((lines("WARN").len(), lines(OVER).len()), (episode, episode));
+        assert_eq!((lines("WARN").len(), lines(OVER).len()), (1, 1));
+        let soon = ["DEBUG cannot accept: Too many open files", "DEBUG cannot accept: over"];
+        assert_eq!(soon.map(|line| lines(line).len()), [episode - 1; 2]);
     }
     running.stop().unwrap();
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use crate::lifecycle::Shared;
 use crate::mutex::Mutex;
 use crate::observer::Event;
@@ -31,8 +33,27 @@ struct Trouble {
     since: Option<Instant>,
     /// That has been told: the episode does not end before.
     told: bool,
+    /// The episode was worth a warning.
+    warned: bool,
+    /// When one last was.
+    last_warning: Option<Instant>,
     /// Attempts in a row that failed and were repeated at once.
     retries: u32,
+}
+
+impl Trouble {
+    /// Where descriptors are just short, each client that leaves ends an episode and each that comes begins one, hundreds
+    /// in a second: there is one warning in this time.
+    const QUIET: Duration = Duration::from_secs(10);
+
+    /// Whether to warn of this episode now: once, and not soon after another.
+    fn warns(&mut self, now: Instant) -> bool {
+        let warns = !self.warned && self.last_warning.is_none_or(|last| now >= last + Self::QUIET);
+        if warns {
+            (self.warned, self.last_warning) = (true, Some(now));
+        }
+        warns
+    }
 }
 
 /// An attempt that has begun: the number of the trouble there was by then.
@@ -88,7 +109,7 @@ impl Backoff {
         more
     }
 
-    /// The next delay; only the first trouble of an episode is logged.
+    /// The next delay; an episode is told once.
     pub(crate) fn next(&self, reason: &dyn fmt::Display) -> Duration {
         let mut trouble = self.trouble.lock();
         trouble.delay = (trouble.delay * 2).clamp(Self::FIRST, Self::LONGEST);
@@ -104,19 +125,26 @@ impl Backoff {
 
     /// Begins an episode, unless this trouble is one of the same.
     fn begin(&self, mut trouble: MutexGuard<'_, Trouble>, reason: &dyn fmt::Display) {
-        if trouble.since.is_some() {
-            return;
+        let now = Instant::now();
+        let warns = trouble.warns(now);
+        let begins = trouble.since.is_none();
+        if begins {
+            trouble.since = Some(now);
+            self.renumber(&trouble);
         }
-        trouble.since = Some(Instant::now());
-        self.renumber(&trouble);
         drop(trouble);
         let what = self.what;
-        log::warn!("{what}: {reason}; trying again until it works");
-        self.observe(|| Event::BackOffBegun {
-            what,
-            reason: reason.to_string(),
-        });
-        self.trouble.lock().told = true;
+        if begins || warns {
+            let level = if warns { Level::Warn } else { Level::Debug };
+            log::log!(level, "{what}: {reason}; trying again until it works");
+        }
+        if begins {
+            self.observe(|| Event::BackOffBegun {
+                what,
+                reason: reason.to_string(),
+            });
+            self.trouble.lock().told = true;
+        }
     }
 
     /// An attempt succeeded. That ends the trouble if it began in it: one that began before, and whose thread
@@ -135,11 +163,19 @@ impl Backoff {
             return;
         }
         self.number.store(attempt.0 + 1, Ordering::Relaxed);
-        let ended = std::mem::take(&mut *trouble);
+        let last_warning = trouble.last_warning;
+        let ended = std::mem::replace(
+            &mut *trouble,
+            Trouble {
+                last_warning,
+                ..Trouble::default()
+            },
+        );
         drop(trouble);
         if let Some(since) = ended.since {
             let (what, duration) = (self.what, since.elapsed());
-            log::info!("{what}: over");
+            let level = if ended.warned { Level::Info } else { Level::Debug };
+            log::log!(level, "{what}: over");
             self.observe(|| Event::BackOffEnded { what, duration });
         }
     }
@@ -219,6 +255,23 @@ mod tests {
         backoff.succeeded(backoff.attempt());
         assert_eq!(*told.lock(), [true, false]);
         assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn of_episodes_that_follow_each_other_one_in_ten_seconds_is_warned_of() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut first = Trouble::default();
+        assert_eq!([0, 1, 20].map(|now| first.warns(at(now))), [true, false, false]);
+        let mut next = Trouble {
+            last_warning: first.last_warning,
+            ..Trouble::default()
+        };
+        // It does not pass by itself.
+        assert_eq!(
+            [1, 9, 10, 11].map(|now| next.warns(at(now))),
+            [false, false, true, false]
+        );
     }
 
     #[test]
