@@ -183,6 +183,10 @@
 //! | `DatagramRequestHandler`: `packet`, `socket`, `rfile`, `wfile` | [`DatagramRequest`] | replies at the end only if `wfile` was used |
 //! | `ThreadingTCPServer`, `ForkingUDPServer`, … | [`ThreadingTcpServer`], [`ForkingUdpServer`], … | all eight, and as many for [`ThreadPool`] and [`PreFork`] |
 //!
+//! # Run as a service
+//!
+//! Under systemd, in a container, and what the system limits: [`deployment`].
+//!
 //! # How fast
 //!
 //! As fast as the same strategy by hand in most respects, and faster than a thread for each connection:
@@ -206,6 +210,8 @@ mod acceptor;
 mod address;
 mod aliases;
 mod config;
+#[doc = include_str!("deployment.md")]
+pub mod deployment {}
 mod error;
 pub mod framing;
 mod handler;

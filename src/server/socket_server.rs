@@ -64,7 +64,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
-    /// The sockets of a systemd unit (`Accept=no`) are descriptors 3 and up, in the order of the unit:
+    /// The sockets of a systemd unit (`Accept=no`) are descriptors 3 and up, in the order of the unit. The crate `listenfd`
+    /// takes them (see the `service` example, and [`deployment`](crate::deployment)); by hand:
     ///
     /// ```no_run
     /// use std::net::TcpListener;
