@@ -55,6 +55,8 @@ tests![
     once_there_is_room_for_them_the_missing_workers_start,
     without_descriptors_workers_wait_and_recover,
     workers_that_lack_descriptors_as_they_start_are_started_again,
+    workers_that_lack_room_as_they_start_are_started_again,
+    workers_that_lack_threads_as_they_start_are_started_again,
     a_worker_that_a_real_time_signal_has_killed_is_replaced,
     a_worker_that_hangs_is_killed_and_replaced,
     a_worker_that_hangs_as_it_starts_is_killed,
@@ -577,29 +579,43 @@ fn without_descriptors_workers_wait_and_recover() {
     stop(running, 40, 0);
 }
 
-fn workers_that_lack_descriptors_as_they_start_are_started_again() {
+/// Has the only worker, as it starts, want for something again and again, then have it.
+#[track_caller]
+fn assert_started_again(want: impl Fn() -> io::Error + Send + Sync + 'static) {
     let lack = temp_path("lack");
     let path = lack.path.clone();
-    let init = move || {
-        if path.exists() {
-            return Err(io::Error::from_raw_os_error(Errno::EMFILE as i32));
-        }
-        Ok(())
-    };
+    let init = move || if path.exists() { Err(want()) } else { Ok(()) };
     let server = server().workers(1).max_requests(2).max_requests_jitter(0);
     let (running, address) = serve(server.worker_init(init), 1);
     // The only worker has started.
     request(&address);
     fs::write(&lack.path, "").unwrap();
+    let failures = || logged().iter().filter(|line| line.contains(" did not start: ")).count();
+    let before = failures();
     // It ends with this.
     request(&address);
-    let failed = |line: &String| line.contains(" did not start: ");
     wait_until("as many have failed as stop a server", || {
-        running.handle().state() == State::Closed || logged().iter().filter(|line| failed(line)).count() > 5
+        running.handle().state() == State::Closed || failures() > before + 5
     });
     fs::remove_file(&lack.path).unwrap();
     request(&address);
     stop(running, 3, 0);
+}
+
+fn workers_that_lack_descriptors_as_they_start_are_started_again() {
+    assert_started_again(|| Errno::EMFILE.into());
+}
+
+/// Such as watches of epoll (`max_user_watches`, epoll(7)), or memory for a socket.
+fn workers_that_lack_room_as_they_start_are_started_again() {
+    for errno in [Errno::ENOSPC, Errno::ENOBUFS] {
+        assert_started_again(move || errno.into());
+    }
+}
+
+/// `spawn` says where to look, and so not the error's number.
+fn workers_that_lack_threads_as_they_start_are_started_again() {
+    assert_started_again(|| io::Error::new(io::ErrorKind::WouldBlock, "no room for another thread"));
 }
 
 // ----- Workers that hang -------------------------------------------------------------------------

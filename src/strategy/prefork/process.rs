@@ -115,13 +115,13 @@ impl<S: BaseServer> PreFork<S> {
 /// The status of a worker that has ended for want of something (sysexits(3), `EX_TEMPFAIL`).
 pub(super) const TEMPORARY_FAILURE: i32 = 75;
 
-/// Whether something was missing that may be there again: descriptors, memory, room for threads.
+/// Whether something was missing that may be there again: descriptors, memory, room for threads, watches of epoll. By its
+/// kind where whoever told it has put it into words.
 fn has_run_out(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, StorageFull, WouldBlock};
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(
-        errno,
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EAGAIN)
-    )
+    matches!(error.kind(), OutOfMemory | StorageFull | WouldBlock)
+        || matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS))
 }
 
 /// Whether what has ended a worker's accepting would end that of the others, too: the listening socket itself takes no
