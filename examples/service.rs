@@ -66,7 +66,7 @@ fn run(options: &Options) -> io::Result<Report> {
         .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
         .observer(|event: &Event<'_>| {
             if let Event::Draining { running, .. } = event {
-                let status = format!("{running} connections are left");
+                let status = format!("connections left: {running}");
                 tell(&[NotifyState::Stopping, NotifyState::Status(&status)]);
             }
         })

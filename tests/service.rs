@@ -75,7 +75,7 @@ fn it_tells_when_it_is_ready_that_it_is_alive_and_when_it_stops() {
     (&client).write_all(b"tw").unwrap();
     wait_until("that is read", || unread(&client) == Some(0));
     server.signal(Signal::SIGTERM);
-    while told() != "STOPPING=1\nSTATUS=1 connections are left\n" {}
+    while told() != "STOPPING=1\nSTATUS=connections left: 1\n" {}
     assert_eq!(exchange_line(&client, "o\n"), "TWO\n");
     client.shutdown(Shutdown::Write).unwrap();
     let ended = server.end();
