@@ -29,6 +29,12 @@ mod serving;
 
 /// Sends each line back in capitals, as a service of systemd's or by itself, until SIGTERM or SIGINT stops it.
 #[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  service --address 127.0.0.1:7777                        then: nc 127.0.0.1 7777
+  systemd-socket-activate -l 127.0.0.1:7777 ./service     then the same
+
+Logs go to standard error; RUST_LOG=debug shows more of them.")]
 struct Options {
     /// HOST:PORT, where systemd has handed over no socket (port 0: any free one).
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
