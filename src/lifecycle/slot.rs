@@ -153,7 +153,7 @@ impl Slot {
     /// The worker gets on: said after what else it says about that, so that a master that sees no progress has seen all.
     /// Counted, because two threads at once must not leave it as the master has seen it.
     pub(crate) fn progress(&self) {
-        self.word(Word::Progress).fetch_add(1, Ordering::Relaxed);
+        self.add(Word::Progress);
     }
 
     /// An acceptor is about to wait for a request or to accept one. True the first time.
@@ -235,7 +235,7 @@ impl Slot {
     }
 
     pub(crate) fn last_progress(&self) -> u64 {
-        self.word(Word::Progress).load(Ordering::Relaxed)
+        self.get(Word::Progress)
     }
 
     /// Its requests that have ended.
