@@ -27,8 +27,7 @@ pub(super) struct Worker<T: Transport> {
     pub(super) outdated: bool,
     /// It accepts no more, or was told not to.
     pub(super) leaving: bool,
-    /// What it last was seen to have got on to, and when.
-    progress: (u64, Instant),
+    pulse: Pulse,
     killed: bool,
 }
 
@@ -44,7 +43,7 @@ impl<T: Transport> Worker<T> {
             stage: Stage::Starting,
             outdated: false,
             leaving: false,
-            progress: (0, now),
+            pulse: Pulse::new(now),
             killed: false,
         }
     }
@@ -85,12 +84,38 @@ impl<T: Transport> Worker<T> {
 
     /// When it is known to hang unless it gets on until then.
     pub(super) fn hangs_at(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
-        let progress = self.slot.last_progress();
-        if progress != self.progress.0 || self.slot.is_waiting() {
-            self.progress = (progress, now);
+        let busy_since = self.pulse.busy_since(&self.slot, now);
+        let watched = self.is_serving() && !self.killed;
+        busy_since.filter(|_| watched)?.checked_add(timeout)
+    }
+}
+
+/// What a worker last was seen to be at.
+struct Pulse {
+    progress: u64,
+    waits: bool,
+    /// It has not got on since.
+    since: Instant,
+}
+
+impl Pulse {
+    fn new(now: Instant) -> Self {
+        Pulse {
+            progress: 0,
+            waits: false,
+            since: now,
         }
-        let watched = self.is_serving() && !self.slot.is_waiting() && !self.killed;
-        watched.then(|| self.progress.1.checked_add(timeout)).flatten()
+    }
+
+    /// Since when it has not got on; `None` if it waits for a request.
+    fn busy_since(&mut self, slot: &Slot, now: Instant) -> Option<Instant> {
+        let (progress, waits) = (slot.last_progress(), slot.is_waiting());
+        // One that has waited, perhaps for hours, gets on by ending that, but says so a moment later.
+        if waits || self.waits || progress != self.progress {
+            self.since = now;
+        }
+        (self.progress, self.waits) = (progress, waits);
+        (!waits).then_some(self.since)
     }
 }
 
@@ -130,5 +155,45 @@ impl<T: Transport> Ended<T> {
 
     pub(super) fn why(&self) -> String {
         self.worker.slot.reason().unwrap_or_else(|| self.status.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_is_just_ending_a_long_wait_does_not_hang() {
+        const ROUNDS: usize = 2_000_000;
+        let (slot, begun, seen) = (Slot::new().unwrap(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let wait_for = |count: &AtomicUsize, number| {
+            while count.load(Ordering::SeqCst) < number {
+                thread::yield_now();
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    slot.begin_waiting();
+                    begun.store(round, Ordering::SeqCst);
+                    wait_for(&seen, round);
+                    slot.end_waiting();
+                }
+            });
+            let mut now = Instant::now();
+            let mut pulse = Pulse::new(now);
+            let innocent = (1..=ROUNDS).all(|round| {
+                wait_for(&begun, round);
+                pulse.busy_since(&slot, now);
+                now += Duration::from_hours(1);
+                seen.store(round, Ordering::SeqCst);
+                pulse.busy_since(&slot, now).is_none_or(|since| since == now)
+            });
+            seen.store(ROUNDS, Ordering::SeqCst);
+            assert!(innocent);
+        });
     }
 }
