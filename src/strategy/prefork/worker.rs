@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::process::TEMPORARY_FAILURE;
 use crate::hooks::Outermost;
-use crate::lifecycle::{Order, Slot, Stage};
+use crate::lifecycle::{Order, Pulse, Slot, Stage};
 use crate::transport::Transport;
 
 /// One worker.
@@ -90,35 +90,6 @@ impl<T: Transport> Worker<T> {
     }
 }
 
-/// What a worker last was seen to be at.
-struct Pulse {
-    progress: u64,
-    waits: bool,
-    /// It has not got on since.
-    since: Instant,
-}
-
-impl Pulse {
-    fn new(now: Instant) -> Self {
-        Pulse {
-            progress: 0,
-            waits: false,
-            since: now,
-        }
-    }
-
-    /// Since when it has not got on; `None` if it waits for a request.
-    fn busy_since(&mut self, slot: &Slot, now: Instant) -> Option<Instant> {
-        let (progress, waits) = (slot.last_progress(), slot.is_waiting());
-        // One that has waited, perhaps for hours, gets on by ending that, but says so a moment later.
-        if waits || self.waits || progress != self.progress {
-            self.since = now;
-        }
-        (self.progress, self.waits) = (progress, waits);
-        (!waits).then_some(self.since)
-    }
-}
-
 /// A worker that has lived so long did not end at once.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -155,45 +126,5 @@ impl<T: Transport> Ended<T> {
 
     pub(super) fn why(&self) -> String {
         self.worker.slot.reason().unwrap_or_else(|| self.status.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn a_worker_that_is_just_ending_a_long_wait_does_not_hang() {
-        const ROUNDS: usize = 2_000_000;
-        let (slot, begun, seen) = (Slot::new().unwrap(), AtomicUsize::new(0), AtomicUsize::new(0));
-        let wait_for = |count: &AtomicUsize, number| {
-            while count.load(Ordering::SeqCst) < number {
-                thread::yield_now();
-            }
-        };
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for round in 1..=ROUNDS {
-                    slot.begin_waiting();
-                    begun.store(round, Ordering::SeqCst);
-                    wait_for(&seen, round);
-                    slot.end_waiting();
-                }
-            });
-            let mut now = Instant::now();
-            let mut pulse = Pulse::new(now);
-            let innocent = (1..=ROUNDS).all(|round| {
-                wait_for(&begun, round);
-                pulse.busy_since(&slot, now);
-                now += Duration::from_hours(1);
-                seen.store(round, Ordering::SeqCst);
-                pulse.busy_since(&slot, now).is_none_or(|since| since == now)
-            });
-            seen.store(ROUNDS, Ordering::SeqCst);
-            assert!(innocent);
-        });
     }
 }
