@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, socket};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{Capacity, Handled, LimitKind, Running, State};
+use socketserver::{Capacity, Handled, LimitKind, Running, State, WaitError};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::interrupt::Interrupts;
@@ -57,6 +57,8 @@ tests![
     a_rate_of_one_for_ever_admits_one,
     faster_than_the_rate_a_client_waits_for_its_turn,
     one_that_waits_for_its_turn_runs_then_whoever_else_is_busy,
+    one_whose_turn_comes_as_another_is_accepted_runs_whoever_is_busy,
+    rejected_clients_are_closed_where_waiting_for_the_server_is_a_deadlock,
     one_that_waits_for_its_turn_is_no_thread_that_ends,
     datagrams_that_come_too_fast_are_dropped,
     at_max_threads_a_client_waits,
@@ -742,11 +744,50 @@ fn faster_than_the_rate_a_client_waits_for_its_turn() {
     }
 }
 
-/// Who accepted it serves somebody else by then, and the others that accept have begun to wait before it came.
-fn one_that_waits_for_its_turn_runs_then_whoever_else_is_busy() {
+/// Thinks about clients of 127.0.0.4 for longer than others wait. Counts those that are closed where waiting for the server
+/// would never end.
+struct Slow<S> {
+    inner: S,
+    endless: Arc<AtomicUsize>,
+}
+
+impl<S: BaseServer> BaseServer for Slow<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn verify_request(&self, _: &RequestOf<Self>, client_address: &Address) -> bool {
+        if client_address.ip() == Some(Ipv4Addr::new(127, 0, 0, 4).into()) {
+            thread::sleep(Duration::from_millis(700));
+        }
+        true
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        if self.shutdown_handle().wait_timeout(Duration::ZERO) != Err(WaitError::Deadlock) {
+            self.endless.fetch_add(1, Ordering::SeqCst);
+        }
+        self.inner.close_request(request);
+    }
+}
+
+impl<S> Slow<S> {
+    fn over(inner: S) -> Self {
+        let endless = Arc::default();
+        Slow { inner, endless }
+    }
+}
+
+/// Who accepted it serves a client of 127.0.0.`other` by then, and the others that accept have begun to wait before it
+/// came.
+#[track_caller]
+fn assert_runs_at_its_turn_beside(other: u8) {
     for strategy in ["threading", "pool", "acceptors"] {
         let rate = RateLimit::wait(2).burst(1);
-        let server = TcpServer::new(ANY_PORT, ECHO_LINES).max_rate_per_address(rate);
+        let server = Slow::over(TcpServer::new(ANY_PORT, ECHO_LINES).max_rate_per_address(rate));
         let running = match strategy {
             "threading" => server.threading().spawn(),
             "pool" => server.thread_pool().workers(4).spawn(),
@@ -766,13 +807,35 @@ fn one_that_waits_for_its_turn_runs_then_whoever_else_is_busy() {
         wait_until("all have ended", || handle.stats().running == 0);
         let waits = connect_from(2, address);
         wait_until("it waits", || handle.stats().waiting == 1);
-        let stays = serve(4);
+        let stays = serve(other);
         assert_echoes(&waits);
         finish(&waits);
         finish(&stays);
         drop((waits, stays));
         stop(running, 5, 0);
     }
+}
+
+fn one_that_waits_for_its_turn_runs_then_whoever_else_is_busy() {
+    assert_runs_at_its_turn_beside(5);
+}
+
+fn one_whose_turn_comes_as_another_is_accepted_runs_whoever_is_busy() {
+    assert_runs_at_its_turn_beside(4);
+}
+
+/// Its time is over as another is accepted.
+fn rejected_clients_are_closed_where_waiting_for_the_server_is_a_deadlock() {
+    let server = Slow::over(threading().max_per_address(Limit::reject(1)).farewell("busy\n"));
+    let endless = Arc::clone(&server.endless);
+    let running = server.spawn().unwrap();
+    let clients = [2, 2, 4].map(|host| connect_from(host, running.server_address()));
+    assert_echoes(&clients[0]);
+    assert_rejected(clients[1].try_clone().unwrap());
+    assert_echoes(&clients[2]);
+    drop(clients);
+    stop(running, 2, 0);
+    assert_eq!(endless.load(Ordering::SeqCst), 0);
 }
 
 fn datagrams_that_come_too_fast_are_dropped() {

@@ -481,9 +481,10 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// This acceptor is about to be busy. The others may have begun to wait before there was something to be done at its
-    /// time: one of them shall look at that instead.
+    /// time, which may have come meanwhile: one of them shall look at that instead.
     fn leave_due_to_others(&self) {
-        if self.until_next_due(None).is_some()
+        let core = self.server.core();
+        if !(core.linger().is_empty() && core.waiting_room().is_empty())
             && let Ok(wakeup) = self.shared().wakeup()
         {
             wakeup.give_turn();

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::limits::LimitKind;
 use crate::stats::{Counts, End, Way};
@@ -153,7 +154,7 @@ impl Slot {
     /// The worker gets on: said after what else it says about that, so that a master that sees no progress has seen all.
     /// Counted, because two threads at once must not leave it as the master has seen it.
     pub(crate) fn progress(&self) {
-        self.word(Word::Progress).fetch_add(1, Ordering::Relaxed);
+        self.add(Word::Progress);
     }
 
     /// An acceptor is about to wait for a request or to accept one. True the first time.
@@ -235,7 +236,7 @@ impl Slot {
     }
 
     pub(crate) fn last_progress(&self) -> u64 {
-        self.word(Word::Progress).load(Ordering::Relaxed)
+        self.get(Word::Progress)
     }
 
     /// Its requests that have ended.
@@ -296,9 +297,39 @@ impl Slot {
     }
 }
 
+/// What a worker last was seen to be at, by its master.
+pub(crate) struct Pulse {
+    progress: u64,
+    waits: bool,
+    /// It has not got on since.
+    since: Instant,
+}
+
+impl Pulse {
+    pub(crate) fn new(now: Instant) -> Self {
+        Pulse {
+            progress: 0,
+            waits: false,
+            since: now,
+        }
+    }
+
+    /// Since when it has not got on; `None` if it waits for a request.
+    pub(crate) fn busy_since(&mut self, slot: &Slot, now: Instant) -> Option<Instant> {
+        let (progress, waits) = (slot.last_progress(), slot.is_waiting());
+        // One that has waited, perhaps for hours, gets on by ending that, but says so a moment later.
+        if waits || self.waits || progress != self.progress {
+            self.since = now;
+        }
+        (self.progress, self.waits) = (progress, waits);
+        (!waits).then_some(self.since)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -359,6 +390,22 @@ mod tests {
             }
         });
         assert_eq!(slot.last_progress(), 2 * EACH);
+    }
+
+    #[test]
+    fn a_worker_that_is_just_ending_a_long_wait_does_not_hang() {
+        let slot = Slot::new().unwrap();
+        let begin = Instant::now();
+        let mut pulse = Pulse::new(begin);
+        slot.begin_waiting();
+        assert_eq!(pulse.busy_since(&slot, begin), None);
+        // It may be put off in the middle of `end_waiting`.
+        slot.word(Word::Waiting).fetch_sub(1, Ordering::SeqCst);
+        let at = |hours| begin + Duration::from_hours(hours);
+        assert_eq!(pulse.busy_since(&slot, at(1)), Some(at(1)));
+        assert_eq!(pulse.busy_since(&slot, at(2)), Some(at(1)));
+        slot.progress();
+        assert_eq!(pulse.busy_since(&slot, at(3)), Some(at(3)));
     }
 
     #[test]

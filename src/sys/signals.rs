@@ -38,11 +38,15 @@ pub(crate) fn default_action(number: i32) {
 
 /// Lets this thread be sent the signal with this number, which may be a real-time one.
 pub(crate) fn unblock(number: i32) {
+    change_mask(libc::SIG_UNBLOCK, number);
+}
+
+fn change_mask(how: i32, number: i32) {
     let mut set = *SigSet::empty().as_ref();
     // SAFETY: the pointer is to an initialised set; a number that is none is refused.
     unsafe { libc::sigaddset(&raw mut set, number) };
     // SAFETY: the pointer is to an initialised set, and the mask before is not asked for.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+    unsafe { libc::pthread_sigmask(how, &raw const set, ptr::null_mut()) };
 }
 
 /// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent
@@ -142,14 +146,19 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
         }
         Errno::set_raw(errno);
     };
+    // This thread is not sent one before signal-hook knows what to do then: it would be lost.
+    change_mask(libc::SIG_BLOCK, signal);
     // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
     // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited
     // for, an allocation or a panic, and errno is as the interrupted code left it.
-    let id = unsafe { signal_hook::low_level::register(signal, handler) }
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
-    keep_handler(signal);
-    // Whoever started the program may have had it blocked (sigprocmask(2)), and it would never come.
+    let registered = unsafe { signal_hook::low_level::register(signal, handler) };
+    if registered.is_ok() {
+        keep_handler(signal);
+    }
+    // Whoever started the program may have had it blocked (sigprocmask(2)), too, and it would never come.
     unblock(signal);
+    let id = registered
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen to signal {signal}: {error}")))?;
     Ok(SignalGuard { id, signal, reaction })
 }
 

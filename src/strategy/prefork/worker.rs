@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 
 use super::process::TEMPORARY_FAILURE;
 use crate::hooks::Outermost;
-use crate::lifecycle::{Order, Slot, Stage};
+use crate::lifecycle::{Order, Pulse, Slot, Stage};
 use crate::transport::Transport;
 
 /// One worker.
@@ -27,8 +27,7 @@ pub(super) struct Worker<T: Transport> {
     pub(super) outdated: bool,
     /// It accepts no more, or was told not to.
     pub(super) leaving: bool,
-    /// What it last was seen to have got on to, and when.
-    progress: (u64, Instant),
+    pulse: Pulse,
     killed: bool,
 }
 
@@ -44,7 +43,7 @@ impl<T: Transport> Worker<T> {
             stage: Stage::Starting,
             outdated: false,
             leaving: false,
-            progress: (0, now),
+            pulse: Pulse::new(now),
             killed: false,
         }
     }
@@ -85,12 +84,9 @@ impl<T: Transport> Worker<T> {
 
     /// When it is known to hang unless it gets on until then.
     pub(super) fn hangs_at(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
-        let progress = self.slot.last_progress();
-        if progress != self.progress.0 || self.slot.is_waiting() {
-            self.progress = (progress, now);
-        }
-        let watched = self.is_serving() && !self.slot.is_waiting() && !self.killed;
-        watched.then(|| self.progress.1.checked_add(timeout)).flatten()
+        let busy_since = self.pulse.busy_since(&self.slot, now);
+        let watched = self.is_serving() && !self.killed;
+        busy_since.filter(|_| watched)?.checked_add(timeout)
     }
 }
 
