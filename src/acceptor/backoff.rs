@@ -31,8 +31,10 @@ struct Trouble {
     delay: u64,
     /// When the episode began.
     since: Option<Instant>,
-    /// That has been told: the episode does not end before.
+    /// That has been told: the end is not told before.
     told: bool,
+    /// It has ended while its begin was being told.
+    over: bool,
     /// The episode was worth a warning.
     warned: bool,
     /// When one last was.
@@ -126,6 +128,7 @@ impl Backoff {
     /// Begins an episode, unless this trouble is one of the same.
     fn begin(&self, mut trouble: MutexGuard<'_, Trouble>, reason: &dyn fmt::Display) {
         let now = Instant::now();
+        trouble.over = false;
         let warns = trouble.warns(now);
         let begins = trouble.since.is_none();
         if begins {
@@ -143,7 +146,11 @@ impl Backoff {
                 what,
                 reason: reason.to_string(),
             });
-            self.trouble.lock().told = true;
+            let mut trouble = self.trouble.lock();
+            trouble.told = true;
+            if trouble.over {
+                self.end(trouble);
+            }
         }
     }
 
@@ -158,11 +165,18 @@ impl Backoff {
     #[cold]
     fn end_trouble(&self, attempt: Attempt) {
         let mut trouble = self.trouble.lock();
-        let is_being_told = trouble.since.is_some() && !trouble.told;
-        if is_being_told || self.number.load(Ordering::Relaxed) != attempt.0 {
+        if self.number.load(Ordering::Relaxed) != attempt.0 {
             return;
         }
-        self.number.store(attempt.0 + 1, Ordering::Relaxed);
+        if trouble.since.is_some() && !trouble.told {
+            trouble.over = true;
+        } else {
+            self.end(trouble);
+        }
+    }
+
+    fn end(&self, mut trouble: MutexGuard<'_, Trouble>) {
+        self.number.fetch_add(1, Ordering::Relaxed);
         let last_warning = trouble.last_warning;
         let ended = std::mem::replace(
             &mut *trouble,
@@ -252,7 +266,6 @@ mod tests {
         });
         let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
         backoff.next(&"");
-        backoff.succeeded(backoff.attempt());
         assert_eq!(*told.lock(), [true, false]);
         assert_eq!(backoff.next(&"").as_millis(), 5);
     }
