@@ -8,9 +8,9 @@ use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -51,6 +51,7 @@ tests![
     a_client_that_was_set_up_and_greeted_is_answered_once,
     a_client_in_the_middle_of_a_message_is_answered,
     a_client_in_the_middle_of_a_framed_message_is_answered,
+    a_client_in_the_middle_of_a_framed_message_is_answered_although_another_thread_writes,
     a_message_that_has_arrived_is_answered,
     no_idle_connection_is_forgotten_by_a_sync_server,
     no_idle_connection_is_forgotten_by_a_threading_server,
@@ -427,6 +428,42 @@ fn a_client_in_the_middle_of_a_framed_message_is_answered() {
         assert_eq!(read_to_end(client), b"two\n");
         assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
     }
+}
+
+/// What another thread writes meanwhile, as a chat room does, answers nothing of it.
+fn a_client_in_the_middle_of_a_framed_message_is_answered_although_another_thread_writes() {
+    let write = Gate::default();
+    let gate = write.clone();
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> io::Result<()> {
+        let (rfile, wfile) = request.split();
+        let mut incoming = rfile.framed(LinesCodec::new());
+        let outgoing = Mutex::new(wfile.framed(LinesCodec::new()));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.wait();
+                outgoing.lock().unwrap().send("news").unwrap();
+            });
+            while let Some(line) = incoming.next_ref()? {
+                outgoing.lock().unwrap().send(line)?;
+            }
+            Ok(())
+        })
+    })
+    .spawn()
+    .unwrap();
+    let handle = running.handle();
+    let mut client = connect(running.server_address());
+    client.write_all(b"o").unwrap();
+    wait_until("the message has begun to come", || {
+        handle.stats().connections.iter().any(|one| one.received == Some(1))
+    });
+    write.open();
+    assert_eq!(exchange_line(&client, ""), "news\n");
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    client.write_all(b"ne\n").unwrap();
+    assert_eq!(read_to_end(client), b"one\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 
 /// It arrived while the handler was busy with the one before.

@@ -62,6 +62,13 @@ impl ServerContext {
         }
     }
 
+    /// The reads that follow are for the rest of a message, or are not any more.
+    pub(crate) fn set_in_message(&self, in_message: bool) {
+        if let Some(activity) = &self.activity {
+            activity.set_in_message(in_message);
+        }
+    }
+
     /// So many bytes came from the client.
     pub(crate) fn received(&self, bytes: usize) {
         if let Some(activity) = &self.activity {

@@ -205,7 +205,7 @@ impl<S: Stream> StreamRequest<S> {
     /// ```
     pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
         let lender = Lender {
-            in_message: |request: &&mut Self| request.context.message_begun(),
+            set_in_message: |request: &&mut Self, in_message| request.context.set_in_message(in_message),
             give_back: |request, unread, unsent, failed| {
                 request.rbuf.put_back(unread);
                 request.wbuf.gather(unsent, failed);
@@ -219,6 +219,10 @@ impl<S: Stream> StreamRequest<S> {
     /// sockets do. The request is lent to both: what else is wanted of it, such as
     /// [`client_address`](Self::client_address), is cloned before. (In a function over any stream two threads want
     /// `S: Sync`.)
+    ///
+    /// What one thread writes while the other waits in a read counts as the answer to what has come, whatever it is: a drain
+    /// takes the connection for idle then. Only [`RFile::framed`] knows that its message has come in part and waits for the
+    /// rest.
     ///
     /// ```
     /// use std::io::{BufRead, Write};
