@@ -43,6 +43,7 @@ tests![
     an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once,
     an_answer_from_another_thread_makes_a_connection_idle,
     a_connection_whose_messages_nobody_answers_is_told_at_once,
+    a_silent_connection_of_which_nothing_is_expected_is_told_at_once,
     the_next_message_that_nobody_answers_is_waited_for,
     a_client_whose_next_message_came_too_late_reads_the_end,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
@@ -276,6 +277,24 @@ fn a_connection_whose_messages_nobody_answers_is_told_at_once() {
         assert_eq!(read_to_end(client), b"");
         assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
     }
+}
+
+/// A subscriber, who need not ever say anything, to what is said to all.
+fn a_silent_connection_of_which_nothing_is_expected_is_told_at_once() {
+    let (waits, waiting) = channel();
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> io::Result<()> {
+        request.write_all(b"news\n")?;
+        request.server().message_ended();
+        waits.send(()).expect("the test waits");
+        request.read_line(&mut String::new()).map(drop)
+    })
+    .spawn()
+    .unwrap();
+    let client = connect(running.server_address());
+    waiting.recv().unwrap();
+    running.shutdown_handle().shutdown();
+    assert_eq!(read_to_end(client), b"news\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 
 fn the_next_message_that_nobody_answers_is_waited_for() {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// The handler got bytes and has written nothing since: it is in the middle of a message.
 const ASKED: u8 = 1;
-/// A message has been answered.
+/// A message has been answered, or none is to be waited for.
 const ANSWERED: u8 = 2;
 /// The handler is in a read.
 const READING: u8 = 4;
@@ -50,6 +50,12 @@ impl Activity {
         let update = |bits| Some((bits & !ASKED) | answered);
         let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, update);
         !in_setup && self.is_idle()
+    }
+
+    /// The handler is done with what has come, if anything has: nothing is expected of the client.
+    pub(crate) fn ended(&self) {
+        let update = |bits| Some((bits & !ASKED) | ANSWERED);
+        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, update);
     }
 
     /// The handler is about to read. True if the connection is idle by that.
@@ -128,6 +134,13 @@ mod tests {
         assert!(!activity.answered(true));
         assert!(!activity.answered(false), "a greeting");
         assert!(!activity.begin_read(), "greeted");
+    }
+
+    #[test]
+    fn a_connection_of_which_nothing_is_expected_is_idle_although_it_is_new() {
+        let activity = Activity::default();
+        activity.ended();
+        assert!(activity.begin_read());
     }
 
     #[test]
