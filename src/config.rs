@@ -89,7 +89,7 @@ pub struct Config {
     /// The group that a Unix socket's file belongs to; `None` (the default): as for any new file there.
     pub socket_gid: Option<u32>,
     /// How many requests (connections or datagrams) may be in progress at once; `None` (the default): as many
-    /// as the strategy has room for.
+    /// as the strategy has room for. Where it has room for fewer, [its limit](crate#limit) decides.
     pub max_connections: Option<Limit>,
     /// How many requests of one client address may be in progress at once; `None` (the default): no limit.
     /// An address is an IPv4 address or an IPv6 /64 (link-local ones count whole); clients of Unix sockets have none.

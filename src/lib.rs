@@ -112,6 +112,10 @@
 //! | [`max_per_address`](Configure::max_per_address) | requests of one IPv4 address or IPv6 /64 in progress | accepted, without a thread or process, [`max_waiting`](Configure::max_waiting) of them |
 //! | [`max_rate_per_address`](Configure::max_rate_per_address) | requests of such an address in a time | likewise |
 //!
+//! Of the first two rows the smallest decides. So `max_connections(Limit::reject(100))` rejects nobody where the strategy
+//! has room for no more than 100 and lets the others wait: [`Forking`] unless set (40 children), a [`ThreadPool`] of so few
+//! workers and places in its queue. There the strategy's own limit is what can reject.
+//!
 //! ```no_run
 //! use socketserver::prelude::*;
 //!

@@ -8,9 +8,9 @@ use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +43,7 @@ tests![
     an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once,
     an_answer_from_another_thread_makes_a_connection_idle,
     a_connection_whose_messages_nobody_answers_is_told_at_once,
+    a_silent_connection_of_which_nothing_is_expected_is_told_at_once,
     the_next_message_that_nobody_answers_is_waited_for,
     a_client_whose_next_message_came_too_late_reads_the_end,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
@@ -51,6 +52,7 @@ tests![
     a_client_that_was_set_up_and_greeted_is_answered_once,
     a_client_in_the_middle_of_a_message_is_answered,
     a_client_in_the_middle_of_a_framed_message_is_answered,
+    a_client_in_the_middle_of_a_framed_message_is_answered_although_another_thread_writes,
     a_message_that_has_arrived_is_answered,
     no_idle_connection_is_forgotten_by_a_sync_server,
     no_idle_connection_is_forgotten_by_a_threading_server,
@@ -277,6 +279,24 @@ fn a_connection_whose_messages_nobody_answers_is_told_at_once() {
     }
 }
 
+/// A subscriber, who need not ever say anything, to what is said to all.
+fn a_silent_connection_of_which_nothing_is_expected_is_told_at_once() {
+    let (waits, waiting) = channel();
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> io::Result<()> {
+        request.write_all(b"news\n")?;
+        request.server().message_ended();
+        waits.send(()).expect("the test waits");
+        request.read_line(&mut String::new()).map(drop)
+    })
+    .spawn()
+    .unwrap();
+    let client = connect(running.server_address());
+    waiting.recv().unwrap();
+    running.shutdown_handle().shutdown();
+    assert_eq!(read_to_end(client), b"news\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
 fn the_next_message_that_nobody_answers_is_waited_for() {
     let (collect, lines) = collector();
     let running = ThreadingTcpServer::new(ANY_PORT, collect).spawn().unwrap();
@@ -427,6 +447,42 @@ fn a_client_in_the_middle_of_a_framed_message_is_answered() {
         assert_eq!(read_to_end(client), b"two\n");
         assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
     }
+}
+
+/// What another thread writes meanwhile, as a chat room does, answers nothing of it.
+fn a_client_in_the_middle_of_a_framed_message_is_answered_although_another_thread_writes() {
+    let write = Gate::default();
+    let gate = write.clone();
+    let running = ThreadingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| -> io::Result<()> {
+        let (rfile, wfile) = request.split();
+        let mut incoming = rfile.framed(LinesCodec::new());
+        let outgoing = Mutex::new(wfile.framed(LinesCodec::new()));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.wait();
+                outgoing.lock().unwrap().send("news").unwrap();
+            });
+            while let Some(line) = incoming.next_ref()? {
+                outgoing.lock().unwrap().send(line)?;
+            }
+            Ok(())
+        })
+    })
+    .spawn()
+    .unwrap();
+    let handle = running.handle();
+    let mut client = connect(running.server_address());
+    client.write_all(b"o").unwrap();
+    wait_until("the message has begun to come", || {
+        handle.stats().connections.iter().any(|one| one.received == Some(1))
+    });
+    write.open();
+    assert_eq!(exchange_line(&client, ""), "news\n");
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    client.write_all(b"ne\n").unwrap();
+    assert_eq!(read_to_end(client), b"one\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 
 /// It arrived while the handler was busy with the one before.

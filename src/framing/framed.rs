@@ -70,8 +70,8 @@ const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed wit
 /// What a request that lends its stream wants to know.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lender<S> {
-    /// The read that follows is for the rest of a message that has begun.
-    pub(crate) in_message: fn(&S),
+    /// Whether what is read from now on is the rest of a message that has begun.
+    pub(crate) set_in_message: fn(&S, bool),
     /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second); and whether sending
     /// that has failed.
     pub(crate) give_back: fn(&mut S, &[u8], Vec<u8>, bool),
@@ -375,10 +375,14 @@ impl<S> Io<S> {
 impl<S: Read> Io<S> {
     fn read(&mut self, missing: usize) -> io::Result<usize> {
         let stream = self.stream.as_mut().expect(IN_ONE_PIECE);
-        if let (Some(lender), false) = (&self.lender, self.unread.arrived().is_empty()) {
-            (lender.in_message)(stream);
-        }
-        self.unread.read_from(stream, missing)
+        let in_message = !self.unread.arrived().is_empty();
+        let Some(lender) = self.lender.as_ref().filter(|_| in_message) else {
+            return self.unread.read_from(stream, missing);
+        };
+        (lender.set_in_message)(stream, true);
+        let read = self.unread.read_from(stream, missing);
+        (lender.set_in_message)(stream, false);
+        read
     }
 }
 

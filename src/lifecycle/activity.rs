@@ -4,15 +4,19 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// The handler got bytes and has written nothing since: it is in the middle of a message.
 const ASKED: u8 = 1;
-/// A message has been answered.
+/// A message has been answered, or none is to be waited for.
 const ANSWERED: u8 = 2;
 /// The handler is in a read.
 const READING: u8 = 4;
+/// A [`Framed`](crate::framing::Framed) reads the rest of a message, whose beginning it has. What another thread writes
+/// meanwhile answers nothing of it.
+const IN_MESSAGE: u8 = 8;
 
 /// Where a connection is in its conversation, as seen from what its handler reads and writes: new, active
 /// or idle, as `ConnState` of Go's `net/http` has it.
 ///
-/// It is idle while the handler waits in a read, something has been answered, and nothing has come since.
+/// It is idle while the handler waits in a read, something has been answered, and nothing has come since. Not so if
+/// that read is known to be for the rest of a message.
 /// A connection whose client has not said anything yet is not: it gets its first answer.
 ///
 /// The thread that reads and the one that drains look at each other: the reader says that it reads, then
@@ -48,6 +52,12 @@ impl Activity {
         !in_setup && self.is_idle()
     }
 
+    /// The handler is done with what has come, if anything has: nothing is expected of the client.
+    pub(crate) fn ended(&self) {
+        let update = |bits| Some((bits & !ASKED) | ANSWERED);
+        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, update);
+    }
+
     /// The handler is about to read. True if the connection is idle by that.
     pub(crate) fn begin_read(&self) -> bool {
         self.bits.fetch_or(READING, Ordering::SeqCst) == ANSWERED
@@ -55,6 +65,15 @@ impl Activity {
 
     pub(crate) fn end_read(&self) {
         self.bits.fetch_and(!READING, Ordering::SeqCst);
+    }
+
+    /// The reads that follow are for the rest of a message, or are not any more.
+    pub(crate) fn set_in_message(&self, in_message: bool) {
+        if in_message {
+            self.bits.fetch_or(IN_MESSAGE, Ordering::SeqCst);
+        } else {
+            self.bits.fetch_and(!IN_MESSAGE, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -118,11 +137,31 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_of_which_nothing_is_expected_is_idle_although_it_is_new() {
+        let activity = Activity::default();
+        activity.ended();
+        assert!(activity.begin_read());
+    }
+
+    #[test]
     fn an_answer_from_another_thread_makes_a_reading_connection_idle() {
         let activity = Activity::default();
         activity.asked();
         activity.begin_read();
         assert!(activity.answered(false));
         assert!(activity.is_idle());
+    }
+    #[test]
+    fn what_another_thread_writes_in_the_middle_of_a_message_makes_nothing_idle() {
+        let activity = Activity::default();
+        activity.asked();
+        activity.set_in_message(true);
+        activity.begin_read();
+        assert!(!activity.answered(false));
+        activity.end_read();
+        activity.asked();
+        activity.set_in_message(false);
+        assert!(!activity.begin_read(), "the whole of it");
+        assert!(activity.answered(false));
     }
 }

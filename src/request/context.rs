@@ -62,6 +62,13 @@ impl ServerContext {
         }
     }
 
+    /// The reads that follow are for the rest of a message, or are not any more.
+    pub(crate) fn set_in_message(&self, in_message: bool) {
+        if let Some(activity) = &self.activity {
+            activity.set_in_message(in_message);
+        }
+    }
+
     /// So many bytes came from the client.
     pub(crate) fn received(&self, bytes: usize) {
         if let Some(activity) = &self.activity {
@@ -142,6 +149,10 @@ impl ServerContext {
     /// it a drain waits for their client until [`drain_timeout`](crate::Config::drain_timeout). Called by the thread that
     /// reads.
     ///
+    /// Before the client has said anything it says that nothing is expected: a drain does not wait for the first message
+    /// of one who only listens, such as a subscriber, or who has made a handshake in
+    /// [`setup`](crate::BaseRequestHandler::setup) after which the server may speak first (WebSocket).
+    ///
     /// ```
     /// use socketserver::framing::LinesCodec;
     /// use socketserver::prelude::*;
@@ -159,7 +170,7 @@ impl ServerContext {
     /// ```
     pub fn message_ended(&self) {
         if let Some(activity) = &self.activity {
-            activity.answered(false);
+            activity.ended();
         }
     }
 

@@ -46,7 +46,7 @@ where
 impl<S> RFile<'_, S> {
     /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) reads them: what the request
     /// has read ahead is used first, what the `Framed` has read ahead goes back to the request when it is dropped, and a
-    /// drain knows of a message that has begun to come.
+    /// drain knows of a message that has begun to come, whatever another thread writes meanwhile.
     ///
     /// ```
     /// use socketserver::prelude::*;
@@ -63,7 +63,7 @@ impl<S> RFile<'_, S> {
     /// ```
     pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
         let lender = Lender {
-            in_message: |half: &Self| half.context.message_begun(),
+            set_in_message: |half: &Self, in_message| half.context.set_in_message(in_message),
             give_back: |half, unread, _, _| half.buffer.put_back(unread),
         };
         Framed::lent(self, codec, lender)
@@ -115,7 +115,7 @@ impl<S> WFile<'_, S> {
     /// when the `Framed` is dropped goes to the request. [`RFile::framed`] has an example.
     pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
         let lender = Lender {
-            in_message: |_: &Self| {},
+            set_in_message: |_: &Self, _| {},
             give_back: |half, _, unsent, failed| half.buffer.gather(unsent, failed),
         };
         Framed::lent(self, codec, lender)

@@ -67,8 +67,8 @@ pub(crate) fn has_not_forked() {
 /// for. The request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its
 /// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun), and so does a
 /// message whose rest the client sends only when asked (HTTP's `100 Continue`, SMTP's `354`). What is written
-/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer says
-/// where a message [has ended](ServerContext::message_ended). One that passes on what it reads and writes as it comes (a
+/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer, or
+/// whose client need not ever say anything, says where a message [has ended](ServerContext::message_ended). One that passes on what it reads and writes as it comes (a
 /// proxy) does so through other handles to the sockets (`get_ref().try_clone()`): nothing is idle then, and a drain
 /// waits for it. First it takes back the clocks that other handles cannot keep to
 /// (`set_timeouts(Timeouts::new())`): a direction that is silent while the other is busy would fail with `EAGAIN`.
@@ -205,7 +205,7 @@ impl<S: Stream> StreamRequest<S> {
     /// ```
     pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
         let lender = Lender {
-            in_message: |request: &&mut Self| request.context.message_begun(),
+            set_in_message: |request: &&mut Self, in_message| request.context.set_in_message(in_message),
             give_back: |request, unread, unsent, failed| {
                 request.rbuf.put_back(unread);
                 request.wbuf.gather(unsent, failed);
@@ -219,6 +219,10 @@ impl<S: Stream> StreamRequest<S> {
     /// sockets do. The request is lent to both: what else is wanted of it, such as
     /// [`client_address`](Self::client_address), is cloned before. (In a function over any stream two threads want
     /// `S: Sync`.)
+    ///
+    /// What one thread writes while the other waits in a read counts as the answer to what has come, whatever it is: a drain
+    /// takes the connection for idle then. Only [`RFile::framed`] knows that its message has come in part and waits for the
+    /// rest.
     ///
     /// ```
     /// use std::io::{BufRead, Write};
