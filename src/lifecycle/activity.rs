@@ -151,6 +151,7 @@ mod tests {
         assert!(activity.answered(false));
         assert!(activity.is_idle());
     }
+
     #[test]
     fn what_another_thread_writes_in_the_middle_of_a_message_makes_nothing_idle() {
         let activity = Activity::default();

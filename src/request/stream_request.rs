@@ -68,9 +68,9 @@ pub(crate) fn has_not_forked() {
 /// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun), and so does a
 /// message whose rest the client sends only when asked (HTTP's `100 Continue`, SMTP's `354`). What is written
 /// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer, or
-/// whose client need not ever say anything, says where a message [has ended](ServerContext::message_ended). One that passes on what it reads and writes as it comes (a
-/// proxy) does so through other handles to the sockets (`get_ref().try_clone()`): nothing is idle then, and a drain
-/// waits for it. First it takes back the clocks that other handles cannot keep to
+/// whose client need never say anything, says where a message [has ended](ServerContext::message_ended). One that passes on
+/// what it reads and writes as it comes (a proxy) does so through other handles to the sockets (`get_ref().try_clone()`):
+/// nothing is idle then, and a drain waits for it. First it takes back the clocks that other handles cannot keep to
 /// (`set_timeouts(Timeouts::new())`): a direction that is silent while the other is busy would fail with `EAGAIN`.
 ///
 /// | Python | Here |
