@@ -21,6 +21,8 @@ use support::{connect, read_to_end, wait_until};
 tests![
     an_empty_message_is_a_message,
     messages_are_lent_or_owned_in_any_turn,
+    what_has_arrived_is_taken_without_a_read,
+    messages_that_come_together_are_answered_with_one_write,
     an_error_of_the_read_keeps_what_has_arrived,
     after_a_decode_error_nothing_more_is_decoded,
     after_an_end_inside_a_message_the_iterator_ends,
@@ -74,6 +76,43 @@ fn messages_are_lent_or_owned_in_any_turn() {
     assert_eq!(framed.next_ref().unwrap(), Some(&b"c"[..]));
     assert_eq!(messages(&mut framed), [b"d"]);
     assert!(framed.next().is_none());
+}
+
+fn what_has_arrived_is_taken_without_a_read() {
+    let wire: [&[u8]; 2] = [b"one\ntwo\nthr", b"ee\n"];
+    let mut framed = Framed::new(Pieces::new(wire), LinesCodec::new());
+    assert_eq!(framed.next_buffered().unwrap(), None, "nothing was read yet");
+    assert_eq!(framed.next_ref().unwrap(), Some(&b"one"[..]));
+    assert_eq!(framed.next_buffered().unwrap(), Some(&b"two"[..]));
+    for _ in 0..2 {
+        assert_eq!(framed.next_buffered().unwrap(), None);
+    }
+    assert_eq!(framed.get_ref().calls.0, 1);
+    assert_eq!(framed.next_ref().unwrap(), Some(&b"three"[..]));
+    assert_eq!(framed.next_buffered().unwrap(), None);
+    assert_eq!(framed.next_ref().unwrap(), None);
+
+    let mut framed = Framed::new(&b"2:ok,x2:no,"[..], NetstringCodec::new());
+    assert_eq!(framed.next_ref().unwrap(), Some(&b"ok"[..]));
+    let error = framed.next_buffered().unwrap_err();
+    assert_eq!(decode_error(&error), &DecodeError::InvalidDigit { byte: b'x' });
+    let error = framed.next_buffered().unwrap_err();
+    assert_eq!(decode_error(&error), &DecodeError::OutOfStep);
+}
+
+fn messages_that_come_together_are_answered_with_one_write() {
+    let mut framed = Framed::new(Pieces::new([b"one\ntwo\nthree\n"]), LinesCodec::new());
+    while let Some(line) = framed.next_ref().unwrap() {
+        let mut answer = line.to_ascii_uppercase();
+        framed.feed(&answer).unwrap();
+        while let Some(line) = framed.next_buffered().unwrap() {
+            answer = line.to_ascii_uppercase();
+            framed.feed(&answer).unwrap();
+        }
+        framed.flush().unwrap();
+    }
+    assert_eq!(framed.get_ref().written, b"ONE\nTWO\nTHREE\n");
+    assert_eq!(framed.get_ref().calls.1, 1);
 }
 
 fn an_error_of_the_read_keeps_what_has_arrived() {

@@ -199,6 +199,53 @@ impl<S: Read, C: Decoder> Framed<S, C> {
         self.advance(Buffer::take)
     }
 
+    /// The next message, lent as by [`next_ref`](Self::next_ref), if all of it has arrived with what was read before; `None`
+    /// if not. Reads nothing, so it never waits, and does not tell the end of the stream.
+    ///
+    /// A peer that sends the next request before it has the answer to the last (pipelining) gets the answers to what has
+    /// come together with one write:
+    ///
+    /// ```
+    /// use socketserver::framing::LinesCodec;
+    /// use socketserver::prelude::*;
+    ///
+    /// fn shout(request: &mut TcpRequest) -> HandlerResult {
+    ///     let mut lines = request.framed(LinesCodec::new());
+    ///     while let Some(line) = lines.next_ref()? {
+    ///         let mut answer = line.to_ascii_uppercase();
+    ///         lines.feed(&answer)?;
+    ///         while let Some(line) = lines.next_buffered()? {
+    ///             answer = line.to_ascii_uppercase();
+    ///             lines.feed(&answer)?;
+    ///         }
+    ///         lines.flush()?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let server = ThreadingTcpServer::new("127.0.0.1:0", shout);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`next_ref`](Self::next_ref), but none of reading.
+    ///
+    /// # Panics
+    ///
+    /// As [`next_ref`](Self::next_ref).
+    pub fn next_buffered(&mut self) -> io::Result<Option<&[u8]>> {
+        if self.out_of_step {
+            return Err(DecodeError::OutOfStep.into());
+        }
+        match self.codec.decode(self.io.unread.arrived()) {
+            Ok(Decoded::Frame(frame)) => {
+                self.begun = None;
+                Ok(Some(self.io.unread.take(&frame)))
+            }
+            Ok(Decoded::Incomplete(_)) => Ok(None),
+            Err(error) => Err(self.lose_step(error)),
+        }
+    }
+
     /// Takes the next message.
     #[inline]
     fn advance<'a, T>(&'a mut self, take: impl FnOnce(&'a mut Buffer, &Frame) -> T) -> io::Result<Option<T>> {
@@ -304,7 +351,7 @@ impl<S: Write, C: Encoder> Framed<S, C> {
     }
 
     /// Sends a message with the next [`flush`](Self::flush), or when 8 KiB are gathered: many small messages
-    /// go out in one write.
+    /// go out in one write. [`next_buffered`](Self::next_buffered) says when it is time for one.
     ///
     /// What is fed and not flushed when the `Framed` is dropped is not sent. Only one that
     /// [`request.framed`](crate::StreamRequest::framed), or [that of a half](crate::WFile::framed), made gives it to the
