@@ -236,14 +236,10 @@ impl<S: Read, C: Decoder> Framed<S, C> {
         if self.out_of_step {
             return Err(DecodeError::OutOfStep.into());
         }
-        match self.codec.decode(self.io.unread.arrived()) {
-            Ok(Decoded::Frame(frame)) => {
-                self.begun = None;
-                Ok(Some(self.io.unread.take(&frame)))
-            }
-            Ok(Decoded::Incomplete(_)) => Ok(None),
-            Err(error) => Err(self.lose_step(error)),
-        }
+        Ok(match self.decode()? {
+            Decoded::Frame(frame) => Some(self.io.unread.take(&frame)),
+            Decoded::Incomplete(_) => None,
+        })
     }
 
     /// Takes the next message.
@@ -275,15 +271,21 @@ impl<S: Read, C: Decoder> Framed<S, C> {
                 let last = self.end()?;
                 return Ok(last.map(|frame| take(&mut self.io.unread, &frame)));
             }
-            match self.codec.decode(self.io.unread.arrived()) {
-                Ok(Decoded::Frame(frame)) => {
-                    self.begun = None;
-                    return Ok(Some(take(&mut self.io.unread, &frame)));
-                }
-                Ok(Decoded::Incomplete(still)) => missing = still,
-                Err(error) => return Err(self.lose_step(error)),
+            match self.decode()? {
+                Decoded::Frame(frame) => return Ok(Some(take(&mut self.io.unread, &frame))),
+                Decoded::Incomplete(still) => missing = still,
             }
         }
+    }
+
+    /// What the codec makes of what has arrived.
+    fn decode(&mut self) -> io::Result<Decoded> {
+        let decoded = self.codec.decode(self.io.unread.arrived());
+        let decoded = decoded.map_err(|error| self.lose_step(error))?;
+        if let Decoded::Frame(_) = decoded {
+            self.begun = None;
+        }
+        Ok(decoded)
     }
 
     /// One read, unless the message in progress has taken too long.
