@@ -52,8 +52,11 @@ fn remedy(error: &io::Error) -> Remedy {
         | Errno::ETIMEDOUT
         | Errno::EPERM
         | Errno::EINTR
-        // An ICMP message about a datagram that was sent from the socket (udp(7)).
-        | Errno::ECONNREFUSED => Remedy::Retry,
+        // An ICMP message about a datagram that was sent from the socket, where that is connected or has IP_RECVERR
+        // (udp(7)): nobody there, too long for the path, or, over IPv6, forbidden.
+        | Errno::ECONNREFUSED
+        | Errno::EMSGSIZE
+        | Errno::EACCES => Remedy::Retry,
 
         Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK => Remedy::GiveUp,
 
@@ -195,12 +198,14 @@ mod tests {
             (
                 Remedy::Retry,
                 &[
+                    Errno::EACCES,
                     Errno::ECONNABORTED,
                     Errno::ECONNREFUSED,
                     Errno::ECONNRESET,
                     Errno::EHOSTDOWN,
                     Errno::EHOSTUNREACH,
                     Errno::EINTR,
+                    Errno::EMSGSIZE,
                     Errno::ENETDOWN,
                     Errno::ENETUNREACH,
                     Errno::ENONET,
