@@ -5,13 +5,16 @@ mod support;
 
 use std::io::{BufRead, Read, Write};
 use std::net::UdpSocket;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Udp, run_handler};
@@ -19,7 +22,7 @@ use support::clients::ipv6_available;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::{udp_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, TempPath, inet, temp_path, wait_until};
+use support::{CEILING, EchoLine, TempPath, address_of_ones_own, inet, temp_path, wait_until};
 
 tests![
     a_udp_datagram_over_the_limit_is_cut_and_says_so,
@@ -41,6 +44,7 @@ tests![
     a_reply_goes_to_whoever_sent_the_datagram,
     replies_go_out_at_once_and_as_often_as_asked,
     a_datagram_can_go_to_somebody_else,
+    what_the_network_says_of_one_datagram_costs_no_other_client_its_reply,
     a_reply_can_go_when_the_handler_has_returned,
     a_socket_that_was_kept_sends_nothing_when_the_server_has_ended,
     a_reply_that_is_too_long_is_an_error,
@@ -328,6 +332,40 @@ fn a_datagram_can_go_to_somebody_else() {
         (&b"forward"[..], inet(running.server_address()))
     );
     running.stop().unwrap();
+}
+
+// A socket with IP_RECVERR is told that nobody has the port (ECONNREFUSED), by whatever is called next: the reply to
+// somebody else, which then is not sent.
+fn what_the_network_says_of_one_datagram_costs_no_other_client_its_reply() {
+    for replies in [Replies::AtOnce, Replies::Batched] {
+        let gone = UdpSocket::bind(address_of_ones_own()).unwrap().local_addr().unwrap();
+        let socket = Arc::new(OnceLock::<UdpSocket>::new());
+        let of_server = Arc::clone(&socket);
+        let server = UdpServer::new("127.0.0.1:0", move |request: &mut DatagramRequest| {
+            let socket = of_server.get().unwrap();
+            socket.send_to(b"anybody there?", gone)?;
+            wait_for_error(socket);
+            request.reply(request.packet())
+        })
+        .replies(replies)
+        .before_bind(|socket: BorrowedFd<'_>| Ok(setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?))
+        .bind()
+        .unwrap();
+        socket.set(server.socket().unwrap().try_clone().unwrap()).unwrap();
+        let running = server.spawn().unwrap();
+        let client = udp_client(running.server_address());
+        client.send(b"hello").unwrap();
+        assert_eq!(receive(&client), b"hello");
+        let report = running.stop().unwrap();
+        assert_eq!((report.served, report.failed), (1, 0));
+    }
+}
+
+#[track_caller]
+fn wait_for_error(socket: &UdpSocket) {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    assert_eq!(poll(&mut fds, PollTimeout::try_from(CEILING).unwrap()), Ok(1));
+    assert_eq!(fds[0].revents(), Some(PollFlags::POLLERR));
 }
 
 fn a_reply_can_go_when_the_handler_has_returned() {
