@@ -203,6 +203,8 @@
 //! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"` it
 //! ends the process: under [`Forking`] the request's, under [`PreFork`] a worker, with what it serves besides, which is
 //! replaced; both are reported in the parent ([`Cause::Exit`], SIGABRT). Under the other strategies it ends the program.
+//! The same goes, in every program, for an allocation that the system refuses (`ulimit -v`): Rust ends the process, with a
+//! line on standard error. A thread or a process that it refuses is waited for.
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]

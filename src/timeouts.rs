@@ -24,6 +24,13 @@ use crate::request::{Stream, StreamRequest};
 /// it on, and the connection is closed. Time that the handler spends by itself counts for `request` and
 /// `handshake` only. All of them are monotonic: setting the system's clock changes nothing.
 ///
+/// A client that vanishes without a word (no power, no link, a firewall that has forgotten it) looks like a silent one:
+/// `idle` or `read` ends its connection. So does `write`, but what the socket's buffer has room for counts as taken.
+/// Without a clock the connection stays, unless the kernel is told to ask whether the client is there (`SO_KEEPALIVE`) or
+/// to give up what is not acknowledged (`TCP_USER_TIMEOUT`, tcp(7)). Connections have these options from their listener:
+/// [`before_bind`](crate::Configure::before_bind) sets them for all. Reads and writes fail with `ETIMEDOUT` then, which is
+/// of the kind [`TimedOut`](io::ErrorKind::TimedOut), too, but no [`TimeoutError`].
+///
 /// They are set for all connections of a server ([`Configure::idle_timeout`](crate::Configure::idle_timeout)
 /// and the others), for a handler ([`Timeout`]), or by a handler itself
 /// ([`StreamRequest::set_timeouts`]). Servers on the open Internet do well with a `handshake` of 5 s, an

@@ -15,6 +15,21 @@ use crate::request::DatagramRequest;
 use crate::sys;
 
 /// Receives UDP datagrams (udp(7)), over IPv4 or IPv6 by the address given.
+///
+/// # On a host with several addresses
+///
+/// A server that is bound to all of them (`0.0.0.0`, `::`) replies from the one that the system prefers on the way to the
+/// client (ip(7)), which need not be the one that the client has asked: if it has connected its socket, or has a firewall,
+/// the reply does not reach it. Bind to the address that clients ask, with a server for each if there are several.
+///
+/// # What the network reports
+///
+/// Whether a reply arrives nobody says. What comes back (ICMP: nobody has the port, no such host, too long for the path)
+/// the system keeps from a socket that is not connected, unless it has `IP_RECVERR` or `IPV6_RECVERR` (ip(7), ipv6(7)),
+/// which [`before_bind`](crate::Configure::before_bind) may set. Then it is an error of whatever is called next: receiving
+/// goes on, and a reply that fails for that is sent again, so one client's report costs no other anything. The reports
+/// themselves wait in the socket's error queue, which has to be read (`MSG_ERRQUEUE`, recvmsg(2)): until then a server
+/// that waits in epoll(7), such as one with processes or a `poll_interval`, is woken for them all the time.
 #[derive(Debug)]
 pub struct Udp {
     datagrams: Datagrams<UdpSocket, SocketAddr>,
