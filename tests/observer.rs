@@ -19,6 +19,7 @@ use socketserver::{
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client};
 use support::process::pid;
+use support::rest::without_rest;
 use support::talk::{ECHO_LINES, TELL_PROCESS, told_process};
 use support::{
     CEILING, EchoLine, connect, exchange_line, logged, logged_with_keys, read_to_end, temp_path, wait_until,
@@ -40,6 +41,7 @@ tests![
     a_killed_child_is_told_with_its_signal,
     backing_off_is_told_when_it_begins_and_when_it_ends,
     draining_is_told,
+    draining_is_told_at_once_although_every_worker_is_busy,
     suspending_and_resuming_are_told_once_each,
     several_observers_hear_the_same,
     an_observer_that_panics_costs_nothing,
@@ -436,6 +438,27 @@ fn draining_is_told() {
     lines.wait_for("draining 2");
     drop(clients);
     assert_eq!(stopping.join().unwrap().unwrap().drained, 2);
+}
+
+// Their handlers wait for something else than a client, and hear of a drain from this event: it came a second later,
+// because the pool had not looked yet whether the kernel had queued anybody.
+fn draining_is_told_at_once_although_every_worker_is_busy() {
+    let gate = Gate::default();
+    let busy = gate.clone();
+    let server = ThreadPoolTcpServer::new(ANY_PORT, move |_: &mut TcpRequest| busy.wait()).workers(1);
+    // The lines hear first: what the gate lets go on comes behind.
+    let (server, lines) = observed(server);
+    let server = server.observer(move |event: &Event<'_>| {
+        if let Event::Draining { .. } = event {
+            gate.open();
+        }
+    });
+    let running = server.spawn().unwrap();
+    let _client = connect(running.server_address());
+    lines.wait_for("1 started");
+    let report = without_rest(|| running.stop().unwrap());
+    assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
+    assert_eq!(lines.get(), ["1 accepted", "1 started", "draining 1", "1 served"]);
 }
 
 fn suspending_and_resuming_are_told_once_each() {

@@ -53,7 +53,6 @@ fn end_requests<T: Transport>(server: &Outermost<T>, wakeup: &Wakeup, in_child: 
     core.begin_drain(server);
     core.stop_listening(in_child);
 
-    core.observe_drain();
     wait_until_idle(server, wakeup, core.drain_deadline(), true)?;
     core.end_patience(server);
     wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
@@ -123,10 +122,12 @@ impl Backlog {
 }
 
 impl<T: Transport> Core<T> {
-    /// The server was told to stop: refuses new requests, tells those in progress. Whoever notices first
-    /// does it, once; the others wait for that. Returns what is left to accept.
+    /// The server was told to stop: refuses new requests, tells those in progress, and the observers. Whoever notices
+    /// first does it, once; the others wait for that, but not for the observers. Returns what is left to accept.
     pub(crate) fn begin_drain(&self, server: &Outermost<T>) -> &Backlog {
-        self.backlog.get_or_init(|| {
+        let mut is_first = false;
+        let backlog = self.backlog.get_or_init(|| {
+            is_first = true;
             self.shared().advance(State::Draining);
             if let Ok(wakeup) = self.shared().wakeup() {
                 // Refusing may look like a request to those who wait for one.
@@ -135,7 +136,11 @@ impl<T: Transport> Core<T> {
             let left = self.take_over_queue();
             server.drain_requests();
             Backlog::at_most(left)
-        })
+        });
+        if is_first {
+            self.observe_drain();
+        }
+        backlog
     }
 
     /// How many of the requests that the kernel has queued this process is to accept. A worker is told that by

@@ -123,8 +123,14 @@ pub enum Event<'a> {
     Suspended,
     /// Accepting was resumed.
     Resumed,
-    /// The server was told to stop, and waits for the requests in progress. Told when that begins, and then once a
-    /// second.
+    /// The server was told to stop: new clients are refused, those that the kernel has queued still accepted, and the
+    /// requests in progress waited for. Told when that begins, and then once a second.
+    ///
+    /// A handler that waits for something else than its client, as long-polling ones do, is told of the drain by nothing
+    /// else: an observer that notifies the condition which it waits on
+    /// ([`Condvar::notify_all`](std::sync::Condvar::notify_all)) lets it look whether the server
+    /// [is draining](crate::ServerContext::is_draining). But a server that serves one at a time begins when its handler
+    /// has ended, a worker of a [`PreFork`](crate::PreFork) server, too.
     #[non_exhaustive]
     Draining {
         /// How many there are.
