@@ -922,6 +922,8 @@ fn a_request_that_cannot_be_ended_is_left_behind_and_reported() {
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed), (0, 0));
     assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 1));
+    let told = "ERROR 1 request still runs although its socket is shut down; leaving it behind";
+    assert_eq!(logged().last().map(String::as_str), Some(told));
     leave.open();
 }
 

@@ -31,7 +31,12 @@ pub(crate) fn drain<T: Transport>(server: &Outermost<T>) -> io::Result<Report> {
     }
     let leaked = shared.registry.running();
     if leaked > 0 {
-        log::error!("{leaked} requests still run although their sockets are shut down; leaving them behind");
+        let (run, sockets, them) = if leaked == 1 {
+            ("request still runs", "its socket is", "it")
+        } else {
+            ("requests still run", "their sockets are", "them")
+        };
+        log::error!("{leaked} {run} although {sockets} shut down; leaving {them} behind");
     }
     server.server_close();
     shared.advance(State::Closed);
