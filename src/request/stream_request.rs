@@ -69,9 +69,88 @@ pub(crate) fn has_not_forked() {
 /// message whose rest the client sends only when asked (HTTP's `100 Continue`, SMTP's `354`). What is written
 /// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer, or
 /// whose client need never say anything, says where a message [has ended](ServerContext::message_ended). One that passes on
-/// what it reads and writes as it comes (a proxy) does so through other handles to the sockets (`get_ref().try_clone()`):
-/// nothing is idle then, and a drain waits for it. First it takes back the clocks that other handles cannot keep to
-/// (`set_timeouts(Timeouts::new())`): a direction that is silent while the other is busy would fail with `EAGAIN`.
+/// what it reads and writes as it comes [does so through the raw streams](#a-proxy): nothing is idle then, and a drain waits
+/// for it.
+///
+/// # A proxy
+///
+/// passes the end of each direction on and goes on with the other, and ends when nothing has come either way for a while.
+/// First it takes back the clocks that raw streams cannot keep to: a direction that is silent while the other is busy would
+/// fail with `EAGAIN`. That silence is also what bounds a drain that has run out of patience: it ends the client's stream,
+/// which the other side is told but need not answer.
+///
+/// ```
+/// use std::io::{self, ErrorKind, Read, Write};
+/// use std::net::{Shutdown, TcpStream};
+/// use std::sync::Mutex;
+/// use std::thread;
+/// use std::time::{Duration, Instant};
+/// use socketserver::Timeouts;
+/// use socketserver::prelude::*;
+///
+/// const SILENCE: Duration = Duration::from_secs(60);
+///
+/// fn pass_on(mut from: &TcpStream, mut to: &TcpStream, last: &Mutex<Instant>) -> io::Result<()> {
+///     let mut buffer = [0; 16 * 1024];
+///     loop {
+///         match from.read(&mut buffer) {
+///             Ok(0) => return to.shutdown(Shutdown::Write),
+///             Ok(count) => {
+///                 *last.lock().unwrap() = Instant::now();
+///                 to.write_all(&buffer[..count])?;
+///             }
+///             Err(error) if error.kind() == ErrorKind::Interrupted => {}
+///             // The other direction may have been busy.
+///             Err(error) if error.kind() == ErrorKind::WouldBlock && last.lock().unwrap().elapsed() < SILENCE => {}
+///             Err(error) => return Err(error),
+///         }
+///     }
+/// }
+///
+/// fn relay(request: &mut TcpRequest, to: &Address) -> io::Result<()> {
+///     request.set_timeouts(Timeouts::new())?;
+///     let (client, server) = (request.get_ref(), TcpStream::connect(to.as_inet().expect("an Internet address"))?);
+///     for stream in [client, &server] {
+///         stream.set_nodelay(true)?;
+///         stream.set_read_timeout(Some(SILENCE))?;
+///         stream.set_write_timeout(Some(SILENCE))?;
+///     }
+///     let last = Mutex::new(Instant::now());
+///     let one_way = |from, to| {
+///         // What goes wrong in one direction ends both.
+///         pass_on(from, to, &last).inspect_err(|_| {
+///             let _ = (client.shutdown(Shutdown::Both), server.shutdown(Shutdown::Both));
+///         })
+///     };
+///     thread::scope(|scope| {
+///         let there = scope.spawn(|| one_way(client, &server));
+///         let back = one_way(&server, client);
+///         there.join().expect("it does not panic").and(back)
+///     })
+/// }
+///
+/// # fn main() -> io::Result<()> {
+/// // Answers when its client has said all.
+/// let counting = |request: &mut TcpRequest| {
+///     let count = io::copy(request, &mut io::sink())?;
+///     write!(request, "{count} bytes")
+/// };
+/// let behind = ThreadingTcpServer::new("127.0.0.1:0", counting).spawn()?;
+/// let to = behind.server_address().clone();
+/// let running = ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| relay(request, &to)).spawn()?;
+///
+/// let mut client = TcpStream::connect(running.server_address().as_inet().unwrap())?;
+/// client.write_all(&[0; 100_000])?;
+/// client.shutdown(Shutdown::Write)?;
+/// let mut text = String::new();
+/// client.read_to_string(&mut text)?;
+/// assert_eq!(text, "100000 bytes");
+/// # assert_eq!(running.stop()?.failed, 0);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Python's names
 ///
 /// | Python | Here |
 /// |---|---|
@@ -147,6 +226,37 @@ impl<S: Stream> StreamRequest<S> {
     /// options can do (`SO_RCVTIMEO`, `SO_SNDTIMEO`, socket(7)): it waits at most for what was left when the
     /// request last set them, and fails with `EAGAIN`. Change them with
     /// [`set_timeouts`](Self::set_timeouts) only: the request relies on the options to be as it set them.
+    ///
+    /// A command that has the connection as its input and output, as under inetd(8), knows nothing of clocks and takes
+    /// `EAGAIN` for an error, so they are taken back before. A drain waits for the handler, which waits for the command;
+    /// at its deadline the socket is shut down, and the command reads the end of the stream. ([`Forking`](crate::Forking)
+    /// ends the handler's process instead, and leaves the command.)
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::net::{Shutdown, TcpStream};
+    /// use std::os::fd::OwnedFd;
+    /// use std::process::Command;
+    /// use socketserver::Timeouts;
+    /// use socketserver::prelude::*;
+    ///
+    /// fn sort(request: &mut TcpRequest) -> HandlerResult {
+    ///     request.set_timeouts(Timeouts::new())?;
+    ///     let [input, output] = [request.get_ref().try_clone()?, request.get_ref().try_clone()?].map(OwnedFd::from);
+    ///     let status = Command::new("sort").stdin(input).stdout(output).status()?;
+    ///     if status.success() { Ok(()) } else { Err(format!("sort: {status}").into()) }
+    /// }
+    ///
+    /// let running = ThreadingTcpServer::new("127.0.0.1:0", sort).spawn()?;
+    /// let mut client = TcpStream::connect(running.server_address().as_inet().unwrap())?;
+    /// client.write_all(b"two\none\n")?;
+    /// client.shutdown(Shutdown::Write)?;
+    /// let mut text = String::new();
+    /// client.read_to_string(&mut text)?;
+    /// assert_eq!(text, "one\ntwo\n");
+    /// # running.stop()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn get_ref(&self) -> &S {
         self.lent.store(true, Ordering::Relaxed);
         &self.stream
