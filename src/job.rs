@@ -4,11 +4,11 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
-use crate::hooks::{Outermost, caught, discard};
+use crate::hooks::{Hooks, Outermost, caught, discard};
 use crate::lifecycle::{Admission, Ticket};
 use crate::observer::{Event, Outcome};
 use crate::request::Request;
@@ -341,7 +341,7 @@ impl<T: Transport> Job<T> {
         };
         ticket.leave_to_child();
         keep(Remote {
-            server: Arc::clone(&self.server),
+            server: Arc::downgrade(&self.server),
             client_address: active.client_address().clone(),
             ticket,
         });
@@ -368,7 +368,8 @@ impl<T: Transport> fmt::Debug for Job<T> {
 
 /// A request that another process serves.
 pub(crate) struct Remote<T: Transport> {
-    server: Outermost<T>,
+    /// Its strategy keeps this value, and is a part of that: it would keep itself.
+    server: Weak<dyn Hooks<T>>,
     client_address: Address,
     ticket: Ticket,
 }
@@ -393,7 +394,9 @@ impl<T: Transport> Remote<T> {
             Some(1) => Outcome::Failed,
             _ => {
                 let error = RequestError::new(Phase::Handle, self.client_address, Cause::Exit(status));
-                self.server.handle_error(&error);
+                if let Some(server) = self.server.upgrade() {
+                    server.handle_error(&error);
+                }
                 error.outcome()
             }
         };

@@ -14,13 +14,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use socketserver::prelude::*;
-use socketserver::{Cause, Config, Handled, Phase, Running, SocketServer, Tcp, Transport};
+use socketserver::{Cause, Config, Handled, Phase, Running, SocketServer, State, Tcp, Transport};
 use support::failures::{self, Steps};
 use support::gate::Gate;
 use support::journal::journal;
-use support::{children, connect, process_state, read_to_end, wait_until};
+use support::process::pid;
+use support::{children, connect, is_listening, process_state, read_to_end, wait_until};
 
 tests![
     also: failures::tests_of::<ForkingTcpServer<Steps>>("forking");
@@ -38,6 +40,7 @@ tests![
     a_server_stuck_with_a_silent_client_can_be_dropped,
     children_of_handle_request_are_reaped_in_its_next_turn,
     closing_after_handle_request_waits_for_its_children,
+    dropped_without_being_closed_it_listens_no_more_although_a_child_was_not_reaped,
     a_child_that_ends_before_its_parent_has_closed_the_request_is_reaped_by_another_thread,
     put_around_a_server_that_was_bound_before_it_reaps_its_children,
     put_around_a_server_that_was_bound_before_it_reaps_those_of_handle_request,
@@ -388,6 +391,26 @@ fn closing_after_handle_request_waits_for_its_children() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(server.close().unwrap().served, 1);
     assert_eq!((children(), server.active_children()), (vec![], 0));
+}
+
+fn dropped_without_being_closed_it_listens_no_more_although_a_child_was_not_reaped() {
+    let server = Arc::new(
+        ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})
+            .bind()
+            .unwrap(),
+    );
+    let (address, handle) = (server.server_address().to_string(), server.handle());
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(read_to_end(client), b"");
+    let child = children()[0];
+    assert!(is_listening(&address));
+    drop(server);
+    assert!(!is_listening(&address));
+    let stats = handle.stats();
+    assert_eq!((stats.state, stats.running, stats.failed), (State::Closed, 0, 1));
+    // Nobody is left to do it.
+    waitpid(pid(child), None).unwrap();
 }
 
 fn put_around_a_server_that_was_bound_before_it_reaps_its_children() {
