@@ -55,6 +55,7 @@ tests![
     setting_timeouts_does_not_extend_the_deadline,
     a_wrapped_request_keeps_to_the_deadline_of_the_whole,
     a_deadline_can_be_restarted,
+    a_handshake_is_not_restarted_with_the_deadline,
     what_the_wrapper_sets_holds_instead_of_the_servers,
     what_get_request_sets_holds_instead_of_the_servers,
     a_finish_request_with_a_handler_of_its_own_keeps_to_the_clocks,
@@ -721,6 +722,16 @@ fn a_deadline_can_be_restarted() {
     request.set_timeouts(Timeouts::new().request(millis(50))).unwrap();
     request.restart_deadline();
     assert_timed_out(request.read(&mut [0]), TimeoutKind::Request);
+}
+
+fn a_handshake_is_not_restarted_with_the_deadline() {
+    const HANDSHAKE: Duration = millis(100);
+    let (mut peer, mut request) = pair(Timeouts::new().handshake(HANDSHAKE));
+    let begun = Instant::now();
+    wait_until("the time is over", || begun.elapsed() > HANDSHAKE);
+    peer.write_all(b"late").unwrap();
+    request.restart_deadline();
+    assert_timed_out(request.read(&mut [0]), TimeoutKind::Handshake);
 }
 
 // ----- The wrapper -------------------------------------------------------------------------------

@@ -31,13 +31,16 @@ pub(crate) struct Clock {
     timeouts: Option<Box<Timeouts>>,
     /// When the request began: from then on run the clocks of the request and of the handshake.
     began: Option<Instant>,
+    /// Since when that of the request runs, if it has been given its full time again.
+    restarted: Option<Instant>,
     in_setup: bool,
 }
 
 impl Clock {
     /// A server begins to serve the request.
     pub(crate) fn begin(&mut self) {
-        self.restart();
+        self.began = Some(Instant::now());
+        self.restarted = None;
         self.in_setup = true;
     }
 
@@ -57,9 +60,9 @@ impl Clock {
         self.in_setup = false;
     }
 
-    /// The request's time begins now.
+    /// The request has its full time again, the handshake has not.
     pub(crate) fn restart(&mut self) {
-        self.began = Some(Instant::now());
+        self.restarted = Some(Instant::now());
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
@@ -88,7 +91,8 @@ impl Clock {
     }
 
     fn request(&self) -> Option<Limit> {
-        Limit::new(TimeoutKind::Request, self.timeouts.as_ref()?.request, self.began?)
+        let began = self.restarted.or(self.began)?;
+        Limit::new(TimeoutKind::Request, self.timeouts.as_ref()?.request, began)
     }
 
     fn handshake(&self) -> Option<Limit> {
