@@ -449,8 +449,8 @@ pub trait Configure: BaseServer {
     }
 
     /// Stops the server at any of these signals, numbered as in signal(7): `[signal::SIGINT, signal::SIGTERM]`. With
-    /// one that cannot be caught (SIGKILL, SIGSTOP) or that a fault of the program raises (SIGSEGV, SIGILL, SIGFPE) it
-    /// does not bind.
+    /// one that cannot be caught (SIGKILL, SIGSTOP), that a fault of the program raises (SIGSEGV, SIGILL, SIGFPE) or that
+    /// servers send their own threads (SIGURG) it does not bind.
     ///
     /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
     /// one stops at once. They are listened to from `bind` on, or if they are set later, from when serving

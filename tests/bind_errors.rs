@@ -49,6 +49,7 @@ tests![
     a_poll_interval_of_zero_is_refused,
     an_owner_that_is_none_is_refused,
     a_signal_that_cannot_be_caught_is_refused,
+    the_signal_that_a_server_sends_itself_is_refused,
     an_error_of_before_bind_is_told_with_the_address,
     a_process_without_descriptors_says_so,
     a_thousand_failed_binds_leave_nothing_behind,
@@ -449,6 +450,18 @@ fn a_signal_that_cannot_be_caught_is_refused() {
     let text = "cannot listen to signal 4096: Invalid argument (os error 22)";
     let server = tcp("127.0.0.1:0").shutdown_on_signals([4096]);
     assert_fails(server, ErrorKind::InvalidInput, text);
+}
+
+fn the_signal_that_a_server_sends_itself_is_refused() {
+    let text = format!(
+        "signal {} (SIGURG) is what servers send their own threads to have them look around, which would look as if it \
+         were meant for you: choose another",
+        signal::SIGURG
+    );
+    let server = tcp("127.0.0.1:0").shutdown_on_signals([signal::SIGTERM, signal::SIGURG]);
+    assert_fails(server, ErrorKind::InvalidInput, &text);
+    let server = tcp("127.0.0.1:0").on_signal(signal::SIGURG, SignalAction::DumpStats);
+    assert_fails(server, ErrorKind::InvalidInput, &text);
 }
 
 fn an_error_of_before_bind_is_told_with_the_address() {

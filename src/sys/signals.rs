@@ -131,6 +131,12 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
             "signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"
         )));
     }
+    if signal == NUDGE && !matches!(reaction, Reaction::Nudge) {
+        return Err(invalid_input(format!(
+            "signal {signal} (SIGURG) is what servers send their own threads to have them look around, which would look as \
+             if it were meant for you: choose another"
+        )));
+    }
     let in_handler = reaction.clone();
     let handler = move || {
         let errno = Errno::last_raw();
