@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use socketserver::prelude::*;
 use socketserver::{
-    Config, CountingObserver, Event, EventCounts, LimitKind, LoggingObserver, Observer, Running, SocketServer, State,
-    Stats, Tcp, Transport,
+    Config, CountingObserver, Event, EventCounts, Handled, LimitKind, LoggingObserver, Observer, Running, SocketServer,
+    State, Stats, Tcp, Transport,
 };
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client};
@@ -22,7 +23,7 @@ use support::process::pid;
 use support::rest::without_rest;
 use support::talk::{ECHO_LINES, TELL_PROCESS, told_process};
 use support::{
-    CEILING, EchoLine, connect, exchange_line, logged, logged_with_keys, read_to_end, temp_path, wait_until,
+    CEILING, EchoLine, children, connect, exchange_line, logged, logged_with_keys, read_to_end, temp_path, wait_until,
 };
 
 tests![
@@ -45,6 +46,8 @@ tests![
     suspending_and_resuming_are_told_once_each,
     several_observers_hear_the_same,
     an_observer_that_panics_costs_nothing,
+    an_observer_with_a_handle_of_its_server_goes_with_that,
+    what_a_server_drops_as_it_is_dropped_is_told,
     observers_attached_inside_and_outside_hear,
     the_counting_observer_sums_over_servers,
     the_logging_observer_logs_keys_and_values,
@@ -489,6 +492,41 @@ fn an_observer_that_panics_costs_nothing() {
     exchange(running.server_address());
     assert_eq!(stop(running, &lines), ["1 accepted", "1 started", "1 served"]);
     assert!(logged().contains(&"ERROR an observer panicked: as told".to_owned()));
+}
+
+fn an_observer_with_a_handle_of_its_server_goes_with_that() {
+    let server = ThreadingTcpServer::new(ANY_PORT, EchoLine);
+    let (handle, told) = (server.handle(), Arc::new(AtomicUsize::new(0)));
+    let notes = Arc::clone(&told);
+    let observer = move |event: &Event<'_>| {
+        if let Event::Finished { .. } = event {
+            notes.fetch_add(1, Ordering::SeqCst);
+            handle.shutdown_handle().shutdown();
+        }
+    };
+    let running = server.observer(observer).spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), "hello\n"), "hello\n");
+    assert_eq!(running.join().unwrap().served, 1);
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+    // Nobody has it, nor with it the descriptors of the handle.
+    assert_eq!(Arc::strong_count(&told), 1);
+}
+
+fn what_a_server_drops_as_it_is_dropped_is_told() {
+    let (server, lines) = observed(ForkingTcpServer::new(ANY_PORT, EchoLine));
+    let server = Arc::new(server.max_per_address(1).timeout(Duration::ZERO).bind().unwrap());
+    let _clients = [(); 2].map(|()| connect(&server.server_address()));
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    assert_eq!((server.stats().running, server.stats().waiting), (1, 1));
+    let child = children()[0];
+    drop(server);
+    // The other had not run.
+    let mut ends = lines.get().split_off(4);
+    ends.sort();
+    assert_eq!(ends, ["1 dropped", "2 dropped", "2 started"]);
+    kill(pid(child), Signal::SIGKILL).unwrap();
+    waitpid(pid(child), None).unwrap();
 }
 
 fn observers_attached_inside_and_outside_hear() {

@@ -260,10 +260,11 @@ mod tests {
         };
         let notes = move |event: &Event<'_>| notes.lock().push(matches!(event, Event::BackOffBegun { .. }));
         let server = Arc::new(Shared::new());
-        server.configure(&Config {
+        let config = Config {
             observers: vec![Arc::new(succeeds), Arc::new(notes)],
             ..Config::default()
-        });
+        };
+        server.configure(&config);
         let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
         backoff.next(&"");
         assert_eq!(*told.lock(), [true, false]);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -24,8 +24,9 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// Set in a worker of a prefork server.
     master: OnceLock<Arc<Master>>,
-    /// Set when the server is bound.
-    observers: OnceLock<Vec<Arc<dyn Observer>>>,
+    /// Set when the server is bound. The server has them as long as there is one: an observer that has a handle of it would
+    /// keep itself here.
+    observers: OnceLock<Vec<Weak<dyn Observer>>>,
     /// Never [`State::Suspended`]: that is `Serving` while `suspended` is set.
     state: AtomicU8,
     pub(super) suspended: AtomicBool,
@@ -121,7 +122,9 @@ impl Shared {
     pub(crate) fn configure(&self, config: &Config) {
         self.registry.set_rules(AddressRules::new(config));
         // Set twice only by a mix-in that calls its inner `server_bind` twice, to the same.
-        let _ = self.observers.set(config.observers.clone());
+        let _ = self
+            .observers
+            .set(config.observers.iter().map(Arc::downgrade).collect());
     }
 
     /// Whether this is the memory of a forked child, which serves one request.
@@ -129,7 +132,7 @@ impl Shared {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.in_child())
     }
 
-    fn observers(&self) -> &[Arc<dyn Observer>] {
+    fn observers(&self) -> &[Weak<dyn Observer>] {
         match self.observers.get() {
             // What becomes of a child's request, the parent tells.
             Some(observers) if !observers.is_empty() && !self.in_child() => observers,
@@ -150,7 +153,7 @@ impl Shared {
 
     #[cold]
     fn tell(&self, event: &Event<'_>) {
-        for observer in self.observers() {
+        for observer in self.observers().iter().filter_map(Weak::upgrade) {
             guarded("an observer", || observer.observe(event));
         }
     }

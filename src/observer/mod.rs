@@ -171,6 +171,8 @@ impl fmt::Display for Outcome {
 /// Hears of what happens in a server; attached with [`observer`](crate::Configure::observer), as many as
 /// wanted. A closure is one if it writes the type of its argument, `&Event<'_>`.
 ///
+/// A server keeps its observers as long as it lives, so they may have a [`ServerHandle`](crate::ServerHandle) of it.
+///
 /// It is called where the thing happens: on the accept loop, or on the thread that serves the request. Never
 /// wait in it. The children of a [`Forking`](crate::Forking) server tell nothing: what becomes of their requests,
 /// the parent tells. The workers of a [`PreFork`](crate::PreFork) server each tell what they do, to their own copy of

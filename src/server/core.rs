@@ -27,7 +27,6 @@ use crate::transport::Transport;
 pub struct Core<T: Transport> {
     shared: Arc<Shared>,
     address: Address,
-    config: Mutex<Config>,
     timeouts: OnceLock<Timeouts>,
     pub(super) transport: OnceLock<T>,
     /// The transport was made elsewhere: binding and listening are done.
@@ -52,6 +51,8 @@ pub struct Core<T: Transport> {
     capacity: OnceLock<Capacity>,
     waiting_room: WaitingRoom<T>,
     linger: Linger<T>,
+    /// Behind what is told of as it is dropped: it has the observers.
+    config: Mutex<Config>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
     /// field: dropped when the socket is closed.
     _closing: Closing,
@@ -64,7 +65,6 @@ impl<T: Transport> Core<T> {
             _closing: shared.closing(),
             shared,
             address,
-            config: Mutex::default(),
             timeouts: OnceLock::new(),
             transport: OnceLock::new(),
             ready_made: false,
@@ -80,6 +80,7 @@ impl<T: Transport> Core<T> {
             capacity: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
+            config: Mutex::default(),
         }
     }
 

@@ -67,9 +67,10 @@ use crate::transport::Transport;
 /// # }
 /// ```
 pub struct Forking<S: BaseServer> {
+    /// Dropped first: who hears of the ends of requests goes with the inner server.
+    children: Mutex<Vec<Child<S::Transport>>>,
     inner: S,
     max_children: Limit,
-    children: Mutex<Vec<Child<S::Transport>>>,
     /// Listens to SIGCHLD until closing: from binding on, or, put around a server that was bound before, from the first
     /// child on.
     signal: Mutex<Option<SignalGuard>>,
@@ -86,9 +87,9 @@ impl<S: BaseServer> Forking<S> {
     pub fn over(server: S) -> Self {
         const { one_strategy::<S>() };
         Forking {
+            children: Mutex::default(),
             inner: server,
             max_children: Limit::wait(40),
-            children: Mutex::default(),
             signal: Mutex::default(),
         }
     }
