@@ -9,7 +9,8 @@ use std::sync::{Arc, Weak};
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
 use crate::hooks::{Hooks, Outermost, caught, discard};
-use crate::lifecycle::{Admission, Ticket};
+use crate::lifecycle::Ticket;
+use crate::limits::Verdict;
 use crate::observer::{Event, Outcome};
 use crate::request::Request;
 #[cfg(doc)]
@@ -160,7 +161,7 @@ impl<T: Transport> Job<T> {
     }
 
     /// What the limits say to it.
-    pub(crate) fn ask_limits(&mut self) -> Admission {
+    pub(crate) fn ask_limits(&mut self) -> Verdict {
         let (active, ticket) = self.parts.as_deref_mut().expect(WHOLE);
         ticket.admit(&active.request, self.server.capacity())
     }

@@ -32,7 +32,7 @@ pub(crate) use registry::Registry;
 pub(crate) use shared::{Closing, Shared};
 pub(crate) use signals::run_actions;
 pub(crate) use slot::{Order, Pulse, Slot, Stage};
-pub(crate) use ticket::{Admission, Pause, Ticket};
+pub(crate) use ticket::{Pause, Ticket};
 pub(crate) use wakeup::{Wakeup, event};
 
 pub use handle::ServerHandle;

@@ -8,7 +8,7 @@ use super::Shared;
 use super::activity::Activity;
 use super::inline::Inline;
 use super::registry::{Inner, Record};
-use crate::limits::{Capacity, LimitKind, Verdict};
+use crate::limits::{Capacity, Verdict};
 use crate::observer::{Event, Outcome};
 use crate::request::{Request, ServerContext};
 use crate::stats::End;
@@ -43,14 +43,6 @@ enum Stage {
     Waiting(usize),
     /// Its request runs, or is about to. Where its record is.
     Running(usize),
-}
-
-/// What becomes of a request that has come.
-pub(crate) enum Admission {
-    Runs,
-    /// It waits for this limit, not before this time.
-    Waits(LimitKind, Instant),
-    Rejected(LimitKind),
 }
 
 impl Ticket {
@@ -95,29 +87,26 @@ impl Ticket {
         &self.shared
     }
 
-    /// Decides, by the limits, what becomes of the request that has come for this place, and counts it.
-    pub(crate) fn admit<R: Request>(&mut self, request: &R, capacity: Capacity) -> Admission {
+    /// Does with the request that has come for this place what the limits say, and counts it.
+    pub(crate) fn admit<R: Request>(&mut self, request: &R, capacity: Capacity) -> Verdict {
         let rules = self.shared.registry.rules();
         let activity = self.activity.clone().unwrap_or_default();
         let record = Record::new(self.number, request, activity, rules);
         self.has_socket = record.socket.is_some();
         let mut inner = self.shared.registry.lock();
-        match inner.verdict(rules, &record, capacity) {
-            Verdict::Reject(limit) => {
-                self.count(&mut inner, End::Rejected(limit));
-                Admission::Rejected(limit)
-            }
+        let verdict = inner.verdict(rules, &record, capacity);
+        match verdict {
+            Verdict::Reject(limit) => self.count(&mut inner, End::Rejected(limit)),
             Verdict::Admit => {
                 self.stage = self.stage.run(&mut inner, record);
                 self.count_start(&mut inner);
-                Admission::Runs
             }
-            Verdict::Hold(limit, turn) => {
+            Verdict::Hold(..) => {
                 self.stage = self.stage.wait(&mut inner, record);
                 self.shared.place_is_free(&inner);
-                Admission::Waits(limit, turn)
             }
         }
+        verdict
     }
 
     /// Counts a request as running, whatever the limits say: for one that ends at once.

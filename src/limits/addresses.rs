@@ -67,7 +67,7 @@ impl Bucket {
     }
 }
 
-/// What the rules say to a request.
+/// What the limits say to a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Admit,

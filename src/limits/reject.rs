@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::sys::socket::{MsgFlags, send};
 
+use super::Verdict;
 use crate::job::Job;
-use crate::lifecycle::Admission;
 use crate::observer::Event;
 use crate::transport::Transport;
 
@@ -21,8 +21,8 @@ impl<T: Transport> Job<T> {
     /// Asks the limits.
     pub(crate) fn admit(mut self) -> Admitted<T> {
         match self.ask_limits() {
-            Admission::Runs => Admitted::Job(self.started()),
-            Admission::Waits(limit, turn) => {
+            Verdict::Admit => Admitted::Job(self.started()),
+            Verdict::Hold(limit, turn) => {
                 let (server, active, ticket) = self.into_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
                 ticket.shared().observe(|| Event::Waiting {
@@ -33,7 +33,7 @@ impl<T: Transport> Job<T> {
                 server.core().waiting_room().push(active, ticket, turn);
                 Admitted::Waits
             }
-            Admission::Rejected(limit) => {
+            Verdict::Reject(limit) => {
                 let (server, mut active, ticket) = self.into_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
                 log::debug!("rejecting {client_address}: {limit} is reached");
