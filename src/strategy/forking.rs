@@ -147,23 +147,17 @@ impl<S: BaseServer> Forking<S> {
         }
     }
 
-    /// Tells the children to end whose requests are to be closed. Children are reaped under the same lock:
-    /// none of these pids can be another process by now.
+    /// Tells the children to end whose requests are to be closed.
     fn end_condemned(&self) {
         let condemned = self.core().shared().registry.take_condemned();
-        if condemned.is_empty() {
-            return;
-        }
-        for child in self.children().iter() {
-            if condemned.contains(&child.request.number()) {
-                let _ = kill(child.pid, Signal::SIGTERM);
-            }
+        if !condemned.is_empty() {
+            self.signal_children(Signal::SIGTERM, |child| condemned.contains(&child.request.number()));
         }
     }
 
-    fn signal_children(&self, signal: Signal) {
-        // Children are reaped under the same lock: none of these pids can be another process by now.
-        for child in self.children().iter() {
+    /// Children are reaped under the same lock: none of these pids can be another process by now.
+    fn signal_children(&self, signal: Signal, which: impl Fn(&Child<S::Transport>) -> bool) {
+        for child in self.children().iter().filter(|child| which(child)) {
             let _ = kill(child.pid, signal);
         }
     }
@@ -242,7 +236,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
 
     fn drain_requests(&self) {
         if let Ok(nudge) = Signal::try_from(sys::NUDGE) {
-            self.signal_children(nudge);
+            self.signal_children(nudge, |_| true);
         }
         self.inner.drain_requests();
     }
@@ -252,7 +246,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
             Force::Terminate => Signal::SIGTERM,
             Force::Kill => Signal::SIGKILL,
         };
-        self.signal_children(signal);
+        self.signal_children(signal, |_| true);
         self.inner.terminate_requests(force);
     }
 
