@@ -16,8 +16,6 @@ pub(crate) struct Inline {
     pub(crate) number: u64,
     pub(crate) socket: RawFd,
     pub(crate) activity: Arc<Activity>,
-    /// The socket was shut down: the patience was over.
-    pub(crate) forced: bool,
 }
 
 /// Where that connection is known, from its begin to just before its socket is closed: a descriptor in here
@@ -45,12 +43,12 @@ impl InlineSlot {
         self.datagrams.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The request is over. True if its socket had been shut down.
-    pub(crate) fn end(&self, number: u64) -> bool {
+    /// The request is over.
+    pub(crate) fn end(&self, number: u64) {
         let ended = self
             .connection
             .with(|slot| slot.take_if(|inline| inline.number == number));
-        ended.is_some_and(|inline| inline.forced)
+        drop(ended);
     }
 
     /// The server drains: an idle connection gets an end of stream, and, `forced`, any does, both ways.
@@ -59,7 +57,6 @@ impl InlineSlot {
         let attend = |slot: &mut Option<Inline>| {
             if let Some(inline) = slot {
                 if forced {
-                    inline.forced = true;
                     let _ = shutdown(inline.socket, Shutdown::Both);
                 } else if inline.activity.is_idle() {
                     let _ = shutdown(inline.socket, Shutdown::Read);

@@ -186,7 +186,6 @@ impl Ticket {
                 number: self.number,
                 socket: socket.as_raw_fd(),
                 activity: Arc::clone(activity),
-                forced: false,
             }),
             _ => wakeup.begin_inline_datagram(),
         }
@@ -198,15 +197,15 @@ impl Ticket {
         if self.has_socket && !self.shared.in_child() {
             self.record(|record| record.socket = None);
         }
-        // Its handler may have heard that the patience is over before the thread did that drains.
-        self.forced = self.shared.is_forced();
         if let (true, Ok(wakeup)) = (std::mem::take(&mut self.inline), self.shared.wakeup()) {
             if self.has_socket {
-                self.forced |= wakeup.end_inline(self.number);
+                wakeup.end_inline(self.number);
             } else {
                 wakeup.end_inline_datagram();
             }
         }
+        // Its handler may have heard that the patience is over before the thread did that drains.
+        self.forced = self.shared.is_forced();
     }
 
     /// A child serves the request: its socket and what goes through it are that process's matter.

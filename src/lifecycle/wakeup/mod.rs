@@ -221,9 +221,9 @@ impl Wakeup {
         self.inline.end_datagram();
     }
 
-    /// Before its socket is closed. True if that had been shut down.
-    pub(crate) fn end_inline(&self, number: u64) -> bool {
-        self.inline.end(number)
+    /// Before its socket is closed.
+    pub(crate) fn end_inline(&self, number: u64) {
+        self.inline.end(number);
     }
 
     fn attend_inline(&self) {
