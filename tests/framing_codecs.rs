@@ -487,6 +487,13 @@ fn what_the_end_cuts_off_is_a_message_where_that_was_asked_for() {
         decode(&DelimiterCodec::new(";;").allow_unterminated(), b"a;;b;").unwrap(),
         [&b"a"[..], b"b;"]
     );
+    // The limit is that of any message, whatever room there is for the end that has not come.
+    let too_long = DecodeError::NoDelimiter { searched: 4, limit: 3 };
+    let lines = LinesCodec::new().max_frame_length(3).allow_unterminated();
+    assert_eq!(decode(&lines, b"abc").unwrap(), [b"abc"]);
+    assert_eq!(decode_error(&lines, b"abcd"), too_long);
+    let delimited = DelimiterCodec::new(";;").max_frame_length(3).allow_unterminated();
+    assert_eq!(decode_error(&delimited, b"abcd"), too_long);
 }
 
 fn what_could_not_be_decoded_is_not_sent() {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 use socketserver::{Acceptor, Handled, Running, State, WaitError};
@@ -82,6 +82,7 @@ tests![
     a_request_that_cannot_be_ended_is_left_behind_and_reported,
     without_a_drain_timeout_the_server_waits,
     a_sync_server_stuck_with_a_silent_client_can_be_dropped,
+    a_sync_server_stuck_where_every_thread_blocks_its_signal_can_be_stopped,
     a_threading_server_stuck_with_a_silent_client_can_be_dropped,
     a_thread_pool_stuck_with_a_silent_client_can_be_dropped,
     a_guard_whose_thread_panicked_can_be_dropped,
@@ -948,6 +949,26 @@ fn a_sync_server_stuck_with_a_silent_client_can_be_dropped() {
     });
     drop(running);
     assert_eq!(read_to_end(client), b"");
+}
+
+fn a_sync_server_stuck_where_every_thread_blocks_its_signal_can_be_stopped() {
+    let begun = Gate::default();
+    let reads = begun.clone();
+    let server = TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+        reads.open();
+        io::copy(request, &mut io::sink()).map(drop)
+    });
+    // With an interval it does not wait in accept(2), for which its thread would unblock the signal.
+    let server = server.poll_interval(CEILING).drain_timeout(Duration::from_millis(20));
+    let server = server.bind().unwrap();
+    let urgent = SigSet::from(Signal::SIGURG);
+    let before = urgent.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+    let running = server.spawn().unwrap();
+    let _silent = connect(running.server_address());
+    begun.wait();
+    let report = running.stop();
+    before.thread_set_mask().unwrap();
+    assert_eq!(report.unwrap().forced, 1);
 }
 
 fn a_threading_server_stuck_with_a_silent_client_can_be_dropped() {

@@ -7,11 +7,12 @@ use std::io::{self, BufRead, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socketserver::prelude::*;
+use support::gate::Gate;
 use support::matrix::connect_unix;
-use support::{connect, read_to_end, temp_path, wait_until};
+use support::{CEILING, connect, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
     a_unix_client_that_sent_more_than_was_read_reads_the_end_under_every_strategy,
@@ -19,6 +20,7 @@ tests![
     a_client_that_has_sent_all_and_stays_is_not_waited_for,
     a_client_that_sends_on_is_not_waited_for_beyond_the_time_of_its_request,
     a_client_that_sends_on_is_waited_for_until_the_drain_deadline,
+    a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer_and_the_end,
     what_a_hook_that_keeps_the_connection_left_unread_stays,
     what_a_handler_that_gave_its_socket_away_left_unread_stays,
 ];
@@ -110,8 +112,11 @@ fn a_client_that_sends_on_is_not_waited_for_beyond_the_time_of_its_request() {
         .request_timeout(Duration::from_millis(200))
         .spawn()
         .unwrap();
+    let begun = Instant::now();
     let client = sends_on(connect(running.server_address()));
     client.join().unwrap();
+    // Not the 30 seconds that there are without such a time.
+    assert!(begun.elapsed() < CEILING);
     assert_eq!(running.stop().unwrap().served, 1);
 }
 
@@ -128,6 +133,30 @@ fn a_client_that_sends_on_is_waited_for_until_the_drain_deadline() {
     let report = running.stop().unwrap();
     client.join().unwrap();
     assert_eq!((report.served, report.leaked), (1, 0));
+}
+
+fn a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer_and_the_end() {
+    let (ended, sent) = (Gate::default(), Gate::default());
+    let (at_the_end, before_the_answer) = (ended.clone(), sent.clone());
+    let handler = move |request: &mut TcpRequest| -> Handled {
+        let mut line = String::new();
+        while request.read_line(&mut line)? > 0 {
+            request.write_all(line.as_bytes())?;
+            line.clear();
+        }
+        at_the_end.open();
+        before_the_answer.wait();
+        request.write_all(b"bye\n")
+    };
+    let running = ThreadingTcpServer::new(ANY_PORT, handler).spawn().unwrap();
+    let client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, "one\n"), "one\n");
+    running.shutdown_handle().shutdown();
+    ended.wait();
+    (&client).write_all(b"two\n").unwrap();
+    sent.open();
+    assert_eq!(read_to_end(client), b"bye\n");
+    assert_eq!(running.join().unwrap().served, 1);
 }
 
 fn what_a_hook_that_keeps_the_connection_left_unread_stays() {
