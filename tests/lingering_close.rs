@@ -15,12 +15,13 @@ use support::matrix::connect_unix;
 use support::{CEILING, connect, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
+    // Before a server forks: from then on each connection is shut down before it is closed.
+    a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer_and_the_end,
     a_unix_client_that_sent_more_than_was_read_reads_the_end_under_every_strategy,
     a_long_answer_arrives_under_every_strategy_although_its_client_still_sends,
     a_client_that_has_sent_all_and_stays_is_not_waited_for,
     a_client_that_sends_on_is_not_waited_for_beyond_the_time_of_its_request,
     a_client_that_sends_on_is_waited_for_until_the_drain_deadline,
-    a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer_and_the_end,
     what_a_hook_that_keeps_the_connection_left_unread_stays,
     what_a_handler_that_gave_its_socket_away_left_unread_stays,
 ];
