@@ -57,6 +57,9 @@ use crate::request::Request;
 ///
 /// let server = TcpServer::new("127.0.0.1:0", |request: &mut TcpRequest| request.write_all(b"hello\n"));
 /// ```
+///
+/// It is cloned for each request, too, with what it has captured by `move`: a counter that it changes is what it was at
+/// first for the next one. The compiler says nothing about that; an `Arc<AtomicU64>` counts.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not handle `{R}`",
     label = "is no handler of `{R}`",
@@ -149,8 +152,33 @@ mod never {
     }
 }
 
-/// Runs a clone of `handler` on `request` as a server does: setup, handle, finish, flush. For unit tests
-/// of handlers, with a request in memory.
+/// Runs a clone of `handler` on `request` as a server does: setup, handle, finish, flush. For unit tests of handlers, with a
+/// request in memory; for another handler than the server's, in [`finish_request`](crate::BaseServer::finish_request); for
+/// a stream [around another](crate::Stream#a-stream-around-another); and for a connection that no server has accepted, one
+/// that the program has made itself or was started with (inetd, `Accept=yes` of a systemd unit):
+///
+/// ```
+/// # use std::io::Read;
+/// use std::io::Write;
+/// use std::net::{TcpListener, TcpStream};
+/// use socketserver::prelude::*;
+///
+/// fn hello(request: &mut TcpRequest) -> std::io::Result<()> {
+///     request.write_all(b"I am ready")
+/// }
+///
+/// let other_side = TcpListener::bind("127.0.0.1:0")?;
+/// let stream = TcpStream::connect(other_side.local_addr()?)?;
+/// let address = stream.peer_addr()?;
+/// socketserver::run_handler(&hello, &mut StreamRequest::new(stream, address))?;
+/// # let mut text = String::new();
+/// # other_side.accept()?.0.read_to_string(&mut text)?;
+/// # assert_eq!(text, "I am ready");
+/// # Ok::<(), HandlerError>(())
+/// ```
+///
+/// Such a request has the clocks that it is [given](crate::StreamRequest::set_timeouts), and is told of no drain. It is closed
+/// when it is dropped: if something has come that was not read, with a reset.
 ///
 /// # Errors
 ///

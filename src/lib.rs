@@ -167,18 +167,20 @@
 //! | `server_bind`, `server_activate`, `server_close`, overridden | [the same](BaseServer#which-methods-are-for-whom) | socket options before binding: [`before_bind`](Configure::before_bind) |
 //! | `get_request`, `verify_request`, `process_request`, `finish_request`, `shutdown_request`, `close_request` | [the same](BaseServer#which-methods-are-for-whom) | `get_request` returns the request, which knows its client's address; a socket is wrapped (TLS) in a [handler](Stream#a-stream-around-another); `process_request` gets a [`Job`], `finish_request` its [`Active`] part; what it passes to the handler is a field of the handler. `shutdown_request` does not call `close_request`: both are called |
 //! | `process_request_thread` | [`Job::run`] | what is put around it in Python goes around [`finish_request`](BaseServer::finish_request), which runs there; a semaphore is [`max_connections`](Configure::max_connections), a timer [`request_timeout`](Configure::request_timeout) |
-//! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`], which shows how to print it; panics, too; the default logs: nothing is seen without a logger |
+//! | `handle_error(request, client_address)` | [`handle_error(error)`](BaseServer::handle_error) | gets a [`RequestError`], which shows how to print it; panics, too; the default logs: nothing is seen without a logger. The client is answered in [`finish_request`](BaseServer::finish_request) |
 //! | `handle_timeout`, `service_actions` | [the same](BaseServer#which-methods-are-for-whom) | `service_actions`: with each request and wake-up, also in `handle_request`; every so often only with a [`poll_interval`](Configure::poll_interval) |
 //! | `timeout` | [`timeout`](Configure::timeout) | none unless set, for forking servers (300 s) too |
 //! | `request_queue_size = 5` | [`request_queue_size`](Configure::request_queue_size) | 4096: with 5, clients that come at once wait a second for a second SYN |
 //! | `allow_reuse_address = False` | [`allow_reuse_address`](Configure::allow_reuse_address) | true, for TCP only: a server can be restarted at once. On UDP, to share a port with others that listen to a multicast group: [`before_bind`](Configure::before_bind) |
 //! | `allow_reuse_port = False` | [`allow_reuse_port`](Configure::allow_reuse_port) | |
 //! | `max_packet_size = 8192` | [`max_packet_size`](Configure::max_packet_size) | 65,535; what is cut says so |
-//! | `daemon_threads`, `block_on_close` | [`drain_timeout`](Configure::drain_timeout) | one attribute for every strategy: 30 s unless set; `None` waits for ever |
+//! | `daemon_threads`, `block_on_close` | [`drain_timeout`](Configure::drain_timeout) | one attribute for every strategy: 30 s unless set; `None` waits for ever. No request goes on when its server has ended: zero cuts them off |
 //! | `threading.stack_size(bytes)` | [`Threading::stack_size`], [`ThreadPool::stack_size`] | of the server's threads, not of all; 64 KiB at least |
 //! | `max_children = 40` | [`max_children`](Forking::max_children) | at the limit accepting pauses; the server still hears a shutdown |
 //! | `active_children`, `collect_children` | [`active_children`](Forking::active_children) | the number; children are reaped as they end |
 //! | `with server:` | the value's scope, [`Running`] | |
+//! | `except KeyboardInterrupt:` around `serve_forever` | [`shutdown_on_signals([signal::SIGINT])`](Configure::shutdown_on_signals) | unless set, the signal ends the process as it is, requests and all |
+//! | `Handler(request, client_address, server)`, called without a server | [`run_handler`] | |
 //! | `BaseRequestHandler`: `setup`, `handle`, `finish` | [`BaseRequestHandler`] | errors are returned |
 //! | `self.request.getsockopt(SOL_SOCKET, SO_PEERCRED, …)` | [`peer_credentials`](StreamRequest::peer_credentials) | of Unix connections |
 //! | `self.request` (`self.connection`), `self.client_address`, `self.server` | the request, [`client_address`](StreamRequest::client_address), [`server`](StreamRequest::server) | `server` cannot be used to hang it; `client_address[0]` is [`ip`](Address::ip), `[1]` [`port`](Address::port); what requests share (`self.server.clients`) is no attribute of the server, but an `Arc` in the handler |

@@ -432,6 +432,44 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// programs pass to their handlers here is a field of the handler; another handler than the server's is run with
     /// [`run_handler`](crate::run_handler) on [`request_mut`](Active::request_mut), and keeps to the server's clocks.
     ///
+    /// A client is told here what went wrong with its request, which Python's `handle_error` has for that. The handler's
+    /// last flush has been by then:
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::net::TcpStream;
+    /// use socketserver::prelude::*;
+    /// use socketserver::{Active, Tcp};
+    ///
+    /// struct Telling<S>(S);
+    ///
+    /// impl<S: BaseServer<Transport = Tcp>> BaseServer for Telling<S> {
+    ///     type Transport = Tcp;
+    ///     type Inner = S;
+    ///     fn inner(&self) -> &S {
+    ///         &self.0
+    ///     }
+    ///
+    ///     fn finish_request(&self, active: &mut Active<Tcp>) -> HandlerResult {
+    ///         self.inner().finish_request(active).inspect_err(|error| {
+    ///             let request = active.request_mut();
+    ///             // The client may be what went wrong.
+    ///             let _ = writeln!(request, "sorry: {error}").and_then(|()| request.flush());
+    ///         })
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let handler = |_: &mut TcpRequest| Err::<(), _>("not today");
+    /// let running = Telling(ThreadingTcpServer::new("127.0.0.1:0", handler)).spawn()?;
+    /// let mut text = String::new();
+    /// TcpStream::connect(running.server_address().as_inet().unwrap())?.read_to_string(&mut text)?;
+    /// assert_eq!(text, "sorry: not today\n");
+    /// # running.stop()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// That of the handler; it goes to [`handle_error`](Self::handle_error).
@@ -452,7 +490,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
     /// connection is open; it is closed already if its process was killed or [`process_request`](Self::process_request)
-    /// panicked. By default the error is logged: what the client explains, who has left or
+    /// panicked. It does not get the request: what the client is told, [`finish_request`](Self::finish_request) tells it. By
+    /// default the error is logged: what the client explains, who has left or
     /// used up its time ([`RequestError::timeout`]), at `info`, the rest at `error`.
     fn handle_error(&self, error: &RequestError) {
         self.inner().handle_error(error);
