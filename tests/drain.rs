@@ -20,7 +20,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{ShutdownHandle, State, Tcp, UnixStreams, run_handler};
+use socketserver::{Running, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
@@ -54,6 +54,8 @@ tests![
     a_client_in_the_middle_of_a_framed_message_is_answered,
     a_client_in_the_middle_of_a_framed_message_is_answered_although_another_thread_writes,
     a_message_that_has_arrived_is_answered,
+    a_message_that_has_begun_to_arrive_is_answered_although_nobody_has_read_of_it,
+    a_connection_is_told_within_a_second_if_what_has_arrived_is_no_message,
     no_idle_connection_is_forgotten_by_a_sync_server,
     no_idle_connection_is_forgotten_by_a_threading_server,
     no_idle_connection_is_forgotten_by_a_forking_server,
@@ -505,6 +507,139 @@ fn a_message_that_has_arrived_is_answered() {
     wait_until_draining(&running.shutdown_handle());
     go_on.open();
     assert_eq!(read_to_end(client), b"two\nthree\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// A stream whose second read is held up between its call and the kernel, when something is there to be read: on a busy
+/// machine that is where a thread waits for its processor.
+struct HeldUp {
+    stream: TcpStream,
+    reads: usize,
+    arrived: Gate,
+    go_on: Gate,
+    /// What the second read gets is of no message (in TLS a change of keys): the request is to call again.
+    is_message: bool,
+}
+
+impl Read for HeldUp {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.reads += 1;
+        if self.reads == 2 {
+            self.stream.peek(&mut [0])?;
+            self.arrived.open();
+            self.go_on.wait();
+            if !self.is_message {
+                self.stream.read_exact(&mut [0])?;
+                return Err(ErrorKind::Interrupted.into());
+            }
+        }
+        self.stream.read(out)
+    }
+}
+
+impl Write for HeldUp {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.stream.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Stream for HeldUp {
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.stream.fileno()
+    }
+}
+
+/// Opens a gate when the requests in progress have been told that the server drains.
+struct Telling<S>(S, Gate);
+
+impl<S: BaseServer> BaseServer for Telling<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn drain_requests(&self) {
+        self.inner().drain_requests();
+        self.1.open();
+    }
+}
+
+#[derive(Clone)]
+struct HeldUpLines {
+    is_message: bool,
+    arrived: Gate,
+    go_on: Gate,
+}
+
+impl BaseRequestHandler<TcpRequest> for HeldUpLines {
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        let held_up = HeldUp {
+            stream: request.get_ref().try_clone()?,
+            reads: 0,
+            arrived: self.arrived.clone(),
+            go_on: self.go_on.clone(),
+            is_message: self.is_message,
+        };
+        run_handler(&Lines, &mut request.wrap(held_up)?)
+    }
+}
+
+/// A server that has been told to stop, and has told its requests, when the client, which has had an answer, had sent one
+/// byte more that nobody had read. `at_once`: whoever tells the server to stop tells its request.
+#[track_caller]
+fn held_up_while_it_stops<S: BaseServer>(
+    is_message: bool,
+    at_once: bool,
+    under: impl FnOnce(TcpServer<HeldUpLines>) -> S,
+) -> (Running, TcpStream) {
+    let (arrived, go_on, told) = (Gate::default(), Gate::default(), Gate::default());
+    let handler = HeldUpLines {
+        is_message,
+        arrived: arrived.clone(),
+        go_on: go_on.clone(),
+    };
+    let server = Telling(under(TcpServer::new(ANY_PORT, handler)), told.clone());
+    let running = server.spawn().unwrap();
+    let mut client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, "one\n"), "one\n");
+    client.write_all(b"t").unwrap();
+    arrived.wait();
+    running.shutdown_handle().shutdown();
+    if !at_once {
+        told.wait();
+    }
+    go_on.open();
+    (running, client)
+}
+
+// A request in two segments, as Python's http.client sends it: its head was there when the server was told to stop, and
+// had not been read yet.
+fn a_message_that_has_begun_to_arrive_is_answered_although_nobody_has_read_of_it() {
+    fn check<S: BaseServer>(at_once: bool, under: impl FnOnce(TcpServer<HeldUpLines>) -> S) {
+        let (running, mut client) = held_up_while_it_stops(true, at_once, under);
+        let handle = running.handle();
+        wait_until("that much has been read", || {
+            let connections = handle.stats().connections;
+            connections.iter().all(|one| one.received == Some(5))
+        });
+        client.write_all(b"wo\n").unwrap();
+        assert_eq!(read_to_end(client), b"two\n");
+        assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
+    check(true, |server| server);
+    check(false, ThreadingTcpServer::over);
+    check(false, ThreadPoolTcpServer::over);
+}
+
+fn a_connection_is_told_within_a_second_if_what_has_arrived_is_no_message() {
+    let (running, client) = held_up_while_it_stops(false, false, ThreadingTcpServer::over);
+    assert_eq!(read_to_end(client), b"");
     assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 

@@ -1,6 +1,9 @@
 //! What goes on in a request, as far as others may want to know.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 /// The handler got bytes and has written nothing since: it is in the middle of a message.
 const ASKED: u8 = 1;
@@ -78,6 +81,18 @@ impl Activity {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.bits.load(Ordering::SeqCst) == ANSWERED | READING
+    }
+
+    /// The server drains: an idle connection, whose socket this is, gets an end of stream. Not one whose next message has
+    /// begun to arrive: the read that it is in gets that, and at the next one it looks whether the server drains. For
+    /// signal handlers, too.
+    pub(crate) fn end_if_idle(&self, socket: RawFd) {
+        let has_arrived =
+            || recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|count| count > 0);
+        if self.is_idle() && !has_arrived() {
+            // It fails where the peer has gone already, which is as good.
+            let _ = shutdown(socket, Shutdown::Read);
+        }
     }
 
     pub(crate) fn add_received(&self, bytes: usize) {

@@ -264,7 +264,7 @@ impl<T: Transport> Core<T> {
         !self.shared().is_forced() && !self.drain_time_left().is_zero()
     }
 
-    /// Says once in each second how far the drain is. Returns the time to the next of these.
+    /// Says once in each second how far the drain is, and looks who is idle by now. Returns the time to the next of these.
     pub(crate) fn tell_progress(&self) -> Duration {
         let Ok(wakeup) = self.shared().wakeup() else {
             return Duration::MAX;
@@ -281,6 +281,7 @@ impl<T: Transport> Core<T> {
             let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
             let queued = self.backlog.get().is_some_and(|backlog| !backlog.is_empty());
             let queued = if queued { " and those not accepted yet" } else { "" };
+            self.shared().registry.shutdown_idle();
             if self.tells_of_drain() {
                 log::info!("draining: {running} {kind}{plural}{queued}{left}");
             }

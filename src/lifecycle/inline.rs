@@ -58,8 +58,8 @@ impl InlineSlot {
             if let Some(inline) = slot {
                 if forced {
                     let _ = shutdown(inline.socket, Shutdown::Both);
-                } else if inline.activity.is_idle() {
-                    let _ = shutdown(inline.socket, Shutdown::Read);
+                } else {
+                    inline.activity.end_if_idle(inline.socket);
                 }
             }
         };

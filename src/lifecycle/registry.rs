@@ -260,26 +260,27 @@ impl Registry {
         })
     }
 
-    /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream.
+    /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream. Again, of those that
+    /// were about to read something, which has turned out to be no message.
     pub(crate) fn shutdown_idle(&self) {
-        self.shutdown(Shutdown::Read, Activity::is_idle);
+        self.for_each_socket(|socket, activity| activity.end_if_idle(socket));
     }
 
     /// Shuts down, both ways, the sockets of all requests in progress, so that whoever reads or writes
     /// there gets an end or an error.
     pub(crate) fn shutdown_all(&self) {
-        self.shutdown(Shutdown::Both, |_| true);
+        self.for_each_socket(|socket, _| {
+            // It fails where the peer has gone already, which is as good.
+            let _ = shutdown(socket, Shutdown::Both);
+        });
     }
 
     /// A socket is closed only after it has left its record, and that takes the lock held here: none of these
     /// numbers can be another descriptor by now.
-    fn shutdown(&self, how: Shutdown, which: impl Fn(&Activity) -> bool) {
+    fn for_each_socket(&self, end: impl Fn(RawFd, &Activity)) {
         for record in self.lock().records.iter() {
-            if let Some(socket) = record.socket
-                && which(&record.activity)
-            {
-                // It fails where the peer has gone already, which is as good.
-                let _ = shutdown(socket, how);
+            if let Some(socket) = record.socket {
+                end(socket, &record.activity);
             }
         }
     }
