@@ -1,8 +1,11 @@
 //! What every decoder must do with any bytes.
 
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read, Write};
+use std::iter::Cycle;
+use std::vec::IntoIter;
 
 use arbitrary::Arbitrary;
+use socketserver::StreamRequest;
 use socketserver::framing::{Decoder, Encoder, Framed};
 
 /// A stream, and how it is cut.
@@ -13,30 +16,47 @@ pub struct Stream<'a> {
 }
 
 /// The bytes, in pieces of the lengths that `cuts` gives, over and over.
-struct Pieces<'a> {
-    bytes: &'a [u8],
-    cuts: std::iter::Cycle<std::slice::Iter<'a, u8>>,
+struct Pieces {
+    bytes: Cursor<Vec<u8>>,
+    cuts: Cycle<IntoIter<u8>>,
 }
 
-impl Read for Pieces<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let most = self.cuts.next().map_or(usize::MAX, |&cut| usize::from(cut) + 1);
-        let (mut now, _) = self.bytes.split_at(most.min(self.bytes.len()));
-        let count = now.read(out)?;
-        self.bytes = &self.bytes[count..];
-        Ok(count)
+impl Pieces {
+    fn new(stream: &Stream<'_>) -> Self {
+        Pieces {
+            bytes: Cursor::new(stream.bytes.to_vec()),
+            cuts: stream.cuts.clone().into_iter().cycle(),
+        }
     }
 }
 
-/// However the stream is cut, it is the same messages and ends the same way; what was decoded can be sent,
-/// and is decoded again, if the codec sends what it decodes.
+impl Read for Pieces {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let most = self.cuts.next().map_or(u64::MAX, |cut| u64::from(cut) + 1);
+        Read::by_ref(&mut self.bytes).take(most).read(out)
+    }
+}
+
+/// Nothing is answered.
+impl Write for Pieces {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl socketserver::Stream for Pieces {}
+
+/// However the stream is cut and its messages are asked for, it is the same messages and ends the same way; what was
+/// decoded can be sent, and is decoded again, if the codec sends what it decodes.
 pub fn check<C: Decoder + Encoder + Clone>(stream: &Stream<'_>, codec: &C) {
     let whole = decode(stream.bytes, codec);
-    let pieces = Pieces {
-        bytes: stream.bytes,
-        cuts: stream.cuts.iter().cycle(),
-    };
-    assert_eq!(decode(pieces, codec), whole);
+    assert_eq!(decode(Pieces::new(stream), codec), whole);
+    assert_eq!(decode_lent(Pieces::new(stream), codec), whole);
+    assert_eq!(decode_apart(Pieces::new(stream), codec), whole);
 
     let mut sent = Framed::new(Vec::new(), codec.clone());
     let mut accepted = Vec::new();
@@ -63,4 +83,42 @@ fn decode<C: Decoder + Clone>(stream: impl Read, codec: &C) -> Decoded {
         }
     }
     (messages, None)
+}
+
+/// Lent, and without a read where all of a message has come with another.
+fn decode_lent<C: Decoder + Clone>(stream: impl Read, codec: &C) -> Decoded {
+    let (mut framed, mut messages) = (Framed::new(stream, codec.clone()), Vec::new());
+    let end = loop {
+        match framed.next_ref() {
+            Ok(Some(message)) => messages.push(message.to_vec()),
+            Ok(None) => break None,
+            Err(error) => break Some(error.kind()),
+        }
+        let failed = loop {
+            match framed.next_buffered() {
+                Ok(Some(message)) => messages.push(message.to_vec()),
+                Ok(None) => break None,
+                Err(error) => break Some(error.kind()),
+            }
+        };
+        if failed.is_some() {
+            break failed;
+        }
+    };
+    (messages, end)
+}
+
+/// Each with a `Framed` of its own over one request, which gets back what was read ahead.
+fn decode_apart<C: Decoder + Clone>(stream: impl socketserver::Stream, codec: &C) -> Decoded {
+    let (mut request, mut codec) = (StreamRequest::new(stream, "a client"), codec.clone());
+    let mut messages = Vec::new();
+    loop {
+        let mut framed = request.framed(codec);
+        match framed.next() {
+            Some(Ok(message)) => messages.push(message),
+            Some(Err(error)) => return (messages, Some(error.kind())),
+            None => return (messages, None),
+        }
+        codec = framed.codec().clone();
+    }
 }
