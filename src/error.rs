@@ -133,7 +133,7 @@ impl RequestError {
         None
     }
 
-    /// The clock of [`Timeouts`](crate::Timeouts) that ran out, if that is why it failed.
+    /// The clock that ran out, of [`Timeouts`](crate::Timeouts) or of a message, if that is why it failed.
     pub fn timeout(&self) -> Option<&TimeoutError> {
         self.io_error()?.get_ref()?.downcast_ref()
     }

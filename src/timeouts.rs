@@ -140,7 +140,7 @@ impl Timeouts {
     }
 }
 
-/// Which of the clocks of [`Timeouts`].
+/// Which of the clocks, most of them those of [`Timeouts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimeoutKind {
@@ -154,6 +154,9 @@ pub enum TimeoutKind {
     Request,
     /// The first byte or the set-up took too long.
     Handshake,
+    /// No clock of these: a message took too long
+    /// ([`Framed::set_message_timeout`](crate::framing::Framed::set_message_timeout)).
+    Message,
 }
 
 impl fmt::Display for TimeoutKind {
@@ -164,6 +167,7 @@ impl fmt::Display for TimeoutKind {
             TimeoutKind::Write => "write",
             TimeoutKind::Request => "request",
             TimeoutKind::Handshake => "handshake",
+            TimeoutKind::Message => "message",
         })
     }
 }
@@ -215,6 +219,7 @@ impl fmt::Display for TimeoutError {
             TimeoutKind::Idle | TimeoutKind::Read => "the peer sent nothing for",
             TimeoutKind::Write => "the peer did not take all of it within",
             TimeoutKind::Request | TimeoutKind::Handshake => "not done within",
+            TimeoutKind::Message => "not complete within",
         };
         write!(f, "{}: {what} {} s", self.kind, self.length.as_secs_f64())
     }

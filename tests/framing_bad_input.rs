@@ -280,7 +280,7 @@ fn one_byte_at_a_time_under_a_deadline() {
                     thread::sleep(Duration::from_millis(1));
                 }
             },
-            &["a message is not complete after 50ms", "bytes had arrived"],
+            &["message: not complete within 0.05 s"],
         );
     }
     is_ended(u32_be(), b"\0\x0f\xff\xff");

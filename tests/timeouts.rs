@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::gettid;
+use socketserver::framing::{FixedLengthCodec, Framed, LinesCodec};
 use socketserver::prelude::*;
 use socketserver::{Active, Tcp, Timeout, TimeoutError, TimeoutKind, Timeouts, run_handler};
 use support::gate::Gate;
@@ -51,6 +52,9 @@ tests![
     signals_do_not_extend_a_timeout,
     what_has_come_while_the_process_was_stopped_is_read,
     both_halves_keep_to_the_clocks,
+    a_message_that_stops_in_its_middle_is_gone_at_its_timeout,
+    a_message_in_pieces_leaves_no_timeout_behind,
+    a_message_that_is_given_up_leaves_no_timeout_behind,
     a_handler_that_computes_sees_its_deadline,
     setting_timeouts_does_not_extend_the_deadline,
     a_wrapped_request_keeps_to_the_deadline_of_the_whole,
@@ -652,6 +656,71 @@ fn both_halves_keep_to_the_clocks() {
     thread::scope(|scope| {
         scope.spawn(move || assert_timed_out(rfile.read_line(&mut String::new()), TimeoutKind::Idle));
         scope.spawn(move || assert_timed_out(wfile.write_all(&vec![0; 8 << 20]), TimeoutKind::Write));
+    });
+}
+
+// ----- Messages -------------------------------------------------------------------------------------------------
+
+/// Reads a line of which only a part comes; then, with new time, the whole.
+fn read_half_a_line<S: Read>(peer: &mut impl Write, mut lines: Framed<S, LinesCodec>) {
+    lines.set_message_timeout(millis(50));
+    peer.write_all(b"hel").unwrap();
+    let error = lines.next_ref().unwrap_err();
+    assert_eq!(error.to_string(), "message: not complete within 0.05 s");
+    assert_timed_out::<()>(Err(error), TimeoutKind::Message);
+    lines.set_message_timeout(CEILING);
+    peer.write_all(b"lo\n").unwrap();
+    assert_eq!(lines.next_ref().unwrap(), Some(&b"hello"[..]));
+}
+
+fn a_message_that_stops_in_its_middle_is_gone_at_its_timeout() {
+    let (mut peer, mut request) = pair(Timeouts::new());
+    read_half_a_line(&mut peer, request.framed(LinesCodec::new()));
+    let (mut peer, mut request) = pair(Timeouts::new().idle(CEILING));
+    let (rfile, _) = StreamRequest::split(&mut request);
+    read_half_a_line(&mut peer, rfile.framed(LinesCodec::new()));
+}
+
+fn a_message_in_pieces_leaves_no_timeout_behind() {
+    for read in [None, Some(CEILING)] {
+        let timeouts = read.map_or(Timeouts::new(), |read| Timeouts::new().read(read));
+        let (mut peer, mut request) = pair(timeouts);
+        let socket = request.get_ref().try_clone().unwrap();
+        let timeout = || socket.read_timeout().unwrap();
+        let mut lines = request.framed(LinesCodec::new());
+        lines.set_message_timeout(CEILING / 2);
+        peer.write_all(b"o").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_until("the rest is waited for", || timeout().is_some_and(|set| set < CEILING));
+                peer.write_all(b"ne\n").unwrap();
+            });
+            assert_eq!(lines.next_ref().unwrap(), Some(&b"one"[..]));
+        });
+        assert_eq!(timeout(), read);
+    }
+}
+
+fn a_message_that_is_given_up_leaves_no_timeout_behind() {
+    type Lines<'a> = Framed<&'a mut UnixStreamRequest, LinesCodec>;
+    let half_a_line = |give_up: fn(Lines<'_>)| {
+        let (mut peer, mut request) = pair(Timeouts::new());
+        let socket = request.get_ref().try_clone().unwrap();
+        peer.write_all(b"o").unwrap();
+        let mut lines = request.framed(LinesCodec::new());
+        lines.set_message_timeout(millis(20));
+        lines.next_ref().unwrap_err();
+        assert!(socket.read_timeout().unwrap().is_some());
+        give_up(lines);
+        assert_eq!(socket.read_timeout().unwrap(), None);
+    };
+    half_a_line(|lines| drop(lines));
+    half_a_line(|lines| assert_eq!(lines.into_parts().read_buf, b"o"));
+    half_a_line(|lines| {
+        // To the other codec it is whole.
+        let mut bytes = lines.map_codec(|_| FixedLengthCodec::new(1));
+        assert_eq!(bytes.next_ref().unwrap(), Some(&b"o"[..]));
+        assert_eq!(bytes.get_ref().get_ref().read_timeout().unwrap(), None);
     });
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::Buffer;
 use super::{DecodeError, Decoded, Decoder, EncodeError, Encoder, Frame};
+use crate::timeouts::{TimeoutError, TimeoutKind};
 
 /// Up to this many bytes are put together for one write. Copying so few costs less than a system call, and
 /// a stream that cannot gather (writev(2)) then gets header and message in one piece, too: in two, Nagle's
@@ -50,7 +51,7 @@ pub struct Framed<S, C> {
     io: Io<S>,
     out_of_step: bool,
     message_timeout: Option<Duration>,
-    /// When the first byte of the message in progress was seen, if there is a timeout.
+    /// When the first byte of the message in progress was seen, if there is a timeout. The lender knows it, too.
     begun: Option<Instant>,
 }
 
@@ -72,6 +73,8 @@ const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed wit
 pub(crate) struct Lender<S> {
     /// Whether what is read from now on is the rest of a message that has begun.
     pub(crate) set_in_message: fn(&S, bool),
+    /// When that message has begun, and within what time of that it has to be complete; `None`: it is over.
+    pub(crate) limit_message: fn(&mut S, Option<(Instant, Duration)>),
     /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second); and whether sending
     /// that has failed.
     pub(crate) give_back: fn(&mut S, &[u8], Vec<u8>, bool),
@@ -157,6 +160,7 @@ impl<S, C> Framed<S, C> {
 
     /// Takes it apart. What was read ahead or not yet sent is in the parts.
     pub fn into_parts(mut self) -> FramedParts<S, C> {
+        self.end_message();
         FramedParts {
             io: self.io.take_stream(),
             codec: self.codec,
@@ -165,16 +169,43 @@ impl<S, C> Framed<S, C> {
         }
     }
 
-    /// Limits how long one message may take from its first byte to its last; `None`, the default: for ever.
+    /// Limits how long one message may take from its first byte to its last; `None`, the default: for ever. How long
+    /// nothing comes between two messages does not matter.
     ///
-    /// It ends a peer that sends a byte now and then to keep the timeout of each read from running out. It is
-    /// looked at between reads, so a peer that falls silent is noticed only if the stream has a timeout, too
-    /// ([`Timeouts::idle`](crate::Timeouts::idle) in a handler,
-    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout) elsewhere). Past it, reading fails
-    /// with [`TimedOut`](ErrorKind::TimedOut).
+    /// It ends a peer that stops in the middle of a message, and one that sends a byte now and then to keep the timeout of
+    /// each read from running out. Past it, reading fails with a [`TimeoutError`] of the kind
+    /// [`Message`](TimeoutKind::Message).
+    ///
+    /// For a request's messages ([`StreamRequest::framed`](crate::StreamRequest::framed),
+    /// [`RFile::framed`](crate::RFile::framed)) it ends a read that waits. Over other streams it is looked at between reads,
+    /// so a peer that falls silent is noticed only if the stream has a timeout, too, such as
+    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use socketserver::framing::LengthDelimitedCodec;
+    /// use socketserver::prelude::*;
+    ///
+    /// fn echo(request: &mut TcpRequest) -> HandlerResult {
+    ///     let mut messages = request.framed(LengthDelimitedCodec::u32_be());
+    ///     messages.set_message_timeout(Duration::from_secs(10));
+    ///     while let Some(message) = messages.next().transpose()? {
+    ///         messages.send(message)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// let server = ThreadingTcpServer::new("127.0.0.1:0", echo);
+    /// ```
     pub fn set_message_timeout(&mut self, timeout: impl Into<Option<Duration>>) {
+        self.end_message();
         self.message_timeout = timeout.into();
-        self.begun = None;
+    }
+
+    /// The message in progress is complete, or has all its time again.
+    fn end_message(&mut self) {
+        if self.begun.take().is_some() {
+            self.io.limit_message(None);
+        }
     }
 }
 
@@ -248,7 +279,10 @@ impl<S: Read, C: Decoder> Framed<S, C> {
         match self.codec.decode(self.io.unread.arrived()) {
             // Most messages have arrived already: a way of its own, which meets no other before the message is taken.
             Ok(Decoded::Frame(frame)) => {
-                self.begun = None;
+                if self.begun.is_some() {
+                    cold_path();
+                    self.end_message();
+                }
                 Ok(Some(take(&mut self.io.unread, &frame)))
             }
             Ok(Decoded::Incomplete(missing)) => {
@@ -283,27 +317,28 @@ impl<S: Read, C: Decoder> Framed<S, C> {
         let decoded = self.codec.decode(self.io.unread.arrived());
         let decoded = decoded.map_err(|error| self.lose_step(error))?;
         if let Decoded::Frame(_) = decoded {
-            self.begun = None;
+            self.end_message();
         }
         Ok(decoded)
     }
 
     /// One read, unless the message in progress has taken too long.
     fn receive(&mut self, missing: usize) -> io::Result<usize> {
-        if let Some(timeout) = self.message_timeout {
-            self.check_time(timeout)?;
+        if let Some(timeout) = self.message_timeout
+            && !self.io.unread.arrived().is_empty()
+        {
+            self.limit_message(timeout)?;
         }
         self.io.read(missing)
     }
 
-    fn check_time(&mut self, timeout: Duration) -> io::Result<()> {
-        let arrived = self.io.unread.arrived().len();
-        if arrived > 0 && self.begun.get_or_insert_with(Instant::now).elapsed() >= timeout {
-            return Err(io::Error::new(
-                ErrorKind::TimedOut,
-                format!("a message is not complete after {timeout:?}: {arrived} bytes had arrived"),
-            ));
+    #[cold]
+    fn limit_message(&mut self, timeout: Duration) -> io::Result<()> {
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        if begun.elapsed() >= timeout {
+            return Err(TimeoutError::new(TimeoutKind::Message, timeout).into());
         }
+        self.io.limit_message(Some((begun, timeout)));
         Ok(())
     }
 
@@ -419,6 +454,12 @@ impl<S> Io<S> {
     fn take_stream(&mut self) -> S {
         self.stream.take().expect(IN_ONE_PIECE)
     }
+
+    fn limit_message(&mut self, limit: Option<(Instant, Duration)>) {
+        if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
+            (lender.limit_message)(stream, limit);
+        }
+    }
 }
 
 impl<S: Read> Io<S> {
@@ -475,6 +516,7 @@ fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<
 
 impl<S> Drop for Io<S> {
     fn drop(&mut self) {
+        self.limit_message(None);
         if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
             let unsent = mem::take(&mut self.unsent);
             (lender.give_back)(stream, self.unread.arrived(), unsent, self.write_failed);

@@ -66,7 +66,7 @@ pub enum Event<'a> {
         /// Whose it is.
         client_address: &'a Address,
     },
-    /// It failed because a clock of [`Timeouts`](crate::Timeouts) ran out. In a forked child, which has no
+    /// It failed because a clock ran out: of [`Timeouts`](crate::Timeouts), or of a message. In a forked child, which has no
     /// observers, nobody hears of it.
     #[non_exhaustive]
     TimedOut {

@@ -99,9 +99,14 @@ impl Clock {
         Limit::new(TimeoutKind::Handshake, self.timeouts.as_ref()?.handshake, self.began?)
     }
 
+    /// Whether one of them is set.
+    fn runs(&self) -> bool {
+        self.timeouts.is_some()
+    }
+
     /// The time, if it matters: without clocks nobody looks at one.
     fn now(&self) -> Option<Instant> {
-        self.timeouts.is_some().then(Instant::now)
+        self.runs().then(Instant::now)
     }
 }
 
@@ -136,7 +141,7 @@ impl Limit {
     fn allow_for_a_stop(&mut self, now: Instant) {
         let is_for_the_peer = matches!(
             self.reason.kind(),
-            TimeoutKind::Idle | TimeoutKind::Read | TimeoutKind::Write
+            TimeoutKind::Idle | TimeoutKind::Read | TimeoutKind::Write | TimeoutKind::Message
         );
         if is_for_the_peer && !self.put_off && self.end <= now {
             (self.end, self.put_off) = (now + TICK, true);
@@ -264,6 +269,8 @@ pub(crate) struct Reading {
     heard: bool,
     /// The end of the stream has been read: nothing more comes.
     ended: bool,
+    /// For the message whose rest is read, if that has a time of its own. Boxed as the clocks are.
+    message: Option<Box<Limit>>,
 }
 
 impl Reading {
@@ -279,6 +286,22 @@ impl Reading {
     ) -> io::Result<()> {
         let now = Instant::now();
         self.patience.prepare(self.limit(clock, now), now, set_option)
+    }
+
+    /// What is read from now on is the rest of a message that has begun then, and has to be complete within that time; or
+    /// not any more: then, as behind a handshake, the option is set to what the other clocks say.
+    pub(crate) fn limit_message(
+        &mut self,
+        limit: Option<(Instant, Duration)>,
+        clock: &Clock,
+        set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
+    ) {
+        let limit = limit.and_then(|(began, timeout)| Limit::new(TimeoutKind::Message, Some(timeout), began));
+        let before = std::mem::replace(&mut self.message, limit.map(Box::new));
+        if before.is_some() && self.message.is_none() {
+            // As there.
+            let _ = self.prepare(clock, set_option);
+        }
     }
 
     /// If the handshake is over, the option is set to what the other clocks say: a user of the raw socket may be the
@@ -303,7 +326,8 @@ impl Reading {
         let read = Limit::new(TimeoutKind::Read, clock.timeouts().read, now);
         let over = self.has_shaken_hands(clock);
         let handshake = if over { None } else { clock.handshake() };
-        Limit::soonest([idle, read, clock.request(), handshake])
+        let message = self.message.as_deref().copied();
+        Limit::soonest([idle, read, clock.request(), handshake, message])
     }
 
     fn note(&mut self, outcome: &io::Result<usize>, limit: Limit, took: Duration) {
@@ -347,10 +371,10 @@ where
 {
     /// One read, tried again when a signal interrupts it.
     fn read_once(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self.clock.now() {
-            None => self.read_without_limit(out),
-            Some(began) => self.read_within(began, out),
+        if !self.clock.runs() && self.reading.message.is_none() {
+            return self.read_without_limit(out);
         }
+        self.read_within(Instant::now(), out)
     }
 
     fn read_without_limit(&mut self, out: &mut [u8]) -> io::Result<usize> {

@@ -43,7 +43,7 @@ where
     }
 }
 
-impl<S> RFile<'_, S> {
+impl<S: Stream> RFile<'_, S> {
     /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) reads them: what the request
     /// has read ahead is used first, what the `Framed` has read ahead goes back to the request when it is dropped, and a
     /// drain knows of a message that has begun to come, whatever another thread writes meanwhile.
@@ -64,6 +64,10 @@ impl<S> RFile<'_, S> {
     pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
         let lender = Lender {
             set_in_message: |half: &Self, in_message| half.context.set_in_message(in_message),
+            limit_message: |half, limit| {
+                let set_option = |timeout| half.stream.set_stream_read_timeout(timeout);
+                half.reading.limit_message(limit, half.clock, set_option);
+            },
             give_back: |half, unread, _, _| half.buffer.put_back(unread),
         };
         Framed::lent(self, codec, lender)
@@ -116,6 +120,7 @@ impl<S> WFile<'_, S> {
     pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
         let lender = Lender {
             set_in_message: |_: &Self, _| {},
+            limit_message: |_, _| {},
             give_back: |half, _, unsent, failed| half.buffer.gather(unsent, failed),
         };
         Framed::lent(self, codec, lender)

@@ -64,10 +64,11 @@ pub(crate) fn has_not_forked() {
 /// When the server is told to stop, a connection that is idle gets the end of the stream, as if its client had closed.
 /// It is idle if its handler has written something since it last got bytes, and waits in a read for more, of which nothing
 /// has arrived. A client that has not said anything yet, or is in the middle of a message, is waited for. What has arrived
-/// when a handler begins to read is still read. The request knows of reads and writes only: the beginning of a message that a handler keeps in a buffer of its
-/// own, while it answers another, counts as answered unless it [says so](ServerContext::message_begun), and so does a
-/// message whose rest the client sends only when asked (HTTP's `100 Continue`, SMTP's `354`). What is written
-/// in [`setup`](crate::BaseRequestHandler::setup), as in a handshake, answers nothing. A handler that does not answer, or
+/// when a handler begins to read is still read. The request knows of reads and writes only: the beginning of a message that
+/// a handler keeps in a buffer of its own, while it answers another, counts as answered unless it
+/// [says so](ServerContext::message_begun), and so does a message whose rest the client sends only when asked (HTTP's
+/// `100 Continue`, SMTP's `354`). What is written in [`setup`](crate::BaseRequestHandler::setup), as in a handshake,
+/// answers nothing. A handler that does not answer, or
 /// whose client need never say anything, says where a message [has ended](ServerContext::message_ended). One that passes on
 /// what it reads and writes as it comes [does so through the raw streams](#a-proxy): nothing is idle then, and a drain waits
 /// for it.
@@ -316,6 +317,12 @@ impl<S: Stream> StreamRequest<S> {
     pub fn framed<C>(&mut self, codec: C) -> Framed<&mut Self, C> {
         let lender = Lender {
             set_in_message: |request: &&mut Self, in_message| request.context.set_in_message(in_message),
+            limit_message: |request, limit| {
+                let StreamRequest {
+                    stream, clock, reading, ..
+                } = &mut **request;
+                reading.limit_message(limit, clock, |timeout| stream.set_stream_read_timeout(timeout));
+            },
             give_back: |request, unread, unsent, failed| {
                 request.rbuf.put_back(unread);
                 request.wbuf.gather(unsent, failed);
