@@ -4,8 +4,9 @@ mod support;
 
 use std::cell::Cell;
 use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use socketserver::{Timeouts, run_handler};
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::serving::{serve_one, serve_well};
-use support::{EchoLine, connect, exchange_line, inet, read_to_end, temp_path};
+use support::{EchoLine, connect, exchange_line, inet, read_to_end, reset, temp_path, wait_until};
 
 tests![
     wfile_is_a_writer_whose_descriptor_is_the_requests,
@@ -46,6 +47,9 @@ tests![
     the_stream_ends_although_the_client_sent_more_than_was_read,
     the_stream_ends_although_the_handler_kept_another_handle,
     the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor,
+    a_client_that_has_left_is_noticed_without_a_read,
+    a_client_that_was_reset_is_noticed_without_a_read,
+    a_connection_that_the_server_ends_is_disconnected,
     a_request_knows_both_addresses_and_its_number,
     a_handler_is_driven_in_memory,
     a_handler_that_fails_in_memory_says_why,
@@ -589,6 +593,56 @@ fn the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor() {
     };
     assert_eq!(serve_well(handler, |_| {}), b"all");
     assert!(kept.try_recv().is_ok(), "the copy was open all the time");
+}
+
+/// What is asked of a request whose client has sent four bytes; then they are still there.
+#[track_caller]
+fn while_four_bytes_are_unread<S: Stream>(mut request: StreamRequest<S>, ask: impl FnOnce(&StreamRequest<S>)) {
+    ask(&request);
+    request.read_exact(&mut [0; 4]).unwrap();
+}
+
+fn a_client_that_has_left_is_noticed_without_a_read() {
+    let (mut client, stream) = UnixStream::pair().unwrap();
+    client.write_all(b"four").unwrap();
+    while_four_bytes_are_unread(StreamRequest::new(stream, "a client"), |request| {
+        assert!(!request.is_disconnected());
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(request.is_disconnected());
+        drop(client);
+        assert!(request.is_disconnected());
+    });
+    let in_memory = StreamRequest::new(MemoryStream::new(b"four"), "a client");
+    while_four_bytes_are_unread(in_memory, |request| {
+        assert!(!request.is_disconnected());
+    });
+}
+
+fn a_client_that_was_reset_is_noticed_without_a_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, address) = listener.accept().unwrap();
+    let request = StreamRequest::new(stream, address);
+    assert!(!request.is_disconnected());
+    reset(client);
+    wait_until("it is noticed", || request.is_disconnected());
+}
+
+fn a_connection_that_the_server_ends_is_disconnected() {
+    let (runs, gave_up) = (Gate::default(), Gate::default());
+    let (begun, ended) = (runs.clone(), gave_up.clone());
+    let handler = move |request: &mut TcpRequest| {
+        begun.open();
+        wait_until("it is to give up", || request.is_disconnected());
+        ended.open();
+    };
+    let running = ThreadingTcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
+    let client = connect(running.server_address());
+    runs.wait();
+    assert!(running.handle().close_connection(1));
+    gave_up.wait();
+    drop(client);
+    running.stop().unwrap();
 }
 
 fn a_request_knows_both_addresses_and_its_number() {

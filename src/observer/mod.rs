@@ -130,7 +130,8 @@ pub enum Event<'a> {
     /// else: an observer that notifies the condition which it waits on
     /// ([`Condvar::notify_all`](std::sync::Condvar::notify_all)) lets it look whether the server
     /// [is draining](crate::ServerContext::is_draining). But a server that serves one at a time begins when its handler
-    /// has ended, a worker of a [`PreFork`](crate::PreFork) server, too.
+    /// has ended, a worker of a [`PreFork`](crate::PreFork) server, too. (Whether its client has left, a handler
+    /// [asks](crate::StreamRequest::is_disconnected).)
     #[non_exhaustive]
     Draining {
         /// How many there are.

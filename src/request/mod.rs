@@ -6,6 +6,7 @@ mod context;
 mod credentials;
 mod datagram;
 mod deadline;
+mod disconnect;
 mod halves;
 mod linger;
 mod memory;
