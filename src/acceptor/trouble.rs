@@ -27,11 +27,7 @@ enum Remedy {
 /// The table of accept(2)'s errors, and of those of recvmsg(2) on a datagram socket.
 fn remedy(error: &io::Error) -> Remedy {
     let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
-        return if error.kind() == io::ErrorKind::WouldBlock {
-            Remedy::Wait
-        } else {
-            Remedy::BackOff
-        };
+        return remedy_without_number(error.kind());
     };
     match errno {
         Errno::EAGAIN => Remedy::Wait,
@@ -62,6 +58,19 @@ fn remedy(error: &io::Error) -> Remedy {
 
         // EMFILE, ENFILE, ENOBUFS, ENOMEM. "Various Linux kernels can return other errors such as ENOSR,
         // ESOCKTNOSUPPORT, EPROTONOSUPPORT"; whatever else there may be, the listener is still there.
+        _ => Remedy::BackOff,
+    }
+}
+
+/// Of an error that was made by a transport or a `get_request` of the user's: about a connection, if its kind is that of
+/// one.
+fn remedy_without_number(kind: io::ErrorKind) -> Remedy {
+    match kind {
+        io::ErrorKind::WouldBlock => Remedy::Wait,
+        io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::Interrupted
+        | io::ErrorKind::TimedOut => Remedy::Retry,
         _ => Remedy::BackOff,
     }
 }
@@ -237,5 +246,23 @@ mod tests {
             }
         }
         assert_eq!(remedy(&io::Error::other("a transport's own")), Remedy::BackOff);
+    }
+
+    #[test]
+    fn what_a_transport_of_ones_own_says_of_one_connection_is_no_trouble_of_the_listener() {
+        for kind in [
+            io::ErrorKind::ConnectionAborted,
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::Interrupted,
+            io::ErrorKind::TimedOut,
+        ] {
+            assert_eq!(remedy(&kind.into()), Remedy::Retry, "{kind}");
+            assert_eq!(
+                remedy(&io::Error::new(kind, "no PROXY header")),
+                Remedy::Retry,
+                "{kind}"
+            );
+        }
+        assert_eq!(remedy(&io::ErrorKind::WouldBlock.into()), Remedy::Wait);
     }
 }

@@ -145,7 +145,10 @@ pub trait Transport: Sized + Send + Sync + 'static {
     ///
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none. The loop tries again after what
     /// accept(2) lists as passing, backs off when descriptors or memory have run out, and ends only
-    /// when the socket itself is broken (`EBADF`, `EINVAL`, `ENOTSOCK`).
+    /// when the socket itself is broken (`EBADF`, `EINVAL`, `ENOTSOCK`). What a transport finds wrong with one
+    /// connection (a header that it wants first) it says with the kind
+    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted): the next is accepted at once, unless very many fail in
+    /// a row. For an error of another kind, without a number of the system's, the loop backs off.
     fn accept(&self) -> io::Result<Self::Request>;
 
     /// From now on [`accept`](Self::accept) (and [`accept_ahead`](Self::accept_ahead), where the server uses
