@@ -164,6 +164,11 @@ impl Address {
 }
 
 fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
+    if name.contains("://") {
+        return Err(invalid_input(format!(
+            "`{name}` is a URL: write HOST:PORT alone, such as 127.0.0.1:8080"
+        )));
+    }
     // In brackets a colon is the address's own.
     let Some((host, port)) = name.rsplit_once(':').filter(|_| !name.ends_with(']')) else {
         return Err(invalid_input(format!(

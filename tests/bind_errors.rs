@@ -30,6 +30,7 @@ tests![
     a_port_that_is_no_number_is_told,
     a_port_over_65535_is_told,
     an_ipv6_address_without_brackets_is_told,
+    a_url_is_told,
     an_address_of_another_machine_is_told,
     an_ipv6_address_may_name_its_interface,
     a_path_for_a_tcp_server_is_told,
@@ -209,6 +210,13 @@ fn a_port_over_65535_is_told() {
 fn an_ipv6_address_without_brackets_is_told() {
     let text = "`::1:80` is ambiguous: write an IPv6 address in brackets, such as [::1]:80";
     assert_fails(tcp("::1:80"), ErrorKind::InvalidInput, text);
+}
+
+fn a_url_is_told() {
+    for url in ["http://localhost:80", "tcp://127.0.0.1:80", "unix:///run/x.sock"] {
+        let text = format!("`{url}` is a URL: write HOST:PORT alone, such as 127.0.0.1:8080");
+        assert_fails(tcp(url), ErrorKind::InvalidInput, &text);
+    }
 }
 
 fn an_address_of_another_machine_is_told() {
