@@ -104,7 +104,8 @@ impl ServerContext {
     ///
     /// Where the protocol can say that an answer is the last of its connection (HTTP: `Connection: close`), an answer
     /// that is made while this is true should: a client that knows makes its next request elsewhere, one that does not
-    /// may send it on a connection that is about to be closed.
+    /// may send it on a connection that is about to be closed. [To answer that, too](crate::deployment#restarting-without-systemd),
+    /// takes one call more.
     pub fn is_draining(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_stopping())
     }

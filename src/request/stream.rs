@@ -109,6 +109,14 @@ use super::StreamRequest;
 ///
 /// The other handle to the socket (`try_clone`) is a second descriptor for each connection.
 ///
+/// # Descriptors that come with bytes
+///
+/// A client of a Unix socket can send descriptors (`SCM_RIGHTS`, unix(7)). read(2) drops them, and so does each read of
+/// the request. A stream around the socket as above, whose `read` is recvmsg(2) with `MSG_CMSG_CLOEXEC` and which keeps
+/// what has come in a field, has them, and [`get_mut`](StreamRequest::get_mut) gives them out. All clocks and the drain
+/// hold then. recvmsg(2) on the raw socket in the handler has them, too, but fails with `EAGAIN` past a clock, and is
+/// never idle to a drain, which waits for it.
+///
 /// # TLS
 ///
 /// The example `tls_echo` has a handler `Tls<H>` around any other, with rustls and to be copied:

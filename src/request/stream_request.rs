@@ -159,6 +159,7 @@ pub(crate) fn has_not_forked() {
 /// | `self.client_address` | [`client_address`](Self::client_address) |
 /// | `self.server` | [`server`](Self::server) |
 /// | `self.request.shutdown(SHUT_WR)` | [`WFile::shutdown`] of a half, or that of the raw socket, [`get_ref`](Self::get_ref) |
+/// | `socket.recv_fds(self.request, …)` | [a stream around the socket](Stream#descriptors-that-come-with-bytes) |
 /// | `self.rfile`, `self.wfile` | the value itself, or [`split`](Self::split) to have both at a time |
 /// | `timeout`, `disable_nagle_algorithm`, `rbufsize`, `wbufsize` | [`set_timeout`](Self::set_timeout), [`disable_nagle_algorithm`](Self::disable_nagle_algorithm), [`set_rbufsize`](Self::set_rbufsize), [`set_wbufsize`](Self::set_wbufsize), called in `setup` |
 // In the order of use: of a thousand connections none finds its memory in the cache when a message comes.
