@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -28,6 +28,7 @@ use support::{
 
 tests![
     a_served_request_is_accepted_started_and_finished,
+    an_address_that_the_handler_has_set_is_told_from_then_on,
     the_events_are_the_same_under_every_strategy,
     a_request_that_fails_is_told_with_its_outcome,
     a_request_that_panics_is_told_with_its_outcome,
@@ -157,6 +158,56 @@ fn a_served_request_is_accepted_started_and_finished() {
     running.stop().unwrap();
     let expected = ["accepted", "started", "finished"].map(|what| (what, mine.clone()));
     assert_eq!(*events.lock().unwrap(), expected);
+}
+
+fn an_address_that_the_handler_has_set_is_told_from_then_on() {
+    /// What hears of an address.
+    struct Proxied<S>(S, Arc<Mutex<Vec<(&'static str, String)>>>);
+
+    impl<S: BaseServer<Transport = Tcp>> BaseServer for Proxied<S> {
+        type Transport = Tcp;
+        type Inner = S;
+
+        fn inner(&self) -> &S {
+            &self.0
+        }
+
+        fn handle_error(&self, error: &RequestError) {
+            self.1.lock().unwrap().push(("error", error.to_string()));
+        }
+    }
+
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&told);
+    let handler = |request: &mut TcpRequest| {
+        request.set_client_address((Ipv4Addr::new(192, 0, 2, 7), 80));
+        let stats = request.server().handle().map(|server| server.stats());
+        let connections = stats.map_or_else(Vec::new, |stats| stats.connections);
+        Err::<(), _>(format!("listed as {}", connections[0].client_address))
+    };
+    let server = Proxied(ThreadingTcpServer::new(ANY_PORT, handler), Arc::clone(&told));
+    let running = server
+        .observer(move |event: &Event<'_>| {
+            let address = match event {
+                Event::Accepted { client_address, .. } => ("accepted", client_address.to_string()),
+                Event::Finished { client_address, .. } => ("finished", client_address.to_string()),
+                _ => return,
+            };
+            kept.lock().unwrap().push(address);
+        })
+        .spawn()
+        .unwrap();
+    let client = connect(running.server_address());
+    let proxy = client.local_addr().unwrap().to_string();
+    assert_eq!(read_to_end(client), b"");
+    running.stop().unwrap();
+    let error = "handle failed for 192.0.2.7:80: listed as 192.0.2.7:80".to_owned();
+    let expected = [
+        ("accepted", proxy),
+        ("error", error),
+        ("finished", "192.0.2.7:80".to_owned()),
+    ];
+    assert_eq!(*told.lock().unwrap(), expected);
 }
 
 /// The events of one request that is served.

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
+use crate::address::Address;
+use crate::mutex::Mutex;
+
 /// The handler got bytes and has written nothing since: it is in the middle of a message.
 const ASKED: u8 = 1;
 /// A message has been answered, or none is to be waited for.
@@ -26,12 +29,14 @@ const IN_MESSAGE: u8 = 8;
 /// looks whether the server drains; the other says that the server drains, then looks who reads. All of it
 /// is `SeqCst`, so at least one sees the other, and no connection is forgotten.
 ///
-/// And the bytes that went through it.
+/// And the bytes that went through it, and whose it is if its handler knows better.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     bits: AtomicU8,
     received: AtomicU64,
     sent: AtomicU64,
+    /// Boxed: few have one.
+    client_address: Mutex<Option<Box<Address>>>,
 }
 
 impl Activity {
@@ -93,6 +98,15 @@ impl Activity {
             // It fails where the peer has gone already, which is as good.
             let _ = shutdown(socket, Shutdown::Read);
         }
+    }
+
+    pub(crate) fn set_client_address(&self, client_address: Address) {
+        *self.client_address.lock() = Some(Box::new(client_address));
+    }
+
+    /// As its handler has set it.
+    pub(super) fn client_address(&self) -> Option<Address> {
+        self.client_address.lock().as_deref().cloned()
     }
 
     pub(crate) fn add_received(&self, bytes: usize) {

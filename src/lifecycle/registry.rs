@@ -62,7 +62,8 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 pub(super) struct Record {
     number: u64,
-    pub(super) client_address: Address,
+    /// As it was accepted.
+    client_address: Address,
     /// What the limits by address count it as.
     pub(super) client: Option<IpAddr>,
     /// Until it is closed, or has become another process's matter.
@@ -333,11 +334,17 @@ impl Record {
         }
     }
 
+    pub(super) fn client_address(&self) -> Address {
+        self.activity
+            .client_address()
+            .unwrap_or_else(|| self.client_address.clone())
+    }
+
     fn show(&self) -> Connection {
         let bytes = |count: u64| (!self.remote).then_some(count);
         Connection {
             number: self.number,
-            client_address: self.client_address.clone(),
+            client_address: self.client_address(),
             age: self.accepted.elapsed(),
             waiting: self.waiting,
             received: bytes(self.activity.received()),

@@ -270,7 +270,7 @@ impl Ticket {
     /// Before the place is given back: the server does not end before its observers have heard all.
     #[cold]
     fn tell_the_end(&self, outcome: Outcome) {
-        let times = |record: &mut Record| (record.client_address.clone(), record.accepted, record.began);
+        let times = |record: &mut Record| (record.client_address(), record.accepted, record.began);
         let Some((ref client_address, accepted, began)) = self.record(times) else {
             return;
         };

@@ -69,6 +69,13 @@ impl ServerContext {
         }
     }
 
+    /// Whose request it is, the handler knows better than the socket.
+    pub(crate) fn set_client_address(&self, client_address: Address) {
+        if let Some(activity) = &self.activity {
+            activity.set_client_address(client_address);
+        }
+    }
+
     /// So many bytes came from the client.
     pub(crate) fn received(&self, bytes: usize) {
         if let Some(activity) = &self.activity {
@@ -160,6 +167,8 @@ impl ServerContext {
     ///
     /// fn collect(request: &mut TcpRequest) -> HandlerResult {
     ///     let server = request.server().clone();
+    ///     // A client may have nothing to say.
+    ///     server.message_ended();
     ///     let mut lines = request.framed(LinesCodec::new());
     ///     while let Some(line) = lines.next_ref()? {
     ///         println!("{}", String::from_utf8_lossy(line));

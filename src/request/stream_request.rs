@@ -156,7 +156,7 @@ pub(crate) fn has_not_forked() {
 /// | Python | Here |
 /// |---|---|
 /// | `self.request` | the value itself; the raw socket is [`get_ref`](Self::get_ref) |
-/// | `self.client_address` | [`client_address`](Self::client_address) |
+/// | `self.client_address` | [`client_address`](Self::client_address), and to assign it [`set_client_address`](Self::set_client_address) |
 /// | `self.server` | [`server`](Self::server) |
 /// | `self.request.shutdown(SHUT_WR)` | [`WFile::shutdown`] of a half, or that of the raw socket, [`get_ref`](Self::get_ref) |
 /// | `socket.recv_fds(self.request, …)` | [a stream around the socket](Stream#descriptors-that-come-with-bytes) |
@@ -214,6 +214,66 @@ impl<S: Stream> StreamRequest<S> {
     /// Whose connection it is. To write it to that connection, clone it before.
     pub fn client_address(&self) -> &Address {
         &self.client_address
+    }
+
+    /// Says whose connection it is, where that is not who has connected but whom a proxy speaks for. From now on it is the
+    /// address in errors, in the list of connections, and in what observers hear. The limits by address have been asked
+    /// before, about who has connected. (The parent of a forked child that does this does not hear of it.)
+    ///
+    /// A handler around any other, behind a proxy that sends the PROXY protocol's header (haproxy's `send-proxy`):
+    ///
+    /// ```
+    /// use std::io::{self, BufRead, Read};
+    /// use std::net::IpAddr;
+    /// use socketserver::prelude::*;
+    ///
+    /// #[derive(Clone)]
+    /// struct Proxied<H>(H);
+    ///
+    /// impl<H: BaseRequestHandler<TcpRequest>> BaseRequestHandler<TcpRequest> for Proxied<H> {
+    ///     fn setup(&mut self, request: &mut TcpRequest) -> HandlerResult {
+    ///         let mut header = String::new();
+    ///         // No longer one is valid.
+    ///         Read::by_ref(request).take(107).read_line(&mut header)?;
+    ///         match header.trim_end().split(' ').collect::<Vec<_>>()[..] {
+    ///             ["PROXY", "TCP4" | "TCP6", client, _, port, _] => {
+    ///                 request.set_client_address((client.parse::<IpAddr>()?, port.parse()?));
+    ///             }
+    ///             // The proxy's own, to see whether the server is well.
+    ///             ["PROXY", "UNKNOWN", ..] => {}
+    ///             _ => return Err(format!("no header of a proxy: {header:?}").into()),
+    ///         }
+    ///         self.0.setup(request)
+    ///     }
+    ///
+    ///     fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+    ///         self.0.handle(request)
+    ///     }
+    ///
+    ///     fn finish(&mut self, request: &mut TcpRequest) -> HandlerResult {
+    ///         self.0.finish(request)
+    ///     }
+    /// }
+    ///
+    /// # use std::io::Write;
+    /// # fn main() -> io::Result<()> {
+    /// let hello = |request: &mut TcpRequest| {
+    ///     let client_address = request.client_address().clone();
+    ///     write!(request, "hello {client_address}")
+    /// };
+    /// let running = ThreadingTcpServer::new("127.0.0.1:0", Proxied(hello)).spawn()?;
+    /// # let mut proxy = std::net::TcpStream::connect(running.server_address().as_inet().unwrap())?;
+    /// # proxy.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n")?;
+    /// # let mut text = String::new();
+    /// # proxy.read_to_string(&mut text)?;
+    /// # assert_eq!(text, "hello 192.0.2.7:56324");
+    /// # running.stop()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_client_address(&mut self, client_address: impl Into<Address>) {
+        self.client_address = client_address.into();
+        self.context.set_client_address(self.client_address.clone());
     }
 
     /// The server, as far as a handler may use it.
