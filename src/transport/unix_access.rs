@@ -134,7 +134,7 @@ fn name_beside(path: &Path) -> Option<PathBuf> {
     let random = format!("{random:016x}");
     // A dot of its own would be the directory.
     let end = if room > 8 { format!(".{}", &random[..7]) } else { random };
-    let end = &end.as_bytes()[..end.len().min(room).min(8)];
+    let end = &end.as_bytes()[..end.len().min(room)];
     let start = &name[..name.len().min(room - end.len())];
     Some(path.with_file_name(OsString::from_vec([start, end].concat())))
 }
