@@ -10,20 +10,22 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::process::{
-    Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role_with_few_tasks, serve_as_role,
+    Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role, role_with_few_tasks, serve_as_role,
 };
 use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
-    roles: serves_in_a_worker_with_threads, serves_in_the_background;
+    roles: rejects_with_few_descriptors, serves_in_a_worker_with_threads, serves_in_the_background;
     without_descriptors_a_threading_server_waits_and_recovers,
     without_descriptors_a_pool_waits_and_recovers,
     without_descriptors_a_server_rests_while_nobody_comes,
     without_descriptors_a_forking_server_serves_all,
+    without_descriptors_those_of_rejected_clients_are_taken_back,
     without_threads_a_threading_server_serves_on_its_loop,
     without_threads_the_drain_deadline_is_kept_all_the_same,
     without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause,
@@ -213,6 +215,26 @@ fn without_descriptors_a_forking_server_serves_all() {
     clients.iter().for_each(assert_echoes);
     clients.iter().for_each(finish);
     assert_eq!(stop(server, "served=40 failed=0"), "");
+}
+
+fn rejects_with_few_descriptors() {
+    setrlimit(Resource::RLIMIT_NOFILE, 32, 32).unwrap();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", ECHO_LINES);
+    serve_as_role(server.max_connections(Limit::reject(1)).farewell("busy\n"));
+}
+
+fn without_descriptors_those_of_rejected_clients_are_taken_back() {
+    let server = Process::start(&mut role("rejects_with_few_descriptors"));
+    let client = connect_to(server.address());
+    assert_echoes(&client);
+    let begun = Instant::now();
+    for _ in 0..600 {
+        assert_eq!(read_to_end(connect_to(server.address())), b"busy\n");
+    }
+    // Were they kept for their half second, this would take that twenty times at least.
+    assert!(begun.elapsed() < CEILING, "{:?}", begun.elapsed());
+    finish(&client);
+    stop(server, "served=1 failed=0");
 }
 
 // ----- Threads and processes ---------------------------------------------------------------------

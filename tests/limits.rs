@@ -41,6 +41,7 @@ tests![
     a_rejected_client_that_has_sent_a_lot_reads_the_farewell,
     a_rejected_client_that_goes_on_sending_reads_the_farewell,
     without_a_farewell_a_rejected_client_reads_the_end,
+    a_rejected_client_reads_the_end_although_hooks_keep_its_connection_open,
     a_farewell_that_is_too_long_is_cut_and_keeps_nobody_waiting,
     a_mix_in_tells_rejected_clients_something_else,
     a_reject_request_hook_that_panics_costs_one_request,
@@ -70,6 +71,7 @@ tests![
     a_place_comes_back_after_a_panic_in_process_request,
     a_place_comes_back_after_its_process_was_killed,
     a_forked_child_holds_no_connection_of_others,
+    a_forked_child_holds_no_connection_that_was_rejected,
     those_that_wait_are_served_before_the_end,
     those_that_wait_at_the_deadline_are_dropped_and_counted,
     a_server_that_is_dropped_closes_those_that_wait,
@@ -473,7 +475,9 @@ fn a_signal_does_not_cut_the_time_of_clients_rejected_just_before_the_end() {
 }
 
 fn clients_rejected_just_before_the_end_read_the_farewell() {
-    let (running, client) = full(threading().farewell("busy\n"));
+    let server = Counting::over(threading().farewell("busy\n"));
+    let counts = server.counts();
+    let (running, client) = full(server);
     let rejected: Vec<_> = (0..20).map(|_| connect(running.server_address())).collect();
     for client in &rejected {
         (&*client).write_all(b"hello\n").unwrap();
@@ -483,10 +487,81 @@ fn clients_rejected_just_before_the_end_read_the_farewell() {
     let stopping = thread::spawn(move || stop(running, 1, 0));
     rejected.into_iter().for_each(assert_rejected);
     stopping.join().unwrap();
+    assert_eq!(counts(), (21, 21));
+}
+
+/// Counts the requests that are shut down, and those that are closed.
+struct Counting<S> {
+    inner: S,
+    shut_down: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
+}
+
+impl<S> Counting<S> {
+    fn over(inner: S) -> Self {
+        Counting {
+            inner,
+            shut_down: Arc::default(),
+            closed: Arc::default(),
+        }
+    }
+
+    /// How many have been both, from then on.
+    fn counts(&self) -> impl Fn() -> (usize, usize) + use<S> {
+        let (shut_down, closed) = (Arc::clone(&self.shut_down), Arc::clone(&self.closed));
+        move || (shut_down.load(Ordering::SeqCst), closed.load(Ordering::SeqCst))
+    }
+}
+
+impl<S: BaseServer> BaseServer for Counting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn shutdown_request(&self, request: &mut RequestOf<Self>) {
+        self.shut_down.fetch_add(1, Ordering::SeqCst);
+        self.inner.shutdown_request(request);
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+        self.inner.close_request(request);
+    }
+}
+
+struct KeepsAll<S: BaseServer>(S, Arc<Mutex<Vec<RequestOf<S>>>>);
+
+impl<S: BaseServer> BaseServer for KeepsAll<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn shutdown_request(&self, _: &mut RequestOf<Self>) {}
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.1.lock().unwrap().push(request);
+    }
+}
+
+fn a_rejected_client_reads_the_end_although_hooks_keep_its_connection_open() {
+    let kept = Arc::default();
+    let (running, client) = full(KeepsAll(threading().farewell("busy\n"), Arc::clone(&kept)));
+    assert_rejected(connect(running.server_address()));
+    drop(client);
+    stop(running, 1, 0);
+    assert_eq!(kept.lock().unwrap().len(), 2);
 }
 
 fn many_rejected_clients_do_not_cost_a_descriptor_each() {
-    let (running, client) = full(threading().farewell("busy\n"));
+    let server = Counting::over(threading().farewell("busy\n"));
+    let counts = server.counts();
+    let (running, client) = full(server);
     let before = Holdings::now();
     for _ in 0..500 {
         assert_rejected(connect(running.server_address()));
@@ -496,8 +571,11 @@ fn many_rejected_clients_do_not_cost_a_descriptor_each() {
     wait_until("all are closed, a moment later", || {
         Holdings::now().sockets() == before.sockets()
     });
+    // Some because there were too many, some because their time was over.
+    wait_until("the hooks have been called", || counts() == (500, 500));
     drop(client);
     stop(running, 1, 0);
+    assert_eq!(counts(), (501, 501));
 }
 
 // ----- Per address -------------------------------------------------------------------------------
@@ -844,7 +922,8 @@ fn rejected_clients_are_closed_where_waiting_for_the_server_is_a_deadlock() {
 
 fn datagrams_that_come_too_fast_are_dropped() {
     let rate = RateLimit::reject(2).per(AN_HOUR);
-    let server = ThreadingUdpServer::new(ANY_PORT, EchoLine).farewell("busy\n");
+    let server = Counting::over(ThreadingUdpServer::new(ANY_PORT, EchoLine).farewell("busy\n"));
+    let counts = server.counts();
     let running = server.max_rate_per_address(rate).spawn().unwrap();
     let client = udp_client(running.server_address());
     for line in ["1\n", "2\n", "3\n", "4\n"] {
@@ -863,6 +942,7 @@ fn datagrams_that_come_too_fast_are_dropped() {
     assert_eq!(client.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     assert_eq!(running.handle().stats().rejected_by(LimitKind::RatePerAddress), 2);
     stop(running, 2, 0);
+    assert_eq!(counts(), (4, 4));
 }
 
 // ----- The limits of strategies ------------------------------------------------------------------
@@ -994,6 +1074,31 @@ fn a_forked_child_holds_no_connection_of_others() {
     stop(running, 3, 0);
 }
 
+/// How many sockets a process has open.
+fn sockets_of(process: u32) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
+    targets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+fn a_forked_child_holds_no_connection_that_was_rejected() {
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).max_per_address(Limit::reject(1));
+    let running = server.farewell("busy\n").spawn().unwrap();
+    let address = running.server_address();
+    let first = connect_from(2, address);
+    let child = told_process(&first);
+    assert_rejected(connect_from(2, address));
+    // A child that is made while the server keeps that one open a moment longer.
+    let second = connect_from(3, address);
+    // Each child has what this process has: the clients' ends.
+    assert_eq!(sockets_of(told_process(&second)), sockets_of(child) + 1);
+    finish(&first);
+    finish(&second);
+    stop(running, 2, 0);
+}
+
 // ----- The end -----------------------------------------------------------------------------------
 
 fn those_that_wait_are_served_before_the_end() {
@@ -1013,8 +1118,9 @@ fn those_that_wait_are_served_before_the_end() {
 }
 
 fn those_that_wait_at_the_deadline_are_dropped_and_counted() {
-    let server = threading().max_per_address(1).drain_timeout(Duration::from_millis(100));
-    let running = server.spawn().unwrap();
+    let server = Counting::over(threading()).max_per_address(1);
+    let counts = server.counts();
+    let running = server.drain_timeout(Duration::from_millis(100)).spawn().unwrap();
     let handle = running.handle();
     // It has not said anything yet, so it is waited for.
     let first = connect(running.server_address());
@@ -1028,6 +1134,7 @@ fn those_that_wait_at_the_deadline_are_dropped_and_counted() {
     drop(first);
     let stats = handle.stats();
     assert_eq!((stats.started, stats.waiting, stats.running), (2, 0, 0));
+    assert_eq!(counts(), (2, 2));
 }
 
 fn a_server_that_is_dropped_closes_those_that_wait() {

@@ -218,6 +218,14 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_of_none_is_one() {
+        let rules = rate(RateLimit::reject(10).burst(0));
+        let (mut addresses, start) = (Addresses::default(), Instant::now());
+        let mut admitted = |millis| addresses.admit(&rules, CLIENT, after(start, millis), 0) == Verdict::Admit;
+        assert_eq!([0, 99, 100, 100].map(&mut admitted), [true, false, true, false]);
+    }
+
+    #[test]
     fn no_bucket_is_so_large_that_its_time_cannot_be_told() {
         for burst in [1, 3, u32::MAX] {
             let rules = rate(RateLimit::reject(1).per(Duration::MAX).burst(burst));
@@ -263,6 +271,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_goes_while_it_waits_is_forgotten_too() {
+        let rules = AddressRules {
+            at_once: Some(Limit::wait(1)),
+            max_waiting: 2,
+            ..AddressRules::default()
+        };
+        let (mut addresses, now) = (Addresses::default(), Instant::now());
+        assert_eq!(addresses.admit(&rules, CLIENT, now, 0), Verdict::Admit);
+        let verdict = addresses.admit(&rules, CLIENT, now, 0);
+        assert_eq!(verdict, Verdict::Hold(LimitKind::PerAddress, now));
+        addresses.release(CLIENT, true);
+        addresses.release(CLIENT, false);
+        assert!(addresses.in_use.is_empty());
+    }
+
+    #[test]
     fn invented_addresses_do_not_cost_memory_without_end() {
         let rules = rate(RateLimit::reject(1));
         let (mut addresses, now) = (Addresses::default(), Instant::now());
@@ -270,7 +294,38 @@ mod tests {
             let client = IpAddr::V4(number.into());
             assert_eq!(addresses.admit(&rules, client, now, 0), Verdict::Admit);
             addresses.release(client, false);
+            assert!(addresses.buckets.len() <= Addresses::MOST_BUCKETS);
         }
-        assert!(addresses.buckets.len() <= Addresses::MOST_BUCKETS);
+    }
+
+    /// Has so many others ask once, as told.
+    fn fill(addresses: &mut Addresses, rules: &AddressRules, others: usize, now: Instant) {
+        for number in 0..others {
+            let other = IpAddr::V4(u32::try_from(number).unwrap().into());
+            assert_eq!(addresses.admit(rules, other, now, 0), Verdict::Admit);
+        }
+    }
+
+    #[test]
+    fn those_with_a_full_bucket_are_forgotten_before_one_that_came_lately() {
+        let rules = rate(RateLimit::reject(1));
+        let (mut addresses, start) = (Addresses::default(), Instant::now());
+        let lately = after(start, 900);
+        assert_eq!(addresses.admit(&rules, CLIENT, lately, 0), Verdict::Admit);
+        fill(&mut addresses, &rules, Addresses::MOST_BUCKETS - 1, start);
+        let another = IpAddr::V4(u32::MAX.into());
+        assert_eq!(addresses.admit(&rules, another, after(start, 1000), 0), Verdict::Admit);
+        assert_eq!(addresses.buckets.len(), 2);
+        let verdict = addresses.admit(&rules, CLIENT, after(start, 1001), 0);
+        assert_eq!(verdict, Verdict::Reject(LimitKind::RatePerAddress));
+    }
+
+    #[test]
+    fn one_that_is_known_makes_nobody_forgotten() {
+        let rules = rate(RateLimit::reject(1).burst(2));
+        let (mut addresses, now) = (Addresses::default(), Instant::now());
+        fill(&mut addresses, &rules, Addresses::MOST_BUCKETS, now);
+        fill(&mut addresses, &rules, 1, now);
+        assert_eq!(addresses.buckets.len(), Addresses::MOST_BUCKETS);
     }
 }
