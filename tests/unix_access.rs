@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{Uid, getegid, geteuid, setfsuid};
 use socketserver::prelude::*;
 use support::matrix::{connect_unix, unix_datagram_client};
@@ -26,11 +26,13 @@ tests![
     roles: serves_with_a_mode, serves_a_relative_path_with_a_mode, tells_who_it_is;
     the_path_of_a_stream_socket_never_exists_without_its_mode_and_owner,
     the_path_of_a_datagram_socket_is_never_open_to_more_than_it_shall_be,
+    a_datagram_socket_is_made_without_any_permission,
     whoever_sees_the_path_of_a_stream_socket_can_connect,
     the_mode_is_exact_whatever_the_umask,
     without_a_mode_the_umask_decides,
     with_an_owner_the_mode_is_for_owner_and_group,
     the_mode_keeps_other_users_out,
+    a_socket_that_this_user_may_not_connect_to_is_left_alone,
     an_owner_that_may_not_be_set_is_told,
     a_mode_that_is_none_is_told,
     an_abstract_name_has_no_mode,
@@ -217,11 +219,20 @@ fn without_a_mode_the_umask_decides() {
 
 fn with_an_owner_the_mode_is_for_owner_and_group() {
     let place = temp_path("socket");
-    let own_group = getegid().as_raw();
-    let bound = Server::new(&place.path, EchoLine).socket_owner(None, own_group).bind();
+    let (own, (_, group)) = (geteuid().as_raw(), owner_to_ask_for());
+    let bound = Server::new(&place.path, EchoLine).socket_owner(None, group).bind();
     let _bound = bound.unwrap();
+    assert_eq!(look(&place.path).unwrap(), (0o660, own, group));
+}
+
+/// Whoever looks at the file may miss the moment before it has its mode.
+fn a_datagram_socket_is_made_without_any_permission() {
+    let place = temp_path("socket");
+    let bound = datagram_server(&place.path).bind().unwrap();
+    // The kernel has made the file with what the descriptor has.
+    let descriptor = fstat(bound.fileno().unwrap()).unwrap();
+    assert_eq!(descriptor.st_mode & 0o777, 0);
     assert_eq!(mode(&place.path), 0o660);
-    assert_eq!(fs::metadata(&place.path).unwrap().gid(), own_group);
 }
 
 /// Connects as a user without privileges, who is not the owner if this process is root's.
@@ -252,6 +263,25 @@ fn the_mode_keeps_other_users_out() {
     if geteuid().is_root() {
         let error = connect_as_another(&place.path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    }
+    assert_answers(running.server_address());
+}
+
+fn a_socket_that_this_user_may_not_connect_to_is_left_alone() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let place = public_path("socket", 0o777);
+    let running = server(&place.path).socket_mode(0o600).spawn().unwrap();
+    for mode in [None, Some(0o600)] {
+        let another = Server::new(&place.path, EchoLine).socket_mode(mode);
+        let error = as_another(|| another.bind().map(drop)).expect_err("somebody may answer there");
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let text = format!(
+            "Address already in use ({}): a socket is there and this user may not ask who answers on it",
+            place.path.display()
+        );
+        assert_eq!(error.to_string(), text);
     }
     assert_answers(running.server_address());
 }
