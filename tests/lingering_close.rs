@@ -187,17 +187,25 @@ fn what_a_hook_that_keeps_the_connection_left_unread_stays() {
 }
 
 fn what_a_handler_that_gave_its_socket_away_left_unread_stays() {
-    let (sender, given) = mpsc::channel();
-    let handler = move |request: &mut TcpRequest| -> Handled {
-        first_line(request)?;
-        sender.send(request.get_ref().try_clone()?).map_err(io::Error::other)
-    };
-    let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
-    let mut client = connect(running.server_address());
-    client.write_all(b"one\ntwo\n").unwrap();
-    let given = given.recv().unwrap();
-    wait_until("the request has ended", || running.handle().stats().served == 1);
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(given), b"two\n");
-    running.stop().unwrap();
+    fn check(give_away: fn(&mut TcpRequest) -> io::Result<TcpStream>) {
+        let (sender, given) = mpsc::channel();
+        let handler = move |request: &mut TcpRequest| -> Handled {
+            first_line(request)?;
+            sender.send(give_away(request)?).map_err(io::Error::other)
+        };
+        let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
+        let mut client = connect(running.server_address());
+        client.write_all(b"one\ntwo\n").unwrap();
+        let given = given.recv().unwrap();
+        wait_until("the request has ended", || running.handle().stats().served == 1);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(given), b"two\n");
+        running.stop().unwrap();
+    }
+    check(|request| request.get_ref().try_clone());
+    check(|request| {
+        let (_, wfile) = request.split();
+        let descriptor = wfile.fileno().expect("it is a socket");
+        Ok(descriptor.try_clone_to_owned()?.into())
+    });
 }
