@@ -60,6 +60,7 @@ tests![
     the_counts_agree_at_every_moment_while_handlers_panic,
     the_counts_agree_when_a_pool_is_full_of_panics,
     live_connections_are_listed_with_address_and_age,
+    a_connection_that_waits_says_so,
     bytes_are_counted_however_they_are_read_and_written,
     bytes_of_unix_streams_and_datagrams_are_counted,
     bytes_of_a_forked_child_are_not_known,
@@ -824,6 +825,25 @@ fn live_connections_are_listed_with_address_and_age() {
         line.starts_with(&begin) && line.ends_with(" received=0 sent=0"),
         "{line}"
     );
+    drop(clients);
+    running.stop().unwrap();
+}
+
+fn a_connection_that_waits_says_so() {
+    let running = ThreadingTcpServer::new(ANY_PORT, ECHO_LINES)
+        .max_per_address(1)
+        .spawn()
+        .unwrap();
+    let clients: [_; 2] = connect_in_order(&running);
+    let lines: Vec<_> = running
+        .handle()
+        .stats()
+        .connections
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(!lines[0].contains(" waiting"), "{lines:?}");
+    assert!(lines[1].contains("s waiting received=0"), "{lines:?}");
     drop(clients);
     running.stop().unwrap();
 }

@@ -236,6 +236,27 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_began_in_an_episode_ends_it_although_others_have_failed_since() {
+        let backoff = Backoff::new("test");
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+        let attempt = backoff.attempt();
+        assert!(backoff.may_retry());
+        assert_eq!(backoff.next(&"").as_millis(), 10);
+        backoff.succeeded(attempt);
+        assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn an_attempt_that_began_while_others_were_repeated_ends_that() {
+        let backoff = Backoff::new("test");
+        (0..60).for_each(|_| assert!(backoff.may_retry()));
+        let attempt = backoff.attempt();
+        assert!(backoff.may_retry());
+        backoff.succeeded(attempt);
+        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
+    }
+
+    #[test]
     fn trouble_that_nothing_is_waited_for_makes_no_later_delay_longer() {
         let backoff = Backoff::new("test");
         (0..10).for_each(|_| backoff.note(&""));
@@ -269,6 +290,34 @@ mod tests {
         backoff.next(&"");
         assert_eq!(*told.lock(), [true, false]);
         assert_eq!(backoff.next(&"").as_millis(), 5);
+    }
+
+    #[test]
+    fn an_episode_is_told_once_and_goes_on_if_there_is_trouble_again_before_that() {
+        let (backoff, told) = (Arc::new(OnceLock::<Backoff>::new()), Arc::new(Mutex::new(Vec::new())));
+        let (its, notes) = (Arc::downgrade(&backoff), Arc::clone(&told));
+        let succeeds_once = move |event: &Event<'_>| {
+            let backoff = its.upgrade().unwrap();
+            let (begins, backoff) = (matches!(event, Event::BackOffBegun { .. }), backoff.get().unwrap());
+            notes.lock().push(begins);
+            if begins {
+                // As another thread may, while this one tells the begin.
+                backoff.succeeded(backoff.attempt());
+                assert_eq!(backoff.next(&"").as_millis(), 10);
+            }
+        };
+        let server = Arc::new(Shared::new());
+        let config = Config {
+            observers: vec![Arc::new(succeeds_once)],
+            ..Config::default()
+        };
+        server.configure(&config);
+        let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
+        backoff.next(&"");
+        assert_eq!(backoff.next(&"").as_millis(), 20);
+        assert_eq!(*told.lock(), [true]);
+        backoff.succeeded(backoff.attempt());
+        assert_eq!(*told.lock(), [true, false]);
     }
 
     #[test]

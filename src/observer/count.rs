@@ -101,3 +101,100 @@ impl Observer for CountingObserver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::address::Address;
+    use crate::limits::LimitKind;
+    use crate::timeouts::{TimeoutError, TimeoutKind};
+
+    #[test]
+    fn each_event_has_its_counter() {
+        let (number, client_address, limit) = (1, &Address::Unnamed, LimitKind::PerAddress);
+        let (duration, status) = (Duration::ZERO, ExitStatus::from_raw(0));
+        let counting = CountingObserver::default();
+        let started = || counting.observe(&Event::Started { number, client_address });
+        let finished = |outcome| {
+            let waited = duration;
+            counting.observe(&Event::Finished {
+                number,
+                client_address,
+                waited,
+                duration,
+                outcome,
+            });
+        };
+        // Each another number of times.
+        let times = |times: usize, event: Event<'_>| (0..times).for_each(|_| counting.observe(&event));
+        times(1, Event::Accepted { number, client_address });
+        times(2, Event::Refused { number, client_address });
+        times(
+            3,
+            Event::Rejected {
+                number,
+                client_address,
+                limit,
+            },
+        );
+        times(
+            4,
+            Event::Waiting {
+                number,
+                client_address,
+                limit,
+            },
+        );
+        times(
+            5,
+            Event::TimedOut {
+                number,
+                client_address,
+                timeout: TimeoutError::new(TimeoutKind::Read, duration),
+            },
+        );
+        times(
+            6,
+            Event::ChildExited {
+                number: None,
+                process: 1,
+                status,
+            },
+        );
+        let (what, reason) = ("test", String::new());
+        times(7, Event::BackOffBegun { what, reason });
+        times(8, Event::BackOffEnded { what, duration });
+        (0..20).for_each(|_| started());
+        let outcomes = [
+            (1, Outcome::Served),
+            (2, Outcome::Failed),
+            (3, Outcome::Panicked),
+            (4, Outcome::Exited(status)),
+            (5, Outcome::Dropped),
+        ];
+        for (times, outcome) in outcomes {
+            (0..times).for_each(|_| finished(outcome));
+        }
+        let expected = EventCounts {
+            accepted: 1,
+            refused: 2,
+            rejected: 3,
+            waited: 4,
+            started: 20,
+            running: 5,
+            served: 1,
+            failed: 2,
+            panicked: 3,
+            exited: 4,
+            dropped: 5,
+            timed_out: 5,
+            children_exited: 6,
+            back_offs: 7,
+        };
+        assert_eq!(counting.counts(), expected);
+    }
+}
