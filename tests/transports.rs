@@ -8,16 +8,16 @@ mod support;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
@@ -43,7 +43,10 @@ tests![
     a_transport_of_ones_own_tells_why_it_cannot_bind,
     a_transport_of_ones_own_may_have_a_stream_of_its_own,
     a_flood_does_not_put_the_end_off_where_a_transport_cannot_refuse,
+    as_many_are_accepted_at_the_end_as_its_queue_holds_where_a_transport_cannot_refuse,
     a_tcp_listener_made_elsewhere_is_served,
+    listeners_made_elsewhere_are_made_non_blocking,
+    datagram_sockets_wait_however_they_were_made,
     a_unix_listener_made_elsewhere_is_served_and_its_path_stays,
     a_udp_socket_made_elsewhere_is_served_under_every_strategy,
     a_unix_datagram_socket_made_elsewhere_is_served_and_its_path_stays,
@@ -252,7 +255,7 @@ impl Write for Loud {
 
 impl Stream for Loud {
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        Some(std::os::fd::AsFd::as_fd(&self.0))
+        Some(self.0.as_fd())
     }
 }
 
@@ -294,6 +297,26 @@ fn a_flood_does_not_put_the_end_off_where_a_transport_cannot_refuse() {
     });
 }
 
+/// While each is served another comes, so that the kernel's queue is never empty.
+fn as_many_are_accepted_at_the_end_as_its_queue_holds_where_a_transport_cannot_refuse() {
+    let clients = Arc::new(Mutex::new(Vec::new()));
+    let others = Arc::clone(&clients);
+    let server = SocketServer::<Shouting, _>::new("127.0.0.1:0", move |request: &mut StreamRequest<Loud>| {
+        let mut others = others.lock().unwrap();
+        if others.len() < 10 {
+            others.push(connect(request.server().server_address().unwrap()));
+        }
+    });
+    let server = server.request_queue_size(2).bind().unwrap();
+    let first = connect(&server.server_address());
+    server.shutdown();
+    let report = server.serve_forever().unwrap();
+    // Linux has room for one more.
+    assert_eq!(report.served, 3, "{report}");
+    assert_eq!(clients.lock().unwrap().len(), 3);
+    drop(first);
+}
+
 fn a_transport_of_ones_own_may_have_a_stream_of_its_own() {
     fn check<S: BaseServer<Transport = Shouting>>(server: S) {
         let running = server.spawn().unwrap();
@@ -318,6 +341,37 @@ fn a_tcp_listener_made_elsewhere_is_served() {
     assert_eq!(exchange_line(connect(&address.into()), "hello\n"), "hello\n");
     running.stop().unwrap();
     assert!(TcpStream::connect(address).is_err());
+}
+
+fn does_not_wait(socket: impl AsFd) -> bool {
+    let flags = fcntl(socket, FcntlArg::F_GETFL).unwrap();
+    OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK)
+}
+
+/// Others may have them, too: what one has been woken for another may have accepted.
+fn listeners_made_elsewhere_are_made_non_blocking() {
+    let tcp = Tcp::try_from(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    assert!(does_not_wait(tcp.socket()));
+    let place = temp_path("socket");
+    let unix = UnixStreams::try_from(UnixListener::bind(&place.path).unwrap()).unwrap();
+    assert!(does_not_wait(unix.socket()));
+}
+
+/// For a client that has no room for a reply.
+fn datagram_sockets_wait_however_they_were_made() {
+    let place = temp_path("socket");
+    let (udp, unix) = (
+        UdpServer::new("127.0.0.1:0", EchoLine),
+        UnixDatagramServer::new(&place.path, EchoLine),
+    );
+    assert!(!does_not_wait(udp.bind().unwrap().fileno().unwrap()));
+    assert!(!does_not_wait(unix.bind().unwrap().fileno().unwrap()));
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.set_nonblocking(true).unwrap();
+    assert!(!does_not_wait(Udp::try_from(udp).unwrap().socket()));
+    let unix = UnixDatagram::bind(&place.path).unwrap();
+    unix.set_nonblocking(true).unwrap();
+    assert!(!does_not_wait(UnixDatagrams::try_from(unix).unwrap().socket()));
 }
 
 fn a_unix_listener_made_elsewhere_is_served_and_its_path_stays() {
