@@ -9,8 +9,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::gettid;
 use socketserver::prelude::*;
 use support::gate::Gate;
+use support::interrupt::{Interrupts, wait_until_asleep};
 use support::matrix::connect_unix;
 use support::{CEILING, connect, exchange_line, read_to_end, temp_path, wait_until};
 
@@ -22,6 +24,7 @@ tests![
     a_client_that_has_sent_all_and_stays_is_not_waited_for,
     a_client_that_sends_on_is_not_waited_for_beyond_the_time_of_its_request,
     a_client_that_sends_on_is_waited_for_until_the_drain_deadline,
+    a_signal_does_not_end_the_wait_for_a_client_that_may_send_on,
     what_a_hook_that_keeps_the_connection_left_unread_stays,
     what_a_handler_that_gave_its_socket_away_left_unread_stays,
 ];
@@ -134,6 +137,32 @@ fn a_client_that_sends_on_is_waited_for_until_the_drain_deadline() {
     let report = running.stop().unwrap();
     client.join().unwrap();
     assert_eq!((report.served, report.leaked), (1, 0));
+}
+
+fn a_signal_does_not_end_the_wait_for_a_client_that_may_send_on() {
+    let interrupts = Interrupts::new();
+    let is_waited_for = || {
+        let (sender, threads) = mpsc::channel();
+        let handler = move |request: &mut TcpRequest| -> Handled {
+            sender.send(gettid()).map_err(io::Error::other)?;
+            first_line(request)
+        };
+        let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
+        let mut client = connect(running.server_address());
+        client.write_all(b"one\nmore\n").unwrap();
+        assert_eq!(read_to_end(client.try_clone().unwrap()), b"one\n");
+        let thread = threads.recv().unwrap();
+        for _ in 0..10 {
+            wait_until_asleep(thread);
+            interrupts.interrupt(thread);
+        }
+        let still_there = running.handle().stats().running == 1;
+        drop(client);
+        running.stop().unwrap();
+        still_there
+    };
+    // On a busy machine the half second that it may be silent may be over before, but not each time.
+    assert!((0..10).any(|_| is_waited_for()));
 }
 
 fn a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer_and_the_end() {
