@@ -58,6 +58,7 @@ tests![
     told_to_stop_while_it_starts_its_workers_it_starts_no_more,
     a_request_that_does_not_end_is_forced_at_the_deadline,
     a_worker_that_does_not_end_is_killed_after_the_deadline,
+    a_worker_that_is_stopped_is_killed_after_the_deadline,
     each_worker_is_initialised_before_it_accepts,
     mix_ins_take_effect_inside_and_outside,
     process_request_outside_runs_in_a_worker_once,
@@ -473,6 +474,17 @@ fn a_worker_that_does_not_end_is_killed_after_the_deadline() {
 }
 
 // ----- Hooks -------------------------------------------------------------------------------------
+
+/// What it is told, it does not hear.
+fn a_worker_that_is_stopped_is_killed_after_the_deadline() {
+    let (running, _) = serve(server().workers(1).drain_timeout(Duration::from_millis(50)), 1);
+    let worker = children()[0];
+    kill(pid(worker), Signal::SIGSTOP).unwrap();
+    wait_until("it is stopped", || process_state(worker).as_deref() == Some("T"));
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed, report.leaked), (0, 0, 0));
+    assert_eq!(children(), []);
+}
 
 fn each_worker_is_initialised_before_it_accepts() {
     let (journal, pen) = journal();

@@ -211,6 +211,13 @@ mod tests {
     }
 
     #[test]
+    fn more_than_the_maximum_end_at_once_although_none_waits() {
+        let (mut trend, numbers, now) = (Trend::default(), Numbers::default(), Instant::now());
+        assert!((0..3).all(|_| trend.one_too_many(&numbers, load(51, 0), now)));
+        assert!(!trend.one_too_many(&numbers, load(50, 0), now));
+    }
+
+    #[test]
     fn numbers_that_contradict_one_another_are_told() {
         let check = |min, max, min_spare, max_spare| {
             let numbers = Numbers {

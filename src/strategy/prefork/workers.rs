@@ -298,3 +298,37 @@ pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Tcp;
+
+    #[test]
+    fn while_workers_are_replaced_their_number_can_be_changed_too() {
+        let mut workers = Workers::<Tcp> {
+            reloading: Some(2),
+            ..Workers::default()
+        };
+        workers.one_more();
+        assert_eq!(workers.reloading, Some(3));
+        let mut fewer = || {
+            workers.one_fewer();
+            workers.reloading
+        };
+        assert_eq!([(); 4].map(|()| fewer()), [2, 1, 1, 1].map(Some));
+    }
+
+    #[test]
+    fn pauses_begin_anew_after_a_calm_time() {
+        let mut workers = Workers::<Tcp>::default();
+        let longest = || Instant::now() + Duration::from_secs(1);
+        let before = longest();
+        let until = (0..20).map(|_| workers.pause("as told")).last().unwrap();
+        assert!(until >= before);
+        // As if that had been over for so long.
+        workers.pause = Instant::now().checked_sub(CALM + Duration::from_secs(1));
+        let before = longest();
+        assert!(workers.pause("as told") < before);
+    }
+}
