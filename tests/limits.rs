@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, socket};
-use nix::unistd::gettid;
+use nix::unistd::{Pid, gettid};
 use socketserver::prelude::*;
 use socketserver::{Capacity, Handled, LimitKind, Running, State, WaitError};
 use support::accepting::Accepting;
@@ -46,11 +46,13 @@ tests![
     a_mix_in_tells_rejected_clients_something_else,
     a_reject_request_hook_that_panics_costs_one_request,
     clients_rejected_just_before_the_end_read_the_farewell,
+    told_to_stop_at_once_a_server_waits_for_no_rejected_client,
     a_signal_does_not_cut_the_time_of_clients_rejected_just_before_the_end,
     many_rejected_clients_do_not_cost_a_descriptor_each,
     per_address_one_client_is_rejected_and_others_are_served,
     per_address_one_client_waits_and_others_are_served,
     those_that_wait_run_in_their_order,
+    one_that_waits_runs_when_another_has_ended_elsewhere,
     more_than_may_wait_are_rejected,
     clients_of_unix_sockets_have_no_address_to_be_limited_by,
     a_refused_client_takes_no_token,
@@ -558,6 +560,29 @@ fn a_rejected_client_reads_the_end_although_hooks_keep_its_connection_open() {
     assert_eq!(kept.lock().unwrap().len(), 2);
 }
 
+fn told_to_stop_at_once_a_server_waits_for_no_rejected_client() {
+    let ends_at_once = || {
+        let server = Counting::over(threading().farewell("busy\n"));
+        let counts = server.counts();
+        let (running, client) = full(server.shutdown_on_signals([signal::SIGUSR1]));
+        let begun = Instant::now();
+        let rejected = connect(running.server_address());
+        wait_until("it is rejected", || running.handle().stats().rejected == 1);
+        // It has begun to speak, so it is waited for.
+        (&client).write_all(b"hel").unwrap();
+        for state in [State::Draining, State::Closed] {
+            kill(Pid::this(), Signal::SIGUSR1).unwrap();
+            wait_until("the signal is heeded", || running.handle().state() == state);
+        }
+        running.join().unwrap();
+        assert_eq!(counts(), (2, 2));
+        drop((client, rejected));
+        begun.elapsed() < Duration::from_millis(500)
+    };
+    // On a busy machine the half second that the client would have may be over before, but not each time.
+    assert!((0..10).any(|_| ends_at_once()));
+}
+
 fn many_rejected_clients_do_not_cost_a_descriptor_each() {
     let server = Counting::over(threading().farewell("busy\n"));
     let counts = server.counts();
@@ -677,6 +702,36 @@ fn those_that_wait_run_in_their_order() {
     let expected: Vec<_> = (0..=WAITING).map(|number| number.to_string()).collect();
     assert_eq!(*order.lock().unwrap(), expected);
     stop(running, WAITING as u64 + 1, 0);
+}
+
+/// Runs each request in a thread that does not accept.
+struct Detached<S>(S);
+
+impl<S: BaseServer> BaseServer for Detached<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    const CONCURRENCY: Concurrency = Concurrency::Threads;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, job: Job<Self::Transport>) {
+        thread::spawn(move || job.run());
+    }
+}
+
+fn one_that_waits_runs_when_another_has_ended_elsewhere() {
+    let server = Detached(TcpServer::new(ANY_PORT, ECHO_LINES));
+    let running = server.max_per_address(1).spawn().unwrap();
+    let first = in_progress(running.server_address());
+    let waits = connect(running.server_address());
+    wait_until("it waits", || running.handle().stats().waiting == 1);
+    finish(&first);
+    assert_echoes(&waits);
+    finish(&waits);
+    stop(running, 2, 0);
 }
 
 fn more_than_may_wait_are_rejected() {

@@ -287,6 +287,7 @@ fn a_refused_request_is_told() {
         assert_eq!(stop(running, &lines), expected);
         let stats = handle.stats();
         assert_eq!((stats.refused, stats.failed), (u64::from(!panics), u64::from(panics)));
+        assert_eq!((stats.accepted, stats.started), (1, u64::from(panics)));
     }
 }
 
