@@ -6,7 +6,7 @@ mod support;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -79,6 +79,7 @@ tests![
     a_sync_tcp_server_tells_that_the_deadline_forced_its_request,
     a_sync_unix_server_tells_that_the_deadline_forced_its_request,
     a_sync_udp_server_tells_that_its_request_was_forced,
+    what_has_the_number_of_an_ended_connection_by_then_is_left_alone,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
@@ -1091,6 +1092,42 @@ fn assert_exits(drain_millis: &str, signals: &[Signal]) {
             .ends_with("a request did not end although its socket was shut down; exiting\n"),
         "{ended:?}"
     );
+}
+
+/// Served by the very thread that drains, so signal handlers and other threads know its socket by the number.
+fn what_has_the_number_of_an_ended_connection_by_then_is_left_alone() {
+    let (numbers, told) = channel();
+    let handler = move |request: &mut TcpRequest| -> io::Result<()> {
+        numbers.send(request.get_ref().as_raw_fd()).map_err(io::Error::other)?;
+        let mut line = String::new();
+        while request.read_line(&mut line)? > 0 {
+            request.write_all(line.as_bytes())?;
+            line.clear();
+        }
+        Ok(())
+    };
+    let server = TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::from_millis(50));
+    // It does not wait in accept(2), which would have the next number already.
+    let running = server.poll_interval(CEILING).spawn().unwrap();
+    let ended = connect(running.server_address());
+    let number = told.recv().unwrap();
+    ended.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&ended), b"");
+    wait_until("it has ended", || running.handle().stats().served == 1);
+    // The lowest number that is free is the next.
+    let others: Vec<_> = (0..100).map(|_| UnixStream::pair().unwrap()).collect();
+    let both_ways = others.iter().flat_map(|(one, other)| [(one, other), (other, one)]);
+    let has_the_number = |(one, _): &(&UnixStream, &UnixStream)| one.as_raw_fd() == number;
+    let (mut with_the_number, mut peer) = both_ways.into_iter().find(has_the_number).unwrap();
+    let stays = connect(running.server_address());
+    told.recv().unwrap();
+    (&stays).write_all(b"hel").unwrap();
+    assert_eq!(counts(running.stop().unwrap())[3..], [1, 0]);
+    let mut answer = [0; 3];
+    peer.write_all(b"one").unwrap();
+    with_the_number.read_exact(&mut answer).unwrap();
+    with_the_number.write_all(b"two").unwrap();
+    peer.read_exact(&mut answer).unwrap();
 }
 
 fn a_handler_of_a_sync_server_that_never_returns_ends_the_process() {
