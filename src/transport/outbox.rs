@@ -246,3 +246,18 @@ fn longest_after(error: &io::Error, segment: usize) -> usize {
         _ => BYTES,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_that_were_refused_are_not_tried_again() {
+        let after = |errno: Errno| longest_after(&errno.into(), 1400);
+        assert_eq!([Errno::EINVAL, Errno::EMSGSIZE].map(after), [1399; 2]);
+        assert_eq!([Errno::EIO, Errno::ENOPROTOOPT, Errno::EOPNOTSUPP].map(after), [0; 3]);
+        // That says nothing about segments.
+        assert_eq!([Errno::ENOBUFS, Errno::EPERM].map(after), [BYTES; 2]);
+        assert_eq!(longest_after(&Errno::EINVAL.into(), 0), 0);
+    }
+}
