@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +61,7 @@ tests![
     a_worker_that_hangs_is_killed_and_replaced,
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
+    what_a_worker_was_woken_for_that_is_killed_instead_another_serves,
     a_worker_whose_descriptors_are_closed_is_replaced,
     a_daemon_that_a_handler_has_become_ends_with_its_request,
     a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
@@ -780,6 +781,50 @@ fn a_worker_that_takes_long_to_start_does_not_put_the_end_off() {
     let begin = Instant::now();
     stop(running, 1, 0);
     assert!(begin.elapsed() < CEILING);
+}
+
+/// The worker that accepts next, while there is such a file, is killed instead.
+struct Dying<S>(S, PathBuf);
+
+impl<S: BaseServer> BaseServer for Dying<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
+        if fs::remove_file(&self.1).is_ok() {
+            raise(Signal::SIGKILL).unwrap();
+        }
+        self.0.get_request()
+    }
+}
+
+/// The kernel has told nobody else.
+fn what_a_worker_was_woken_for_that_is_killed_instead_another_serves() {
+    let (slow, dies) = (temp_path("slow"), temp_path("dies"));
+    let path = slow.path.clone();
+    let server = Dying(TcpServer::new(ANY_PORT, Commanded), dies.path.clone());
+    let server = server.prefork().workers(2).worker_init(move || {
+        wait_until("it may start", || !path.exists());
+        Ok(())
+    });
+    let (running, address) = serve(server, 2);
+    let workers = children();
+    wait_until("they wait", || {
+        workers
+            .iter()
+            .all(|worker| process_state(*worker).as_deref() == Some("S"))
+    });
+    // The one that takes its place is not there yet.
+    fs::write(&slow.path, "").unwrap();
+    fs::write(&dies.path, "").unwrap();
+    assert!(workers.contains(&request(&address)));
+    assert!(!dies.path.exists());
+    fs::remove_file(&slow.path).unwrap();
+    stop(running, 1, 0);
 }
 
 fn a_worker_that_waits_does_not_hang() {
