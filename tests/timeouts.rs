@@ -55,6 +55,7 @@ tests![
     a_message_that_stops_in_its_middle_is_gone_at_its_timeout,
     a_message_in_pieces_leaves_no_timeout_behind,
     a_message_that_is_given_up_leaves_no_timeout_behind,
+    a_message_that_ends_with_the_stream_leaves_no_timeout_behind,
     a_handler_that_computes_sees_its_deadline,
     setting_timeouts_does_not_extend_the_deadline,
     a_wrapped_request_keeps_to_the_deadline_of_the_whole,
@@ -722,6 +723,21 @@ fn a_message_that_is_given_up_leaves_no_timeout_behind() {
         assert_eq!(bytes.next_ref().unwrap(), Some(&b"o"[..]));
         assert_eq!(bytes.get_ref().get_ref().read_timeout().unwrap(), None);
     });
+}
+
+fn a_message_that_ends_with_the_stream_leaves_no_timeout_behind() {
+    const TIMEOUT: Duration = millis(50);
+    let (mut peer, mut request) = pair(Timeouts::new());
+    let socket = request.get_ref().try_clone().unwrap();
+    let mut lines = request.framed(LinesCodec::new().allow_unterminated());
+    lines.set_message_timeout(TIMEOUT);
+    let begun = Instant::now();
+    peer.write_all(b"last").unwrap();
+    drop(peer);
+    assert_eq!(lines.next_ref().unwrap(), Some(&b"last"[..]));
+    assert_eq!(socket.read_timeout().unwrap(), None);
+    wait_until("its time is over", || begun.elapsed() > TIMEOUT);
+    assert_eq!(lines.next_ref().unwrap(), None);
 }
 
 // ----- The deadline, as a handler sees it --------------------------------------------------------

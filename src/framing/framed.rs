@@ -302,6 +302,7 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     ) -> io::Result<Option<T>> {
         loop {
             if self.receive(missing)? == 0 {
+                self.end_message();
                 let last = self.end()?;
                 return Ok(last.map(|frame| take(&mut self.io.unread, &frame)));
             }
