@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
 use socketserver::framing::LinesCodec;
@@ -55,6 +58,8 @@ tests![
     a_client_in_the_middle_of_a_framed_message_is_answered_although_another_thread_writes,
     a_message_that_has_arrived_is_answered,
     a_message_that_has_begun_to_arrive_is_answered_although_nobody_has_read_of_it,
+    a_message_that_has_begun_to_arrive_is_answered_although_its_handler_was_busy,
+    a_message_that_has_begun_to_arrive_is_answered_although_another_thread_answers_the_last,
     a_connection_is_told_within_a_second_if_what_has_arrived_is_no_message,
     no_idle_connection_is_forgotten_by_a_sync_server,
     no_idle_connection_is_forgotten_by_a_threading_server,
@@ -514,43 +519,60 @@ fn a_message_that_has_arrived_is_answered() {
 /// A stream whose second read is held up between its call and the kernel, when something is there to be read: on a busy
 /// machine that is where a thread waits for its processor.
 struct HeldUp {
-    stream: TcpStream,
-    reads: usize,
+    /// A socket.
+    stream: File,
+    reads: AtomicUsize,
     arrived: Gate,
     go_on: Gate,
     /// What the second read gets is of no message (in TLS a change of keys): the request is to call again.
     is_message: bool,
 }
 
-impl Read for HeldUp {
+impl Read for &HeldUp {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.reads += 1;
-        if self.reads == 2 {
-            self.stream.peek(&mut [0])?;
+        let mut stream = &self.stream;
+        if self.reads.fetch_add(1, Ordering::Relaxed) == 1 {
+            recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?;
             self.arrived.open();
             self.go_on.wait();
             if !self.is_message {
-                self.stream.read_exact(&mut [0])?;
+                stream.read_exact(&mut [0])?;
                 return Err(ErrorKind::Interrupted.into());
             }
         }
-        self.stream.read(out)
+        stream.read(out)
+    }
+}
+
+impl Read for HeldUp {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(out)
+    }
+}
+
+impl Write for &HeldUp {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        (&self.stream).write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&self.stream).flush()
     }
 }
 
 impl Write for HeldUp {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.stream.write(data)
+        (&*self).write(data)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        (&*self).flush()
     }
 }
 
 impl Stream for HeldUp {
     fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.stream.fileno()
+        Some(self.stream.as_fd())
     }
 }
 
@@ -581,8 +603,8 @@ struct HeldUpLines {
 impl BaseRequestHandler<TcpRequest> for HeldUpLines {
     fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
         let held_up = HeldUp {
-            stream: request.get_ref().try_clone()?,
-            reads: 0,
+            stream: OwnedFd::from(request.get_ref().try_clone()?).into(),
+            reads: AtomicUsize::new(0),
             arrived: self.arrived.clone(),
             go_on: self.go_on.clone(),
             is_message: self.is_message,
@@ -636,6 +658,103 @@ fn a_message_that_has_begun_to_arrive_is_answered_although_nobody_has_read_of_it
     check(true, |server| server);
     check(false, ThreadingTcpServer::over);
     check(false, ThreadPoolTcpServer::over);
+}
+
+// It had not begun to read again.
+fn a_message_that_has_begun_to_arrive_is_answered_although_its_handler_was_busy() {
+    fn check<S: BaseServer>(path: &Path, under: impl FnOnce(UnixStreamServer<BusyLines>) -> S) {
+        let handler = BusyLines::default();
+        let (go_on, begun) = (handler.go_on.clone(), handler.begun.clone());
+        let running = under(UnixStreamServer::new(path, handler)).spawn().unwrap();
+        let mut client = connect_unix(running.server_address());
+        assert_eq!(exchange_line(&client, "one\n"), "one\n");
+        client.write_all(b"t").unwrap();
+        running.shutdown_handle().shutdown();
+        go_on.open();
+        begun.wait();
+        // It would fail if the server had ended its reading.
+        client.write_all(b"wo\n").unwrap();
+        assert_eq!(read_to_end(client), b"two\n");
+        assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
+    let place = temp_path("socket");
+    check(&place.path, |server| server);
+    check(&place.path, ThreadingUnixStreamServer::over);
+    check(&place.path, ThreadPoolUnixStreamServer::over);
+}
+
+/// Does something else between its first answer and the next message.
+#[derive(Clone, Default)]
+struct BusyLines {
+    go_on: Gate,
+    /// The first byte of the next message was read.
+    begun: Gate,
+}
+
+impl BaseRequestHandler<UnixStreamRequest> for BusyLines {
+    fn handle(&mut self, request: &mut UnixStreamRequest) -> HandlerResult {
+        let mut line = [0; 4];
+        request.read_exact(&mut line)?;
+        request.write_all(&line)?;
+        self.go_on.wait();
+        request.read_exact(&mut line[..1])?;
+        self.begun.open();
+        request.read_exact(&mut line[1..])?;
+        assert!(!request.is_disconnected());
+        request.write_all(&line)?;
+        Lines.handle(request)
+    }
+}
+
+fn a_message_that_has_begun_to_arrive_is_answered_although_another_thread_answers_the_last() {
+    let place = temp_path("socket");
+    let (arrived, answer, go_on) = (Gate::default(), Gate::default(), Gate::default());
+    let gates = [arrived.clone(), answer.clone(), go_on];
+    let handler = move |request: &mut UnixStreamRequest| -> HandlerResult {
+        let [arrived, answer, go_on] = gates.clone();
+        let held_up = HeldUp {
+            stream: OwnedFd::from(request.get_ref().try_clone()?).into(),
+            reads: AtomicUsize::new(0),
+            arrived,
+            go_on: go_on.clone(),
+            is_message: true,
+        };
+        let two_lines = move |request: &mut StreamRequest<HeldUp>| -> HandlerResult {
+            let (mut rfile, mut wfile) = StreamRequest::split(request);
+            let (mut first, mut second) = (String::new(), String::new());
+            rfile.read_line(&mut first)?;
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    answer.wait();
+                    wfile.write_all(first.as_bytes()).unwrap();
+                    go_on.open();
+                });
+                rfile.read_line(&mut second)
+            })?;
+            Ok(request.write_all(second.as_bytes())?)
+        };
+        run_handler(&two_lines, &mut request.wrap(held_up)?)
+    };
+    let running = ThreadingUnixStreamServer::new(&place.path, handler).spawn().unwrap();
+    let handle = running.handle();
+    let has_read = |bytes| {
+        wait_until("so much is read", || {
+            handle.stats().connections.iter().any(|one| one.received == Some(bytes))
+        });
+    };
+    let mut client = connect_unix(running.server_address());
+    client.write_all(b"one\n").unwrap();
+    has_read(4);
+    client.write_all(b"t").unwrap();
+    arrived.wait();
+    running.shutdown_handle().shutdown();
+    wait_until_draining(&running.shutdown_handle());
+    answer.open();
+    has_read(5);
+    // It would fail if the server had ended its reading.
+    client.write_all(b"wo\n").unwrap();
+    assert_eq!(read_to_end(client), b"one\ntwo\n");
+    assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
 }
 
 fn a_connection_is_told_within_a_second_if_what_has_arrived_is_no_message() {

@@ -89,8 +89,8 @@ impl Activity {
     }
 
     /// The server drains: an idle connection, whose socket this is, gets an end of stream. Not one whose next message has
-    /// begun to arrive: the read that it is in gets that, and at the next one it looks whether the server drains. For
-    /// signal handlers, too.
+    /// begun to arrive: the read that it is in, or begins, gets that, and at the next one it looks whether the server drains.
+    /// For signal handlers, too.
     pub(crate) fn end_if_idle(&self, socket: RawFd) {
         let has_arrived =
             || recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|count| count > 0);

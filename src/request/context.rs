@@ -1,6 +1,7 @@
 //! The server, as a request sees it.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::address::Address;
@@ -59,6 +60,13 @@ impl ServerContext {
     pub(crate) fn end_read(&self) {
         if let Some(activity) = &self.activity {
             activity.end_read();
+        }
+    }
+
+    /// Ends the connection, whose socket this is, if it is idle.
+    pub(crate) fn end_if_idle(&self, socket: RawFd) {
+        if let Some(activity) = &self.activity {
+            activity.end_if_idle(socket);
         }
     }
 

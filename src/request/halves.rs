@@ -37,7 +37,7 @@ where
         let source = Watched {
             source,
             context: self.context,
-            end: |source: &TimedReader<'_, &S, _>| end_reading(*source.stream),
+            end: |source: &TimedReader<'_, &S, _>, context| end_reading(*source.stream, context),
         };
         (self.buffer, source)
     }
@@ -160,7 +160,7 @@ where
     fn answered(&self) {
         if self.context.answered(self.clock.is_in_setup()) {
             // The other half waits in a read already.
-            end_reading(self.stream);
+            end_reading(self.stream, self.context);
         }
     }
 }

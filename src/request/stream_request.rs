@@ -63,9 +63,9 @@ pub(crate) fn has_not_forked() {
 ///
 /// When the server is told to stop, a connection that is idle gets the end of the stream, as if its client had closed.
 /// It is idle if its handler has written something since it last got bytes, and waits in a read for more, of which nothing
-/// has arrived. A client that has not said anything yet, or is in the middle of a message, is waited for. What has arrived
-/// when a handler begins to read is still read. The request knows of reads and writes only: the beginning of a message that
-/// a handler keeps in a buffer of its own, while it answers another, counts as answered unless it
+/// has arrived. A client that has not said anything yet, or is in the middle of a message, is waited for, also if the
+/// handler, busy till now, begins to read that message only then. The request knows of reads and writes only: the beginning
+/// of a message that a handler keeps in a buffer of its own, while it answers another, counts as answered unless it
 /// [says so](ServerContext::message_begun), and so does a message whose rest the client sends only when asked (HTTP's
 /// `100 Continue`, SMTP's `354`). What is written in [`setup`](crate::BaseRequestHandler::setup), as in a handshake,
 /// answers nothing. A handler that does not answer, or
@@ -459,7 +459,7 @@ impl<S: Stream> StreamRequest<S> {
         let source = Watched {
             source,
             context: &self.context,
-            end: |source: &TimedReader<'_, S, _>| end_reading(source.stream),
+            end: |source: &TimedReader<'_, S, _>, context| end_reading(source.stream, context),
         };
         (&mut self.rbuf, source)
     }

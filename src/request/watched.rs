@@ -4,8 +4,6 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 
-use nix::sys::socket::shutdown;
-
 use super::{ServerContext, Stream};
 
 /// A source whose reads the server knows of: it counts the bytes, and knows when a connection is idle,
@@ -13,14 +11,14 @@ use super::{ServerContext, Stream};
 pub(super) struct Watched<'a, R> {
     pub(super) source: R,
     pub(super) context: &'a ServerContext,
-    pub(super) end: fn(&R),
+    pub(super) end: fn(&R, &ServerContext),
 }
 
 impl<R: Read> Read for Watched<'_, R> {
     #[inline]
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.context.begin_read() {
-            (self.end)(&self.source);
+            (self.end)(&self.source, self.context);
         }
         let read = self.source.read(out);
         self.context.end_read();
@@ -49,12 +47,12 @@ impl<W: Write> Write for Counted<'_, W> {
     }
 }
 
-/// From now on a read gets what has arrived, then the end of the stream, and never waits (shutdown(2)). At
-/// the socket, as the drain does it, if there is one.
-pub(super) fn end_reading(stream: &impl Stream) {
-    // The peer may be gone already (ENOTCONN).
+/// The connection is idle and to end: from now on a read gets the end of the stream, and never waits (shutdown(2)). At
+/// the socket, as the drain does it, if there is one: not if the next message has begun to arrive.
+pub(super) fn end_reading(stream: &impl Stream, context: &ServerContext) {
     match stream.fileno() {
-        Some(socket) => drop(shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Read)),
+        Some(socket) => context.end_if_idle(socket.as_raw_fd()),
+        // The peer may be gone already (ENOTCONN).
         None => drop(stream.shutdown_stream(Shutdown::Read)),
     }
 }
