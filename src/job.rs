@@ -238,11 +238,13 @@ impl<T: Transport> Job<T> {
     /// Not inlined, nor is what closes: else the stack below each handler has room for what they need.
     #[inline(never)]
     fn report(&self, active: &Active<T>, ticket: &Ticket, cause: Cause) -> Outcome {
-        let error = RequestError::new(active.phase, active.client_address().clone(), cause);
+        let client_address = ticket.client_address();
+        let client_address = client_address.unwrap_or_else(|| active.client_address().clone());
+        let error = RequestError::new(active.phase, client_address, cause);
         self.server.handle_error(&error);
         // The error is the program's own, and so is what says what is behind it.
         if let Ok(Some(timeout)) = caught(|| error.timeout().copied()) {
-            let (number, client_address) = (ticket.number(), active.client_address());
+            let (number, client_address) = (ticket.number(), error.client_address());
             ticket.shared().observe(|| Event::TimedOut {
                 number,
                 client_address,

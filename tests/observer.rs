@@ -29,6 +29,7 @@ use support::{
 tests![
     a_served_request_is_accepted_started_and_finished,
     an_address_that_the_handler_has_set_is_told_from_then_on,
+    an_address_that_is_set_on_a_wrapped_request_is_told_in_its_error,
     the_events_are_the_same_under_every_strategy,
     a_request_that_fails_is_told_with_its_outcome,
     a_request_that_panics_is_told_with_its_outcome,
@@ -161,36 +162,33 @@ fn a_served_request_is_accepted_started_and_finished() {
     assert_eq!(*events.lock().unwrap(), expected);
 }
 
-fn an_address_that_the_handler_has_set_is_told_from_then_on() {
-    /// What hears of an address.
-    struct Proxied<S>(S, Arc<Mutex<Vec<(&'static str, String)>>>);
+/// What hears of an address.
+struct Proxied<S>(S, Arc<Mutex<Vec<(&'static str, String)>>>);
 
-    impl<S: BaseServer<Transport = Tcp>> BaseServer for Proxied<S> {
-        type Transport = Tcp;
-        type Inner = S;
+impl<S: BaseServer<Transport = Tcp>> BaseServer for Proxied<S> {
+    type Transport = Tcp;
+    type Inner = S;
 
-        fn inner(&self) -> &S {
-            &self.0
-        }
-
-        fn handle_error(&self, error: &RequestError) {
-            self.1.lock().unwrap().push(("error", error.to_string()));
-        }
+    fn inner(&self) -> &S {
+        &self.0
     }
 
+    fn handle_error(&self, error: &RequestError) {
+        self.1.lock().unwrap().push(("error", error.to_string()));
+    }
+}
+
+/// What is told of a request of `handler`'s that fails with `error`, having said that it is of 192.0.2.7:80.
+#[track_caller]
+fn assert_told_as_the_proxied(handler: impl BaseRequestHandler<TcpRequest>, error: &str) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&told);
-    let handler = |request: &mut TcpRequest| {
-        request.set_client_address((Ipv4Addr::new(192, 0, 2, 7), 80));
-        let stats = request.server().handle().map(|server| server.stats());
-        let connections = stats.map_or_else(Vec::new, |stats| stats.connections);
-        Err::<(), _>(format!("listed as {}", connections[0].client_address))
-    };
     let server = Proxied(ThreadingTcpServer::new(ANY_PORT, handler), Arc::clone(&told));
     let running = server
         .observer(move |event: &Event<'_>| {
             let address = match event {
                 Event::Accepted { client_address, .. } => ("accepted", client_address.to_string()),
+                Event::TimedOut { client_address, .. } => ("timed out", client_address.to_string()),
                 Event::Finished { client_address, .. } => ("finished", client_address.to_string()),
                 _ => return,
             };
@@ -202,13 +200,36 @@ fn an_address_that_the_handler_has_set_is_told_from_then_on() {
     let proxy = client.local_addr().unwrap().to_string();
     assert_eq!(read_to_end(client), b"");
     running.stop().unwrap();
-    let error = "handle failed for 192.0.2.7:80: listed as 192.0.2.7:80".to_owned();
-    let expected = [
+    let mut expected = vec![
         ("accepted", proxy),
-        ("error", error),
+        ("error", format!("handle failed for 192.0.2.7:80: {error}")),
         ("finished", "192.0.2.7:80".to_owned()),
     ];
+    if error.contains("nothing for") {
+        expected.insert(2, ("timed out", "192.0.2.7:80".to_owned()));
+    }
     assert_eq!(*told.lock().unwrap(), expected);
+}
+
+fn an_address_that_the_handler_has_set_is_told_from_then_on() {
+    let handler = |request: &mut TcpRequest| {
+        request.set_client_address((Ipv4Addr::new(192, 0, 2, 7), 80));
+        let stats = request.server().handle().map(|server| server.stats());
+        let connections = stats.map_or_else(Vec::new, |stats| stats.connections);
+        Err::<(), _>(format!("listed as {}", connections[0].client_address))
+    };
+    assert_told_as_the_proxied(handler, "listed as 192.0.2.7:80");
+}
+
+// As one whose header of HTTP, within TLS, says so.
+fn an_address_that_is_set_on_a_wrapped_request_is_told_in_its_error() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        let mut inner = request.wrap(request.get_ref().try_clone()?)?;
+        inner.set_client_address((Ipv4Addr::new(192, 0, 2, 7), 80));
+        inner.set_timeout(Duration::from_millis(20))?;
+        Ok(inner.read_exact(&mut [0])?)
+    };
+    assert_told_as_the_proxied(handler, "read: the peer sent nothing for 0.02 s");
 }
 
 /// The events of one request that is served.

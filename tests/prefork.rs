@@ -7,14 +7,14 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
 use socketserver::prelude::*;
 use socketserver::{Active, Cause, Construct, Event, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
@@ -45,6 +45,7 @@ tests![
     a_worker_that_was_told_to_end_drains_and_is_replaced,
     a_worker_that_exits_by_itself_is_replaced_and_its_request_fails,
     a_request_in_a_killed_worker_fails_and_is_reported,
+    a_request_in_a_killed_worker_is_reported_with_the_address_that_its_handler_has_set,
     errors_and_panics_are_counted_and_cost_no_worker,
     steps_of_handlers_run_and_fail_as_under_every_strategy,
     a_child_of_the_program_is_left_to_the_program,
@@ -292,6 +293,24 @@ fn a_request_in_a_killed_worker_fails_and_is_reported() {
     other.finish();
     stop(running, 1, 1);
     assert_eq!(journal.entries().len(), 1);
+}
+
+fn a_request_in_a_killed_worker_is_reported_with_the_address_that_its_handler_has_set() {
+    let (journal, pen) = journal();
+    let handler = |request: &mut TcpRequest| {
+        request.set_client_address((Ipv4Addr::new(192, 0, 2, 7), 80));
+        let _ = raise(Signal::SIGKILL);
+    };
+    let server = PreForkTcpServer::new("127.0.0.1:0", handler).workers(1);
+    let running = Reporting(server, pen).spawn().unwrap();
+    read_to_end(connect(running.server_address()));
+    let report = journal.wait_for("exit");
+    let status = killed_by(Signal::SIGKILL);
+    assert_eq!(
+        report.event,
+        format!("exit true: the process serving 192.0.2.7:80 ended: {status}")
+    );
+    stop(running, 0, 1);
 }
 
 fn errors_and_panics_are_counted_and_cost_no_worker() {

@@ -1,6 +1,7 @@
 //! What goes on in a request, as far as others may want to know.
 
 use std::os::fd::RawFd;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
@@ -100,13 +101,25 @@ impl Activity {
         }
     }
 
-    pub(crate) fn set_client_address(&self, client_address: Address) {
-        *self.client_address.lock() = Some(Box::new(client_address));
+    pub(crate) fn set_client_address(&self, client_address: Address, in_child: bool) {
+        if let Some(mut known) = self.lock_client_address(in_child) {
+            *known = Some(Box::new(client_address));
+        }
     }
 
     /// As its handler has set it.
-    pub(super) fn client_address(&self) -> Option<Address> {
-        self.client_address.lock().as_deref().cloned()
+    pub(super) fn client_address(&self, in_child: bool) -> Option<Address> {
+        self.lock_client_address(in_child)?.as_deref().cloned()
+    }
+
+    /// A thread of the parent's that looked at the connections may have locked it when this forked child was made, which
+    /// does not have that thread: it does without.
+    fn lock_client_address(&self, in_child: bool) -> Option<MutexGuard<'_, Option<Box<Address>>>> {
+        if in_child {
+            self.client_address.try_lock()
+        } else {
+            Some(self.client_address.lock())
+        }
     }
 
     pub(crate) fn add_received(&self, bytes: usize) {
@@ -179,6 +192,14 @@ mod tests {
         activity.begin_read();
         assert!(activity.answered(false));
         assert!(activity.is_idle());
+    }
+
+    #[test]
+    fn a_forked_child_does_not_wait_for_a_thread_of_its_parents() {
+        let activity = Activity::default();
+        let _locked = activity.client_address.lock();
+        activity.set_client_address("a client".into(), true);
+        assert_eq!(activity.client_address(true), None);
     }
 
     #[test]

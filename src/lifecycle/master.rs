@@ -169,7 +169,8 @@ impl Master {
         }
     }
 
-    /// The worker, which serves one request at a time, begins to serve this client.
+    /// The worker, which serves one request at a time, begins to serve this client, or its handler knows better whom it
+    /// serves.
     pub(crate) fn serves(&self, client: &Address) {
         if let Some(client) = client.as_inet() {
             self.duty.slot.set_client(client);

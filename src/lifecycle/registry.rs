@@ -336,7 +336,7 @@ impl Record {
 
     pub(super) fn client_address(&self) -> Address {
         self.activity
-            .client_address()
+            .client_address(false)
             .unwrap_or_else(|| self.client_address.clone())
     }
 

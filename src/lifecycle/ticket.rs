@@ -8,6 +8,7 @@ use super::Shared;
 use super::activity::Activity;
 use super::inline::Inline;
 use super::registry::{Inner, Record};
+use crate::address::Address;
 use crate::limits::{Capacity, Verdict};
 use crate::observer::{Event, Outcome};
 use crate::request::{Request, ServerContext};
@@ -81,6 +82,11 @@ impl Ticket {
 
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whose request it is, if its handler has set that, on whichever of the requests around one another.
+    pub(crate) fn client_address(&self) -> Option<Address> {
+        self.activity.as_ref()?.client_address(self.shared.in_child())
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -79,9 +79,13 @@ impl ServerContext {
 
     /// Whose request it is, the handler knows better than the socket.
     pub(crate) fn set_client_address(&self, client_address: Address) {
-        if let Some(activity) = &self.activity {
-            activity.set_client_address(client_address);
+        let (Some(shared), Some(activity)) = (&self.shared, &self.activity) else {
+            return;
+        };
+        if let Some(master) = shared.master() {
+            master.serves(&client_address);
         }
+        activity.set_client_address(client_address, shared.in_child());
     }
 
     /// So many bytes came from the client.
