@@ -313,16 +313,24 @@ pub fn reset(client: TcpStream) {
 pub fn is_listening(address: &str) -> bool {
     let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
     let listener = format!(" 0100007F:{port:04X} 00000000:0000 0A ");
-    fs::read_to_string("/proc/net/tcp").unwrap().contains(&listener)
+    // Listeners come first. A machine that has just been busy has tens of thousands of old connections behind them.
+    let mut listeners = tcp_sockets().take_while(|row| row.contains(" 00000000:0000 0A "));
+    listeners.any(|row| row.contains(&listener))
 }
 
-/// What the kernel tells of the server's end of a loopback connection, from its state on (`/proc/net/tcp`, proc(5)).
+/// What the kernel tells of the server's end of a loopback connection, from its state on.
 fn server_end(client: &TcpStream) -> Option<Vec<String>> {
     let (mine, peer) = (client.local_addr().unwrap().port(), client.peer_addr().unwrap().port());
     let ends = format!(" 0100007F:{peer:04X} 0100007F:{mine:04X} ");
-    let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let (_, rows) = table.split_once(&ends)?;
-    Some(rows.lines().next()?.split_whitespace().map(str::to_owned).collect())
+    let row = tcp_sockets().find(|row| row.contains(&ends))?;
+    let (_, end) = row.split_once(&ends)?;
+    Some(end.split_whitespace().map(str::to_owned).collect())
+}
+
+/// The rows of `/proc/net/tcp` (proc(5)), of which the kernel makes no more than are looked at.
+fn tcp_sockets() -> impl Iterator<Item = String> {
+    let table = fs::File::open("/proc/net/tcp").unwrap();
+    BufReader::new(table).lines().skip(1).map(Result::unwrap)
 }
 
 /// Waits until a server has accepted a loopback connection: from then on its end has an inode. An empty queue says
