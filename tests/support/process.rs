@@ -234,15 +234,15 @@ impl Process {
         next_line(&mut self.output)
     }
 
-    /// Waits for a line with `text` on standard error.
+    /// Waits for a line with `text` on standard error, and returns it.
     #[track_caller]
-    pub fn wait_for_errors_with(&mut self, text: &str) {
+    pub fn wait_for_errors_with(&mut self, text: &str) -> String {
         loop {
             let line = next_line(&mut self.errors);
             assert!(!line.is_empty(), "it ended without telling {text:?}: {:?}", self.told);
             self.told.push_str(&line);
             if line.contains(text) {
-                return;
+                return line;
             }
         }
     }
