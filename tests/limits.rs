@@ -121,7 +121,7 @@ const ORDERS: &str = "SOCKETSERVER_TEST_LIMIT";
 /// Serves [`Places`] as told: a strategy, a kind of limit, its policy, its number, a directory.
 fn serves_at_a_limit() {
     let orders = env::var(ORDERS).unwrap();
-    let [strategy, kind, policy, number, directory] = orders.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    let [strategy, kind, policy, number, directory] = orders.splitn(5, ' ').collect::<Vec<_>>().try_into().unwrap();
     let number = number.parse().unwrap();
     let handler = Places {
         directory: directory.into(),

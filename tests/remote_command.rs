@@ -255,7 +255,7 @@ fn a_client_ends_with_its_reader() {
 fn two_clients_are_served_at_once() {
     for strategy in ["threading", "forking", "pool"] {
         let place = support::temp_path("fifo");
-        let fifo = place.path.display();
+        let fifo = place.quoted();
         let server = serve("struct", &["--strategy", strategy]);
         let (mut first, mut second) = (connect_to(server.address()), connect_to(server.address()));
         assert_eq!(ask(&mut second, format!("mkfifo {fifo}").as_bytes()), "");

@@ -194,7 +194,7 @@ fn a_killed_command_tells_so_in_its_errors_over_framed() {
 fn a_client_that_leaves_with_commands_in_flight_ends_the_one_that_runs() {
     let server = serve("framed", &[]);
     let place = support::temp_path("child");
-    let path = place.path.display();
+    let path = place.quoted();
     let mut messages = framed(server.address());
     messages
         .feed(format!("sleep 1000 & echo $! > {path}.new; mv {path}.new {path}; wait"))

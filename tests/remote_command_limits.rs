@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
 
+use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use support::is_listening;
@@ -41,7 +44,7 @@ fn tells_a_number(answer: &str) -> bool {
 /// Starts an endless command, which writes the number of its child to a file; returns the number.
 fn start_endless(client: &mut TcpStream) -> String {
     let place = support::temp_path("child");
-    let path = place.path.display();
+    let path = place.quoted();
     // One write: what arrives apart would be taken for two commands.
     let command = format!("sleep 1000 & echo $! > {path}.new; mv {path}.new {path}; wait");
     client.write_all(command.as_bytes()).unwrap();
@@ -221,13 +224,19 @@ fn late_attempts(mut attempt: impl FnMut() -> bool) -> usize {
 fn sigterm_waits_for_the_command_that_runs() {
     for strategy in STRATEGIES {
         let place = support::temp_path("fifo");
-        let fifo = place.path.display();
+        let fifo = place.quoted();
         nix::unistd::mkfifo(&place.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let server = serve("struct", &["--strategy", strategy]);
         let mut client = connect_to(server.address());
         client.write_all(format!("cat {fifo}").as_bytes()).unwrap();
-        // Opening waits until the command has opened its end: it runs.
-        let mut end = std::fs::OpenOptions::new().write(true).open(&place.path).unwrap();
+        // It can be opened so when the command has opened its end: it runs.
+        let mut end = None;
+        wait_until("the command runs", || {
+            let mut options = OpenOptions::new();
+            end = options.write(true).custom_flags(O_NONBLOCK).open(&place.path).ok();
+            end.is_some()
+        });
+        let mut end = end.unwrap();
         server.signal(Signal::SIGTERM);
         // The loop of a sync server is busy, as a worker's of PreFork is: it goes on listening.
         wait_until("the server drains", || match strategy {

@@ -229,6 +229,13 @@ pub struct TempPath {
     pub path: PathBuf,
 }
 
+impl TempPath {
+    /// As a word of a shell's, whatever TMPDIR is.
+    pub fn quoted(&self) -> String {
+        format!("'{}'", self.path.to_str().unwrap().replace('\'', r"'\''"))
+    }
+}
+
 pub fn temp_path(name: &str) -> TempPath {
     let directory = tempfile::tempdir().unwrap();
     TempPath {
