@@ -20,8 +20,8 @@ use support::interrupt::OnSignal;
 use support::matrix::udp_client;
 use support::rest::without_rest;
 use support::{
-    CEILING, EchoLine, Holdings, address_of_ones_own, connect, exchange_line, inet, logged, read_to_end, threads,
-    unread, wait_until, wait_until_accepted,
+    CEILING, EchoLine, Holdings, address_of_ones_own, connect, exchange_line, inet, logged, read_to_end, sockets,
+    threads, unread, wait_until, wait_until_accepted,
 };
 
 tests![
@@ -830,14 +830,12 @@ fn forcing_spares_other_descriptors<S: BaseServer>(make: impl FnOnce(fn(&mut Tcp
     };
     let ended: Vec<_> = (0..5).map(|_| begin()).collect();
     let forced = begin();
-    let open = Holdings::now();
+    let open = sockets();
     for client in ended {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_to_end(client), b"");
     }
-    wait_until("the sockets of both sides are closed", || {
-        Holdings::now().sockets() == open.sockets() - 10
-    });
+    wait_until("the sockets of both sides are closed", || sockets() == open - 10);
     let others: Vec<_> = (0..10).map(|_| UnixStream::pair().unwrap()).collect();
     // One whose sockets are closed may not have been counted yet.
     let forced_ones = running.stop().unwrap().forced;

@@ -26,7 +26,7 @@ use support::process::{Process, pid, role, role_with_few_tasks, serve_as_role};
 use support::talk::{
     ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
 };
-use support::{CEILING, EchoLine, Holdings, connect, exchange_line, inet, logged, read_to_end, temp_path, wait_until};
+use support::{CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, sockets, temp_path, wait_until};
 
 tests![
     roles: serves_at_a_limit, serves_one_of_each_address;
@@ -587,15 +587,13 @@ fn many_rejected_clients_do_not_cost_a_descriptor_each() {
     let server = Counting::over(threading().farewell("busy\n"));
     let counts = server.counts();
     let (running, client) = full(server);
-    let before = Holdings::now();
+    let before = sockets();
     for _ in 0..500 {
         assert_rejected(connect(running.server_address()));
-        let sockets = Holdings::now().sockets();
-        assert!(sockets < before.sockets() + 70, "{sockets}");
+        let sockets = sockets();
+        assert!(sockets < before + 70, "{sockets}");
     }
-    wait_until("all are closed, a moment later", || {
-        Holdings::now().sockets() == before.sockets()
-    });
+    wait_until("all are closed, a moment later", || sockets() == before);
     // Some because there were too many, some because their time was over.
     wait_until("the hooks have been called", || counts() == (500, 500));
     drop(client);

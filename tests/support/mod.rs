@@ -144,26 +144,11 @@ pub struct Holdings {
 
 impl Holdings {
     pub fn now() -> Self {
-        let descriptors = fs::read_dir("/proc/self/fd")
-            .unwrap()
-            .filter_map(|entry| {
-                let entry = entry.unwrap();
-                let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
-                // The directory that is being read.
-                (!target.starts_with("/proc/")).then(|| (entry.file_name().to_string_lossy().into_owned(), target))
-            })
-            .collect();
         Holdings {
-            descriptors,
+            descriptors: descriptors(),
             threads: threads(),
             children: children(),
         }
-    }
-
-    /// How many of the descriptors are sockets.
-    pub fn sockets(&self) -> usize {
-        let targets = self.descriptors.values();
-        targets.filter(|target| target.starts_with("socket:")).count()
     }
 
     #[track_caller]
@@ -181,6 +166,25 @@ impl Holdings {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// What is behind each descriptor of this process.
+fn descriptors() -> BTreeMap<String, String> {
+    fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| {
+            let entry = entry.unwrap();
+            let target = fs::read_link(entry.path()).ok()?.to_string_lossy().into_owned();
+            // The directory that is being read.
+            (!target.starts_with("/proc/")).then(|| (entry.file_name().to_string_lossy().into_owned(), target))
+        })
+        .collect()
+}
+
+/// How many of the descriptors of this process are sockets.
+pub fn sockets() -> usize {
+    let targets = descriptors().into_values();
+    targets.filter(|target| target.starts_with("socket:")).count()
 }
 
 /// How many threads this process has.
