@@ -940,14 +940,30 @@ fn assert_runs_at_its_turn_beside(other: u8) {
         clients.iter().for_each(finish);
         drop(clients);
         wait_until("all have ended", || handle.stats().running == 0);
-        let waits = connect_from(2, address);
-        wait_until("it waits", || handle.stats().waiting == 1);
+        let mut late = 0;
+        let come = |_| {
+            let client = connect_from(2, address);
+            wait_until("it waits, or runs", || {
+                let stats = handle.stats();
+                stats.waiting + stats.running == 1
+            });
+            if handle.stats().waiting == 1 {
+                return Some(client);
+            }
+            assert_echoes(&client);
+            finish(&client);
+            wait_until("it has ended", || handle.stats().running == 0);
+            late += 1;
+            None
+        };
+        // On a busy machine it may come when its turn has, but not each time.
+        let waits = (0..10).find_map(come).expect("it waits");
         let stays = serve(other);
         assert_echoes(&waits);
         finish(&waits);
         finish(&stays);
         drop((waits, stays));
-        stop(running, 5, 0);
+        stop(running, 5 + late, 0);
     }
 }
 
