@@ -29,8 +29,8 @@ use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, pid, role, serve_as_role};
 use support::{
-    CEILING, Lines, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path,
-    wait_until,
+    CEILING, Lines, can_refuse_clients, children_of, connect, exchange_line, inet, logged, process_state, read_to_end,
+    temp_path, wait_until,
 };
 
 tests![
@@ -66,7 +66,8 @@ tests![
     no_idle_connection_is_forgotten_by_a_forking_server,
     idle_connections_make_room_for_the_queue_of_a_pool,
     idle_connections_make_room_for_the_queue_of_a_forking_server,
-    while_the_queue_waits_new_clients_are_refused,
+    while_the_queue_waits_new_tcp_clients_are_refused,
+    while_the_queue_waits_new_unix_clients_are_refused,
     a_flood_of_datagrams_does_not_put_the_end_off,
     queued_udp_datagrams_are_served_and_new_ones_refused,
     queued_unix_datagrams_are_served_and_new_ones_refused,
@@ -830,36 +831,44 @@ fn idle_connections_make_room_for_the_queue_of_a_forking_server() {
     assert_idle_makes_room(ForkingTcpServer::new(ANY_PORT, Lines).max_children(1));
 }
 
-fn while_the_queue_waits_new_clients_are_refused() {
-    let place = temp_path("socket");
-    let running = ThreadPoolTcpServer::new(ANY_PORT, Lines).workers(1).queue_size(0);
-    let unix = ThreadPoolUnixStreamServer::new(&place.path, Lines)
-        .workers(1)
-        .queue_size(0);
-    let (running, unix) = (running.spawn().unwrap(), unix.spawn().unwrap());
-    // One is served and has not said anything, one waits.
-    let clients = [connect(running.server_address()), connect(running.server_address())];
-    let unix_clients = [connect_unix(unix.server_address()), connect_unix(unix.server_address())];
-    for handle in [running.shutdown_handle(), unix.shutdown_handle()] {
-        handle.shutdown();
-        wait_until_draining(&handle);
+fn while_the_queue_waits_new_tcp_clients_are_refused() {
+    if !can_refuse_clients() {
+        return;
     }
-    // Its SYN is dropped as soon as the filter is there.
-    wait_until("TCP clients are refused", || {
-        let refused = TcpStream::connect_timeout(&inet(running.server_address()), Duration::from_millis(20));
+    let server = ThreadPoolTcpServer::new(ANY_PORT, Lines).workers(1).queue_size(0);
+    assert_refuses_while_the_queue_waits(server.spawn().unwrap(), connect, |address| {
+        // Its SYN is dropped as soon as the filter is there.
+        let refused = TcpStream::connect_timeout(&inet(address), Duration::from_millis(20));
         refused.is_err_and(|error| error.kind() == ErrorKind::TimedOut)
     });
-    wait_until("Unix clients are refused", || {
+}
+
+fn while_the_queue_waits_new_unix_clients_are_refused() {
+    let place = temp_path("socket");
+    let server = ThreadPoolUnixStreamServer::new(&place.path, Lines)
+        .workers(1)
+        .queue_size(0);
+    assert_refuses_while_the_queue_waits(server.spawn().unwrap(), connect_unix, |_| {
         UnixStream::connect(&place.path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
-    for client in &clients {
-        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
-    }
-    for client in &unix_clients {
+}
+
+#[track_caller]
+fn assert_refuses_while_the_queue_waits<C: Read + Write>(
+    running: Running,
+    connect: fn(&Address) -> C,
+    is_refused: impl Fn(&Address) -> bool,
+) {
+    // One is served and has not said anything, one waits.
+    let mut clients = [connect(running.server_address()), connect(running.server_address())];
+    let handle = running.shutdown_handle();
+    handle.shutdown();
+    wait_until_draining(&handle);
+    wait_until("new clients are refused", || is_refused(running.server_address()));
+    for client in &mut clients {
         assert_eq!(exchange_line(client, "hello\n"), "hello\n");
     }
     assert_eq!(running.join().unwrap().failed, 0);
-    assert_eq!(unix.join().unwrap().failed, 0);
 }
 
 fn a_flood_of_datagrams_does_not_put_the_end_off() {
