@@ -509,7 +509,10 @@ fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => error,
         };
-        let rest = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut rest = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        for slice in slices.iter() {
+            rest.extend_from_slice(slice);
+        }
         return Err((error, rest));
     }
     Ok(())
