@@ -352,14 +352,25 @@ const A_WHILE: Duration = Duration::from_millis(50);
 
 fn a_request_that_waits_is_told_and_for_how_long_it_did() {
     let times = Arc::new(Times::default());
-    let (server, lines) = observed(ThreadingTcpServer::new(ANY_PORT, EchoLine));
+    let greet_and_echo = |request: &mut TcpRequest| {
+        request.write_all(b"begun\n")?;
+        EchoLine.handle(request)
+    };
+    let has_begun = |mut client: &TcpStream| {
+        let mut greeting = [0; 6];
+        client.read_exact(&mut greeting).unwrap();
+        assert_eq!(greeting, *b"begun\n");
+    };
+    let (server, lines) = observed(ThreadingTcpServer::new(ANY_PORT, greet_and_echo));
     let running = server.observer(Arc::clone(&times)).max_per_address(1).spawn().unwrap();
     let first = connect(running.server_address());
-    lines.wait_for("1 started");
+    // That it has started is told a moment before.
+    has_begun(&first);
     let second = connect(running.server_address());
     lines.wait_for("2 waits: max_per_address");
     thread::sleep(A_WHILE);
     assert_eq!(exchange_line(&first, "hello\n"), "hello\n");
+    has_begun(&second);
     assert_eq!(exchange_line(&second, "hello\n"), "hello\n");
     let expected = [
         "1 accepted",
