@@ -143,18 +143,20 @@ impl<S, C> Framed<S, C> {
 
     /// The codec, to change.
     pub fn codec_mut(&mut self) -> &mut C {
+        self.end_message();
         &mut self.codec
     }
 
     /// The same stream with another codec, from the next message on: for protocols that begin in lines and
     /// go on with lengths. What was read ahead is kept.
-    pub fn map_codec<D>(self, map: impl FnOnce(C) -> D) -> Framed<S, D> {
+    pub fn map_codec<D>(mut self, map: impl FnOnce(C) -> D) -> Framed<S, D> {
+        self.end_message();
         Framed {
             codec: map(self.codec),
             io: self.io,
             out_of_step: self.out_of_step,
             message_timeout: self.message_timeout,
-            begun: self.begun,
+            begun: None,
         }
     }
 
@@ -201,7 +203,7 @@ impl<S, C> Framed<S, C> {
         self.message_timeout = timeout.into();
     }
 
-    /// The message in progress is complete, or has all its time again.
+    /// The message in progress is complete, or has all its time again: to another codec it is another.
     fn end_message(&mut self) {
         if self.begun.take().is_some() {
             self.io.limit_message(None);
@@ -278,13 +280,7 @@ impl<S: Read, C: Decoder> Framed<S, C> {
     fn advance<'a, T>(&'a mut self, take: impl FnOnce(&'a mut Buffer, &Frame) -> T) -> io::Result<Option<T>> {
         match self.codec.decode(self.io.unread.arrived()) {
             // Most messages have arrived already: a way of its own, which meets no other before the message is taken.
-            Ok(Decoded::Frame(frame)) => {
-                if self.begun.is_some() {
-                    cold_path();
-                    self.end_message();
-                }
-                Ok(Some(take(&mut self.io.unread, &frame)))
-            }
+            Ok(Decoded::Frame(frame)) => Ok(Some(take(&mut self.io.unread, &frame))),
             Ok(Decoded::Incomplete(missing)) => {
                 cold_path();
                 self.complete(missing, take)
@@ -325,10 +321,9 @@ impl<S: Read, C: Decoder> Framed<S, C> {
 
     /// One read, unless the message in progress has taken too long.
     fn receive(&mut self, missing: usize) -> io::Result<usize> {
-        if let Some(timeout) = self.message_timeout
-            && !self.io.unread.arrived().is_empty()
-        {
-            self.limit_message(timeout)?;
+        match self.message_timeout {
+            Some(timeout) if !self.io.unread.arrived().is_empty() => self.limit_message(timeout)?,
+            _ => self.end_message(),
         }
         self.io.read(missing)
     }
