@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use super::{Request, ServerContext};
 use crate::address::Address;
 use crate::sys;
@@ -28,14 +26,7 @@ pub trait DatagramSocket: Send + Sync + 'static {
 impl DatagramSocket for UdpSocket {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
         let to = to.to_inet()?;
-        let is_of_an_earlier = |error: &io::Error| {
-            let errno = error.raw_os_error().map(Errno::from_raw);
-            errno.is_some_and(sys::may_be_of_an_earlier)
-        };
-        match self.send_to(packet, to) {
-            Err(error) if is_of_an_earlier(&error) => self.send_to(packet, to).map(drop),
-            first => first.map(drop),
-        }
+        sys::send_past_reports(|| self.send_to(packet, to)).map(drop)
     }
 }
 

@@ -76,36 +76,43 @@ pub(crate) fn send<'a, A: SockaddrLike>(
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
     let count = count as u32;
-    let mut call = || {
+    let sent = send_past_reports(|| {
         // SAFETY: the first `count` headers each point to an address of the length told, to the parts told, disjoint
         // runs of `parts`, which are borrowed bytes that are only read, and to nothing or one control message. All of
         // it outlives the call.
         let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags as _) };
-        Errno::result(sent)
-    };
-    let sent = match call() {
-        Err(errno) if may_be_of_an_earlier(errno) => call(),
+        Ok(Errno::result(sent)?)
+    })?;
+    Ok(usize::try_from(sent).unwrap_or_default())
+}
+
+/// Calls what sends, and once more if that may have failed for what became of an earlier datagram.
+pub(crate) fn send_past_reports<N>(mut send: impl FnMut() -> io::Result<N>) -> io::Result<N> {
+    match send() {
+        Err(error) if may_be_of_an_earlier(&error) => send(),
         first => first,
-    };
-    Ok(usize::try_from(sent?).unwrap_or_default())
+    }
 }
 
 /// Whether sending may have failed for what became of a datagram that was sent earlier, to whomever: an ICMP message about
 /// it (udp(7), ip(7)), which a socket with `IP_RECVERR`, or a connected one, reports to whatever is called next, and once.
 /// The datagram that was to be sent was not, and can be.
-pub(crate) fn may_be_of_an_earlier(errno: Errno) -> bool {
+fn may_be_of_an_earlier(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(
         errno,
-        Errno::ECONNREFUSED
-            | Errno::EHOSTUNREACH
-            | Errno::ENETUNREACH
-            | Errno::EHOSTDOWN
-            | Errno::ENONET
-            | Errno::EMSGSIZE
-            | Errno::EACCES
-            | Errno::EPROTO
-            | Errno::ENOPROTOOPT
-            | Errno::EOPNOTSUPP
+        Some(
+            Errno::ECONNREFUSED
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+                | Errno::EHOSTDOWN
+                | Errno::ENONET
+                | Errno::EMSGSIZE
+                | Errno::EACCES
+                | Errno::EPROTO
+                | Errno::ENOPROTOOPT
+                | Errno::EOPNOTSUPP
+        )
     )
 }
 
