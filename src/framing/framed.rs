@@ -330,11 +330,14 @@ impl<S: Read, C: Decoder> Framed<S, C> {
 
     #[cold]
     fn limit_message(&mut self, timeout: Duration) -> io::Result<()> {
-        let begun = *self.begun.get_or_insert_with(Instant::now);
+        let begun = *self.begun.get_or_insert_with(|| {
+            let now = Instant::now();
+            self.io.limit_message(Some((now, timeout)));
+            now
+        });
         if begun.elapsed() >= timeout {
             return Err(TimeoutError::new(TimeoutKind::Message, timeout).into());
         }
-        self.io.limit_message(Some((begun, timeout)));
         Ok(())
     }
 
