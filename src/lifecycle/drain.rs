@@ -271,6 +271,7 @@ impl<T: Transport> Core<T> {
         };
         let elapsed = wakeup.stopped_at().elapsed();
         if self.told_second.fetch_max(elapsed.as_secs(), Ordering::Relaxed) < elapsed.as_secs() {
+            self.shared().registry.shutdown_idle();
             let kind = match T::SOCKET_TYPE {
                 SocketType::Stream => "connection",
                 SocketType::Datagram => "request",
@@ -281,7 +282,6 @@ impl<T: Transport> Core<T> {
             let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
             let queued = self.backlog.get().is_some_and(|backlog| !backlog.is_empty());
             let queued = if queued { " and those not accepted yet" } else { "" };
-            self.shared().registry.shutdown_idle();
             if self.tells_of_drain() {
                 log::info!("draining: {running} {kind}{plural}{queued}{left}");
             }
