@@ -28,6 +28,7 @@ use support::accepting::Accepting;
 use support::gate::Gate;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, pid, role, serve_as_role};
+use support::talk::ECHO_LINES;
 use support::{
     CEILING, Lines, can_refuse_clients, children_of, connect, exchange_line, inet, logged, process_state, read_to_end,
     temp_path, wait_until,
@@ -1227,12 +1228,7 @@ fn what_has_the_number_of_an_ended_connection_by_then_is_left_alone() {
     let (numbers, told) = channel();
     let handler = move |request: &mut TcpRequest| -> io::Result<()> {
         numbers.send(request.get_ref().as_raw_fd()).map_err(io::Error::other)?;
-        let mut line = String::new();
-        while request.read_line(&mut line)? > 0 {
-            request.write_all(line.as_bytes())?;
-            line.clear();
-        }
-        Ok(())
+        ECHO_LINES(request)
     };
     let server = TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::from_millis(50));
     // It does not wait in accept(2), which would have the next number already.

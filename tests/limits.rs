@@ -19,6 +19,7 @@ use nix::unistd::{Pid, gettid};
 use socketserver::prelude::*;
 use socketserver::{Capacity, Handled, LimitKind, Running, State, WaitError};
 use support::accepting::Accepting;
+use support::detached::Detached;
 use support::gate::Gate;
 use support::interrupt::Interrupts;
 use support::matrix::{connect_unix, udp_client};
@@ -26,7 +27,9 @@ use support::process::{Process, pid, role, role_with_few_tasks, serve_as_role};
 use support::talk::{
     ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
 };
-use support::{CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, sockets, temp_path, wait_until};
+use support::{
+    CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, sockets, sockets_of, temp_path, wait_until,
+};
 
 tests![
     roles: serves_at_a_limit, serves_one_of_each_address;
@@ -702,24 +705,6 @@ fn those_that_wait_run_in_their_order() {
     stop(running, WAITING as u64 + 1, 0);
 }
 
-/// Runs each request in a thread that does not accept.
-struct Detached<S>(S);
-
-impl<S: BaseServer> BaseServer for Detached<S> {
-    type Transport = S::Transport;
-    type Inner = S;
-
-    const CONCURRENCY: Concurrency = Concurrency::Threads;
-
-    fn inner(&self) -> &S {
-        &self.0
-    }
-
-    fn process_request(&self, job: Job<Self::Transport>) {
-        thread::spawn(move || job.run());
-    }
-}
-
 fn one_that_waits_runs_when_another_has_ended_elsewhere() {
     let server = Detached(TcpServer::new(ANY_PORT, ECHO_LINES));
     let running = server.max_per_address(1).spawn().unwrap();
@@ -1142,15 +1127,6 @@ fn a_forked_child_holds_no_connection_of_others() {
     finish(&waiting);
     finish(&stays);
     stop(running, 3, 0);
-}
-
-/// How many sockets a process has open.
-fn sockets_of(process: u32) -> usize {
-    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-    let targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.ok()?.path()).ok());
-    targets
-        .filter(|target| target.to_string_lossy().starts_with("socket:"))
-        .count()
 }
 
 fn a_forked_child_holds_no_connection_that_was_rejected() {

@@ -14,6 +14,7 @@ use socketserver::prelude::*;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::matrix::connect_unix;
+use support::talk::ECHO_LINES;
 use support::{CEILING, connect, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
@@ -169,11 +170,7 @@ fn a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer
     let (ended, sent) = (Gate::default(), Gate::default());
     let (at_the_end, before_the_answer) = (ended.clone(), sent.clone());
     let handler = move |request: &mut TcpRequest| -> Handled {
-        let mut line = String::new();
-        while request.read_line(&mut line)? > 0 {
-            request.write_all(line.as_bytes())?;
-            line.clear();
-        }
+        ECHO_LINES(request)?;
         at_the_end.open();
         before_the_answer.wait();
         request.write_all(b"bye\n")

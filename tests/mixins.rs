@@ -16,6 +16,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{Active, Cause, Construct, Handled, Phase, Tcp, ThreadPool, Threading};
 use support::accepting::Accepting;
+use support::detached::Detached;
 use support::journal::{Journaled, Pen, journal};
 use support::{CEILING, EchoLine, LOGGER_PANICS, connect, exchange_line, logged, read_to_end, wait_until};
 
@@ -776,23 +777,6 @@ fn request_handler_class_is_the_prototype_at_the_bottom() {
 }
 
 // ----- Strategies of one's own -------------------------------------------------------------------
-
-/// A strategy in a handful of lines.
-struct Detached<S>(S);
-
-impl<S: BaseServer> BaseServer for Detached<S> {
-    type Transport = S::Transport;
-    type Inner = S;
-    const CONCURRENCY: Concurrency = Concurrency::Threads;
-
-    fn inner(&self) -> &S {
-        &self.0
-    }
-
-    fn process_request(&self, job: Job<S::Transport>) {
-        thread::spawn(move || job.run());
-    }
-}
 
 fn a_strategy_of_ones_own_serves_clients_beside_each_other() {
     let running = Detached(TcpServer::new(ANY_PORT, EchoLine)).spawn().unwrap();

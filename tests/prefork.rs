@@ -492,8 +492,6 @@ fn a_worker_that_does_not_end_is_killed_after_the_deadline() {
     assert_eq!(children(), []);
 }
 
-// ----- Hooks -------------------------------------------------------------------------------------
-
 /// What it is told, it does not hear.
 fn a_worker_that_is_stopped_is_killed_after_the_deadline() {
     let (running, _) = serve(server().workers(1).drain_timeout(Duration::from_millis(50)), 1);
@@ -504,6 +502,8 @@ fn a_worker_that_is_stopped_is_killed_after_the_deadline() {
     assert_eq!((report.served, report.failed, report.leaked), (0, 0, 0));
     assert_eq!(children(), []);
 }
+
+// ----- Hooks -------------------------------------------------------------------------------------
 
 fn each_worker_is_initialised_before_it_accepts() {
     let (journal, pen) = journal();

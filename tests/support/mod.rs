@@ -6,6 +6,7 @@
 pub mod accepting;
 pub mod clients;
 pub mod commanded;
+pub mod detached;
 pub mod failures;
 pub mod gate;
 pub mod interrupt;
@@ -21,6 +22,7 @@ pub mod surroundings;
 pub mod talk;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -145,7 +147,7 @@ pub struct Holdings {
 impl Holdings {
     pub fn now() -> Self {
         Holdings {
-            descriptors: descriptors(),
+            descriptors: descriptors("self"),
             threads: threads(),
             children: children(),
         }
@@ -168,9 +170,9 @@ impl Holdings {
     }
 }
 
-/// What is behind each descriptor of this process.
-fn descriptors() -> BTreeMap<String, String> {
-    fs::read_dir("/proc/self/fd")
+/// What is behind each descriptor of a process: its number, or `self`.
+fn descriptors(process: impl Display) -> BTreeMap<String, String> {
+    fs::read_dir(format!("/proc/{process}/fd"))
         .unwrap()
         .filter_map(|entry| {
             let entry = entry.unwrap();
@@ -183,7 +185,11 @@ fn descriptors() -> BTreeMap<String, String> {
 
 /// How many of the descriptors of this process are sockets.
 pub fn sockets() -> usize {
-    let targets = descriptors().into_values();
+    sockets_of("self")
+}
+
+pub fn sockets_of(process: impl Display) -> usize {
+    let targets = descriptors(process).into_values();
     targets.filter(|target| target.starts_with("socket:")).count()
 }
 
