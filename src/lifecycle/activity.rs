@@ -95,7 +95,8 @@ impl Activity {
     pub(crate) fn end_if_idle(&self, socket: RawFd) {
         let has_arrived =
             || recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|count| count > 0);
-        if self.is_idle() && !has_arrived() {
+        // Idle still: what had arrived may have been read just before it was looked for.
+        if self.is_idle() && !has_arrived() && self.is_idle() {
             // It fails where the peer has gone already, which is as good.
             let _ = shutdown(socket, Shutdown::Read);
         }
