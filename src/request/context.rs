@@ -1,6 +1,7 @@
 //! The server, as a request sees it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -107,6 +108,12 @@ impl ServerContext {
         if let Some(activity) = &self.activity {
             activity.add_sent(bytes);
         }
+    }
+
+    /// The address that the server is bound to, unless that is all of the host's.
+    pub(crate) fn server_ip(&self) -> Option<IpAddr> {
+        let address = self.shared.as_ref()?.address()?;
+        address.ip().filter(|ip| !ip.is_unspecified())
     }
 
     fn is_told_to_stop(&self) -> bool {

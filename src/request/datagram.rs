@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, Read, Write};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::thread;
@@ -48,6 +48,7 @@ impl DatagramSocket for UnixDatagram {
 /// | `self.request[0]`, `self.packet` | [`packet`](Self::packet) |
 /// | `self.request[1]`, `self.socket` with `sendto` | [`reply`](Self::reply), [`send_to`](Self::send_to) |
 /// | `self.request[1]`, kept to answer later | [`get_ref`](Self::get_ref) |
+/// | `socket.recvmsg` for `IP_PKTINFO` | [`local_ip`](Self::local_ip) |
 /// | `self.request[1]` with `recvfrom` | a socket of the handler's own, as TFTP wants it: what comes to the server's is a request |
 /// | `self.rfile` | the value itself |
 /// | `self.wfile` | [`wfile`](Self::wfile); `DatagramRequestHandler` always replies, here only a handler that called it |
@@ -67,6 +68,7 @@ pub struct DatagramRequest {
     /// As it was received: the packet may have been taken since.
     is_truncated: bool,
     client_address: Address,
+    local_ip: Option<IpAddr>,
     socket: Arc<dyn DatagramSocket>,
     context: ServerContext,
     answer: Option<Vec<u8>>,
@@ -90,6 +92,7 @@ impl DatagramRequest {
             position: 0,
             sent_length,
             client_address: client_address.into(),
+            local_ip: None,
             socket,
             context: ServerContext::detached(),
             answer: None,
@@ -124,12 +127,36 @@ impl DatagramRequest {
         &self.client_address
     }
 
+    /// Which of the host's addresses the client has sent the datagram to, for handlers that serve each in a way of its
+    /// own; [`reply`](Self::reply) answers from it. If it was sent to a group or to all, that address of the host which is
+    /// answered from, or over IPv6 nothing. `None` of a Unix socket, too.
+    ///
+    /// ```
+    /// use socketserver::prelude::*;
+    ///
+    /// let server = UdpServer::new("0.0.0.0:0", |request: &mut DatagramRequest| match request.local_ip() {
+    ///     Some(ip) if ip.is_loopback() => request.reply("from this host"),
+    ///     _ => request.reply("from elsewhere"),
+    /// });
+    /// ```
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.local_ip.or_else(|| self.context.server_ip())
+    }
+
+    /// With the [`local_ip`](Self::local_ip): for transports, and for unit tests of handlers.
+    #[must_use]
+    pub fn with_local_ip(mut self, local_ip: IpAddr) -> Self {
+        self.local_ip = Some(local_ip);
+        self
+    }
+
     /// The server, as far as a handler may use it.
     pub fn server(&self) -> &ServerContext {
         &self.context
     }
 
-    /// Sends one datagram back, at once, unless the server [holds replies back](crate::Config::replies).
+    /// Sends one datagram back, from the address that the client has asked; at once, unless the server
+    /// [holds replies back](crate::Config::replies).
     ///
     /// # Errors
     ///
@@ -167,8 +194,8 @@ impl DatagramRequest {
         Ok(())
     }
 
-    /// The server's socket, to send from when the handler has returned. Once the server has ended, sending fails
-    /// (`ENOTSOCK`).
+    /// The server's socket, to send from when the handler has returned; what goes to the client comes from the address that
+    /// this has asked. Once the server has ended, sending fails (`ENOTSOCK`).
     ///
     /// ```
     /// use std::sync::Arc;

@@ -9,6 +9,7 @@
 
 mod descriptor;
 mod filter;
+mod packet_info;
 mod policy;
 mod process;
 mod receive;
@@ -22,11 +23,12 @@ mod try_lock;
 
 pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
+pub(crate) use packet_info::PacketInfo;
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use process::{Fork, exit_now, fork, reap};
 pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
-pub(crate) use send::{MOST_SENT, Outgoing, send, send_past_reports};
+pub(crate) use send::{Outgoing, send, send_past_reports};
 pub(crate) use shared_memory::SharedWords;
 pub(crate) use signals::{
     NUDGE, Reaction, SignalGuard, default_action, let_signals_come, on_signal, on_sigterm_in_worker, signal_thread,

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SockaddrLike;
 
+use super::PacketInfo;
 use super::send::no_message;
 
 /// A datagram that was received.
@@ -20,6 +21,8 @@ pub(crate) struct Received<'a, A> {
     pub(crate) length: usize,
     /// Its sender's address, if that has one.
     pub(crate) from: Option<A>,
+    /// Which address it was sent to, if that was asked for.
+    pub(crate) info: Option<PacketInfo>,
 }
 
 /// Receives datagrams, several with one recvmmsg(2), into memory of its own, which the headers that the system call
@@ -36,6 +39,8 @@ pub(crate) struct Receiver {
     messages: Vec<libc::mmsghdr>,
     // What these point to is in none of these fields' own types, so that nothing but the kernel and `get` is at it.
     names: NonNull<[MaybeUninit<libc::sockaddr_storage>]>,
+    /// None if nobody wants to know what address the datagrams were sent to.
+    controls: NonNull<[Controls]>,
     parts: NonNull<[libc::iovec]>,
     buffer: NonNull<[u8]>,
 }
@@ -43,16 +48,22 @@ pub(crate) struct Receiver {
 // SAFETY: what the pointers lead to belongs to the value alone.
 unsafe impl Send for Receiver {}
 
+/// Room for the control messages of a datagram: for that which is wanted (40 bytes), and those that a program may have
+/// asked the system for and that come before (`SO_TIMESTAMP`, `IP_TTL`, `IP_TOS`).
+type Controls = MaybeUninit<[u64; 16]>;
+
 #[expect(clippy::cast_possible_truncation, reason = "128 bytes")]
 const NAME_SIZE: libc::socklen_t = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
 
 impl Receiver {
     /// For up to `count` datagrams at once (1 or more), of each of which up to `size` bytes are kept. Pages that no
-    /// datagram has touched are not in memory.
-    pub(crate) fn new(count: usize, size: usize) -> Self {
+    /// datagram has touched are not in memory. With `infos`, the socket tells what address they were sent to.
+    pub(crate) fn new(count: usize, size: usize, infos: bool) -> Self {
         // One part has to be there even if no byte of a datagram is wanted.
         let part = size.max(1);
         let names = leak((0..count).map(|_| MaybeUninit::uninit()).collect());
+        let infos = if infos { count } else { 0 };
+        let controls = leak((0..infos).map(|_| Controls::uninit()).collect());
         let buffer = leak(vec![0; count * part].into());
         let parts = (0..count).map(|number| libc::iovec {
             iov_base: buffer.cast::<u8>().as_ptr().wrapping_add(number * part).cast(),
@@ -70,6 +81,10 @@ impl Receiver {
             header.msg_namelen = NAME_SIZE;
             header.msg_iov = parts.cast::<libc::iovec>().as_ptr().wrapping_add(number);
             header.msg_iovlen = 1;
+            if number < infos {
+                header.msg_control = controls.cast::<Controls>().as_ptr().wrapping_add(number).cast();
+                header.msg_controllen = size_of::<Controls>() as _;
+            }
             message
         };
         Receiver {
@@ -77,6 +92,7 @@ impl Receiver {
             received: 0,
             messages: (0..count).map(message).collect(),
             names,
+            controls,
             parts,
             buffer,
         }
@@ -87,14 +103,23 @@ impl Receiver {
         self.size
     }
 
+    /// Whether it is told what address datagrams were sent to.
+    pub(crate) fn infos(&self) -> bool {
+        !self.controls.is_empty()
+    }
+
     /// Receives up to `most`, and waits for the first datagram only if it `waits` and the socket does. Returns how many
     /// were received; those of the last call are gone.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, most: usize, waits: bool) -> io::Result<usize> {
+        let infos = self.infos();
         for message in &mut self.messages[..self.received] {
             message.msg_hdr.msg_namelen = NAME_SIZE;
+            if infos {
+                message.msg_hdr.msg_controllen = size_of::<Controls>() as _;
+            }
         }
         self.received = 0;
-        self.received = if most == 1 {
+        self.received = if most == 1 && !infos {
             self.receive_one(socket, waits)?
         } else {
             self.receive_many(socket, most, waits)?
@@ -134,8 +159,9 @@ impl Receiver {
         let flags = libc::MSG_TRUNC | wait;
         #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
         let count = self.messages.len().min(most) as u32;
-        // SAFETY: `count` headers are given, each of which points to a name of the size told and to one part, and that
-        // to a piece of the buffer of the size told, different ones each; all live as long as `self`.
+        // SAFETY: `count` headers are given, each of which points to a name of the size told, to no or so much room for
+        // control messages, and to one part, and that to a piece of the buffer of the size told, different ones each; all
+        // live as long as `self`.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -168,7 +194,14 @@ impl Receiver {
         // SAFETY: these bytes are within the piece of the buffer that this datagram was received into, and initialised
         // from the beginning. The kernel writes there only in `receive`, which needs `self` for itself.
         let bytes = unsafe { std::slice::from_raw_parts(start, length.min(self.size)) };
-        Some(Received { bytes, length, from })
+        // SAFETY: the header is as the system call has left it; without room for control messages it has none.
+        let info = unsafe { PacketInfo::of(header) };
+        Some(Received {
+            bytes,
+            length,
+            from,
+            info,
+        })
     }
 }
 
@@ -176,6 +209,8 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         // SAFETY: it comes from `leak`, and nothing leads there any more.
         drop(unsafe { Box::from_raw(self.names.as_ptr()) });
+        // SAFETY: as above.
+        drop(unsafe { Box::from_raw(self.controls.as_ptr()) });
         // SAFETY: as above.
         drop(unsafe { Box::from_raw(self.parts.as_ptr()) });
         // SAFETY: as above.
@@ -223,7 +258,7 @@ mod tests {
         bind(client.as_raw_fd(), &address).unwrap();
         let server_address = UnixAddr::new(&at).unwrap();
 
-        let mut receiver = Receiver::new(2, 10);
+        let mut receiver = Receiver::new(2, 10, false);
         for most in [1, 2] {
             sendto(client.as_raw_fd(), b"hello", &server_address, MsgFlags::empty()).unwrap();
             assert_eq!(receiver.receive(server.as_fd(), most, false).unwrap(), 1);

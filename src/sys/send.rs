@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::SockaddrLike;
 
+use super::PacketInfo;
+
 /// A datagram to send.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a, A> {
@@ -16,39 +18,28 @@ pub(crate) struct Outgoing<'a, A> {
     /// Without an address it is a further segment of the message that the one before belongs to (`UDP_SEGMENT`,
     /// udp(7)): not longer than that message's first, as long as which all but its last must be.
     pub(crate) to: Option<A>,
+    /// Which of this host's addresses it comes from; of a further segment, that of the first counts.
+    pub(crate) from: Option<PacketInfo>,
 }
 
-/// At most this many are sent at once.
-pub(crate) const MOST_SENT: usize = 32;
-
-/// The one control message of a message in segments (cmsg(3)).
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Control {
-    header: libc::cmsghdr,
-    /// As long as each segment is.
-    segment: u16,
-    padding: [u16; 3],
-}
-
-/// sendmmsg(2): sends the first [`MOST_SENT`] of `datagrams` in order, and says how many messages went: datagrams, or
+/// sendmmsg(2): sends the first `MOST` of `datagrams` in order, and says how many messages went: datagrams, or
 /// all together that join one. An error is that of the first; one that comes later ends the call, and is the first
 /// one's of the next.
 ///
 /// nix has a `sendmmsg`, which sets the same control messages on all, allocates its headers, and cannot be kept
 /// where it is shared.
-pub(crate) fn send<'a, A: SockaddrLike>(
+pub(crate) fn send<'a, const MOST: usize, A: SockaddrLike>(
     socket: BorrowedFd<'_>,
     datagrams: impl Iterator<Item = Outgoing<'a, A>>,
     wait: bool,
 ) -> io::Result<usize> {
-    let mut parts: [libc::iovec; MOST_SENT] = std::array::from_fn(|_| libc::iovec {
+    let mut parts: [libc::iovec; MOST] = std::array::from_fn(|_| libc::iovec {
         iov_base: ptr::null_mut(),
         iov_len: 0,
     });
-    let mut names = [const { MaybeUninit::<A>::uninit() }; MOST_SENT];
-    let mut messages: [libc::mmsghdr; MOST_SENT] = std::array::from_fn(|_| no_message());
-    let mut controls = [Control::segments_of(0); MOST_SENT];
+    let mut names = [const { MaybeUninit::<A>::uninit() }; MOST];
+    let mut messages: [libc::mmsghdr; MOST] = std::array::from_fn(|_| no_message());
+    let mut controls = [Controls::NONE; MOST];
     let mut count = 0;
     for (part, datagram) in parts.iter_mut().zip(datagrams) {
         part.iov_base = datagram.bytes.as_ptr().cast_mut().cast();
@@ -56,6 +47,16 @@ pub(crate) fn send<'a, A: SockaddrLike>(
         if let Some(to) = datagram.to {
             messages[count].msg_hdr.msg_namelen = to.len();
             messages[count].msg_hdr.msg_name = ptr::from_mut(names[count].write(to)).cast();
+            match datagram.from {
+                None => {}
+                Some(PacketInfo::V4(ip)) => {
+                    controls[count].push(libc::IPPROTO_IP, libc::IP_PKTINFO, PacketInfo::to_v4(ip));
+                }
+                Some(PacketInfo::V6(ip, interface)) => {
+                    let info = PacketInfo::to_v6(ip, interface);
+                    controls[count].push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+                }
+            }
             count += 1;
         }
         // The first one has an address.
@@ -65,9 +66,13 @@ pub(crate) fn send<'a, A: SockaddrLike>(
     for (message, control) in messages.iter_mut().zip(&mut controls).take(count) {
         let header = &mut message.msg_hdr;
         if header.msg_iovlen > 1 {
-            *control = Control::segments_of(parts[first].iov_len);
-            header.msg_control = ptr::from_mut(control).cast();
-            header.msg_controllen = size_of::<Control>() as _;
+            // No UDP datagram is longer.
+            let segment = u16::try_from(parts[first].iov_len).unwrap_or(u16::MAX);
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+        }
+        if control.length > 0 {
+            header.msg_control = ptr::from_mut(&mut control.bytes).cast();
+            header.msg_controllen = control.length as _;
         }
         header.msg_iov = parts.as_mut_ptr().wrapping_add(first);
         let parts_of_it: usize = header.msg_iovlen as _;
@@ -78,8 +83,8 @@ pub(crate) fn send<'a, A: SockaddrLike>(
     let count = count as u32;
     let sent = send_past_reports(|| {
         // SAFETY: the first `count` headers each point to an address of the length told, to the parts told, disjoint
-        // runs of `parts`, which are borrowed bytes that are only read, and to nothing or one control message. All of
-        // it outlives the call.
+        // runs of `parts`, which are borrowed bytes that are only read, and to nothing or whole control messages. All
+        // of it outlives the call.
         let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags as _) };
         Ok(Errno::result(sent)?)
     })?;
@@ -122,18 +127,44 @@ pub(super) fn no_message() -> libc::mmsghdr {
     unsafe { zeroed() }
 }
 
-impl Control {
-    fn segments_of(length: usize) -> Self {
+/// The control messages (cmsg(3)) of a message.
+#[derive(Clone, Copy)]
+struct Controls {
+    /// Room for an address and the length of segments.
+    bytes: [u64; 8],
+    /// How many bytes are used.
+    length: usize,
+}
+
+impl Controls {
+    const NONE: Controls = Controls {
+        bytes: [0; 8],
+        length: 0,
+    };
+
+    #[expect(clippy::cast_possible_truncation, reason = "20 bytes at the most")]
+    fn push<V: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: V) {
+        // SAFETY: it only counts.
+        let length = unsafe { libc::CMSG_LEN(size_of::<V>() as _) };
+        // SAFETY: as above.
+        let space = unsafe { libc::CMSG_SPACE(size_of::<V>() as _) } as usize;
+        assert!(
+            self.length + space <= size_of_val(&self.bytes),
+            "a message has one of each"
+        );
         // SAFETY: all fields are integers, for which zero is a value.
         let mut header: libc::cmsghdr = unsafe { zeroed() };
-        header.cmsg_len = (size_of::<libc::cmsghdr>() + size_of::<u16>()) as _;
-        header.cmsg_level = libc::SOL_UDP;
-        header.cmsg_type = libc::UDP_SEGMENT;
-        Control {
-            header,
-            // No UDP datagram is longer.
-            segment: u16::try_from(length).unwrap_or(u16::MAX),
-            padding: [0; 3],
-        }
+        header.cmsg_len = length as _;
+        header.cmsg_level = level;
+        header.cmsg_type = kind;
+        let place: *mut libc::cmsghdr = ptr::from_mut(&mut self.bytes).wrapping_byte_add(self.length).cast();
+        // SAFETY: there is room for the header and the value behind it, as was just seen; the bytes are aligned as headers
+        // are, and the space of each control message keeps that.
+        unsafe { place.write(header) };
+        // SAFETY: it is the place behind that header.
+        let data = unsafe { libc::CMSG_DATA(place) };
+        // SAFETY: there is room for the value, wherever it comes to lie.
+        unsafe { data.cast::<V>().write_unaligned(value) };
+        self.length += space;
     }
 }

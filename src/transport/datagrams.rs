@@ -51,8 +51,9 @@ impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
         }
     }
 
-    pub(super) fn adopt(&self, config: &Config) {
-        let _ = self.boxes.set(Boxes::new(&self.socket, config));
+    /// The server's attributes are known. With `infos`, the socket tells what address datagrams were sent to.
+    pub(super) fn adopt(&self, config: &Config, infos: bool) {
+        let _ = self.boxes.set(Boxes::new(&self.socket, config, infos));
     }
 
     pub(super) fn socket(&self) -> &S {
@@ -95,12 +96,13 @@ impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
     }
 
     fn boxes(&self) -> &Boxes<S, P> {
-        self.boxes.get_or_init(|| Boxes::new(&self.socket, &Config::default()))
+        self.boxes
+            .get_or_init(|| Boxes::new(&self.socket, &Config::default(), false))
     }
 }
 
 impl<S: DatagramSocket + AsFd, P: Peer> Boxes<S, P> {
-    fn new(socket: &Arc<S>, config: &Config) -> Self {
+    fn new(socket: &Arc<S>, config: &Config, infos: bool) -> Self {
         let outbox = match config.replies {
             Replies::AtOnce => None,
             replies => {
@@ -110,7 +112,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> Boxes<S, P> {
             }
         };
         Boxes {
-            inbox: Inbox::new(config),
+            inbox: Inbox::new(config, infos),
             outbox,
         }
     }

@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::asked::{Asked, SendFrom};
 use super::datagrams::Peer;
 use crate::address::Address;
 use crate::config::Config;
 use crate::mutex::Mutex;
-use crate::request::{DatagramRequest, DatagramSocket};
+use crate::request::DatagramRequest;
 use crate::sys::{Received, Receiver};
 
 /// How many datagrams at the most a server that serves one at a time receives at once.
@@ -32,6 +33,8 @@ const LONGEST: usize = 64 << 20;
 pub(super) struct Inbox {
     /// How many bytes of a datagram are kept.
     size: usize,
+    /// The socket tells what address datagrams were sent to.
+    infos: bool,
     /// There is one in `ahead`: asked for at each turn of the accept loop, without the lock.
     has_ahead: AtomicBool,
     /// Whether receiving waits, as the socket does.
@@ -55,9 +58,10 @@ thread_local! {
 }
 
 impl Inbox {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, infos: bool) -> Self {
         Inbox {
             size: config.max_packet_size.min(LONGEST),
+            infos,
             has_ahead: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             ahead: Mutex::default(),
@@ -79,15 +83,15 @@ impl Inbox {
     }
 
     /// The next datagram, to be answered through `replies`.
-    pub(super) fn receive<P: Peer, R: DatagramSocket>(
+    pub(super) fn receive<P: Peer, R: SendFrom<P>>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
     ) -> io::Result<DatagramRequest> {
         OWN.with_borrow_mut(|own| {
             let receiver = own
-                .take_if(|own| own.size() == self.size)
-                .unwrap_or_else(|| Receiver::new(1, self.size));
+                .take_if(|own| (own.size(), own.infos()) == (self.size, self.infos))
+                .unwrap_or_else(|| Receiver::new(1, self.size, self.infos));
             let receiver = own.insert(receiver);
             receiver.receive(socket.as_fd(), 1, self.waits())?;
             request::<P, R>(receiver.get(0), replies)
@@ -96,7 +100,7 @@ impl Inbox {
 
     /// The next datagram. If there is none here, as many are received as are there, up to [`AHEAD`];
     /// but see [`SINGLY`]. `replies` holds them back until those have been served, or does not.
-    pub(super) fn receive_ahead<P: Peer, R: DatagramSocket>(
+    pub(super) fn receive_ahead<P: Peer, R: SendFrom<P>>(
         &self,
         socket: &impl AsFd,
         replies: &Arc<R>,
@@ -111,7 +115,7 @@ impl Inbox {
         } = &mut *ahead;
         let receiver = receiver.get_or_insert_with(|| {
             let most = AHEAD.min(MEMORY / self.size.max(1)).max(1);
-            Receiver::new(most, self.size)
+            Receiver::new(most, self.size, self.infos)
         });
         if next == count {
             (*next, *count) = (0, 0);
@@ -131,12 +135,21 @@ impl Inbox {
     }
 }
 
-fn request<P: Peer, R: DatagramSocket>(
+fn request<P: Peer, R: SendFrom<P>>(
     received: Option<Received<'_, P::Raw>>,
     replies: &Arc<R>,
 ) -> io::Result<DatagramRequest> {
     // A wait can end with nothing.
-    let Received { bytes, length, from } = received.ok_or(io::ErrorKind::WouldBlock)?;
+    let Received {
+        bytes,
+        length,
+        from,
+        info,
+    } = received.ok_or(io::ErrorKind::WouldBlock)?;
     let from = from.as_ref().map_or(Address::Unnamed, P::address_of);
-    Ok(DatagramRequest::new(bytes.to_vec(), length, from, replies.clone()))
+    let Some(info) = info else {
+        return Ok(DatagramRequest::new(bytes.to_vec(), length, from, replies.clone()));
+    };
+    let asked = Asked::<R, P>::new(replies.clone(), from.clone(), info);
+    Ok(DatagramRequest::new(bytes.to_vec(), length, from, Arc::new(asked)).with_local_ip(info.ip()))
 }

@@ -1,5 +1,6 @@
 //! What a server listens on.
 
+mod asked;
 mod datagrams;
 mod inbox;
 mod inet;

@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::asked::SendFrom;
 use super::datagrams::Peer;
 use crate::address::Address;
 use crate::mutex::Mutex;
 use crate::request::DatagramSocket;
-use crate::sys::{self, MOST_SENT, Outgoing};
+use crate::sys::{self, Outgoing, PacketInfo};
 
 /// How many bytes are held at the most: as many as one message in segments may have over IPv4. A longer datagram is
 /// never held.
 const BYTES: usize = 65_507;
+
+/// How many replies are held at the most.
+const MOST: usize = 32;
 
 /// The socket of requests whose replies are held back until [`flush`](Self::flush), or until there are so many that
 /// they have to go.
@@ -43,6 +47,8 @@ struct Held<P> {
 #[derive(Debug)]
 struct Reply<P> {
     to: P,
+    /// Which of this host's addresses it is to come from.
+    from: Option<PacketInfo>,
     start: usize,
     length: usize,
     /// The number of the first reply of the message that it goes with.
@@ -59,8 +65,8 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
             holds: AtomicBool::new(false),
             held: Mutex::new(Held {
                 bytes: Vec::new(),
-                replies: Vec::with_capacity(MOST_SENT),
-                order: Vec::with_capacity(MOST_SENT),
+                replies: Vec::with_capacity(MOST),
+                order: Vec::with_capacity(MOST),
                 longest_segment: if segments { BYTES } else { 0 },
             }),
         }
@@ -93,31 +99,48 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
     }
 }
 
-impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
-    fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        let address = P::from_address(to)?;
+impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
+    /// Holds a datagram back. False if none is held now, or not such a long one; those before it have gone then.
+    fn holds(&self, packet: &[u8], to: P, from: Option<PacketInfo>) -> io::Result<bool> {
         let mut held = self.held.lock();
         let holds = self.holds.load(Ordering::Relaxed) && packet.len() <= BYTES;
         if !holds || held.is_full(packet.len()) {
-            held.send(&*self.socket, true, Some(&address))?;
+            held.send(&*self.socket, true, Some(&to))?;
         }
         if holds {
-            held.push(packet, address);
+            held.push(packet, to, from);
+        }
+        Ok(holds)
+    }
+}
+
+impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
+    fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        if self.holds(packet, P::from_address(to)?, None)? {
             return Ok(());
         }
-        drop(held);
         self.socket.send_datagram(packet, to)
+    }
+}
+
+impl<S: DatagramSocket + AsFd, P: Peer> SendFrom<P> for Outbox<S, P> {
+    fn send_from(&self, from: PacketInfo, packet: &[u8], to: &Address) -> io::Result<()> {
+        if self.holds(packet, P::from_address(to)?, Some(from))? {
+            return Ok(());
+        }
+        SendFrom::<P>::send_from(&*self.socket, from, packet, to)
     }
 }
 
 impl<P: Peer> Held<P> {
     fn is_full(&self, length: usize) -> bool {
-        self.replies.len() == MOST_SENT || self.bytes.len() + length > BYTES
+        self.replies.len() == MOST || self.bytes.len() + length > BYTES
     }
 
-    fn push(&mut self, packet: &[u8], to: P) {
+    fn push(&mut self, packet: &[u8], to: P, from: Option<PacketInfo>) {
         self.replies.push(Reply {
             to,
+            from,
             start: self.bytes.len(),
             length: packet.len(),
             message: self.replies.len(),
@@ -140,9 +163,10 @@ impl<P: Peer> Held<P> {
                 Outgoing {
                     bytes: &self.bytes[reply.start..][..reply.length],
                     to: (reply.message == number).then(|| reply.to.to_raw()),
+                    from: reply.from,
                 }
             });
-            match sys::send(socket.as_fd(), datagrams, wait) {
+            match sys::send::<MOST, _>(socket.as_fd(), datagrams, wait) {
                 Ok(messages) => self.went(messages),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => return Err(error),
@@ -172,15 +196,15 @@ impl<P: Peer> Held<P> {
             .sort_unstable_by_key(|&number| (replies[number].message, number));
     }
 
-    /// The message that a reply can be a further segment of: that of the last one before it to the same address. A
-    /// segment that is shorter than the first is the last of its message (udp(7)), and an empty one is none.
+    /// The message that a reply can be a further segment of: that of the last one before it to the same address, if it comes
+    /// from the same. A segment that is shorter than the first is the last of its message (udp(7)), and an empty one is none.
     ///
     /// So few replies and bytes are held that they are not too many for one message.
     fn message_for(&self, number: usize) -> Option<usize> {
         let reply = &self.replies[number];
         let last = self.replies[..number].iter().rfind(|last| last.to == reply.to)?;
         let segment = self.replies[last.message].length;
-        let whole = last.length == segment && segment <= self.longest_segment;
+        let whole = last.length == segment && segment <= self.longest_segment && last.from == reply.from;
         let fits = (1..=segment).contains(&reply.length);
         (whole && fits && last.alone.is_none() && reply.alone.is_none()).then_some(last.message)
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::socket::{SockType, SockaddrStorage};
+use nix::sys::socket::{SockType, SockaddrStorage, setsockopt, sockopt};
 
 use super::datagrams::{Datagrams, Peer};
 use super::inet::bound_socket;
@@ -18,9 +18,12 @@ use crate::sys;
 ///
 /// # On a host with several addresses
 ///
-/// A server that is bound to all of them (`0.0.0.0`, `::`) replies from the one that the system prefers on the way to the
-/// client (ip(7)), which need not be the one that the client has asked: if it has connected its socket, or has a firewall,
-/// the reply does not reach it. Bind to the address that clients ask, with a server for each if there are several.
+/// A server that is bound to all of them (`0.0.0.0`, `::`) answers each client from the address that this has asked
+/// (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)): with [`reply`](DatagramRequest::reply), and with whatever else goes to
+/// the client through the request or the socket that it [has](DatagramRequest::get_ref). From another, which the system
+/// might prefer on the way there, a client that has connected its socket would not get it, nor would one behind a firewall.
+/// [`local_ip`](DatagramRequest::local_ip) says which address that was. What was sent to a group or to all is answered from
+/// an address of the host.
 ///
 /// # What the network reports
 ///
@@ -43,6 +46,25 @@ impl Udp {
             datagrams: Datagrams::new(socket),
         })
     }
+
+    /// Has the system say what address a datagram was sent to, where that can be any of the host's. False if it does not.
+    fn tells_what_was_asked(&self) -> bool {
+        let ask = |address: SocketAddr| {
+            if address.is_ipv6() {
+                setsockopt(self.socket(), sockopt::Ipv6RecvPacketInfo, &true)?;
+            }
+            // Of IPv4 clients a socket for IPv6 can have, too.
+            Ok(setsockopt(self.socket(), sockopt::Ipv4PacketInfo, &true)?)
+        };
+        let asked = match self.socket().local_addr() {
+            Ok(address) if !address.ip().is_unspecified() => return false,
+            Ok(address) => ask(address),
+            Err(error) => Err(error),
+        };
+        asked
+            .inspect_err(|error| log::debug!("replies leave from the address that the system prefers: {error}"))
+            .is_ok()
+    }
 }
 
 impl Transport for Udp {
@@ -58,7 +80,7 @@ impl Transport for Udp {
     }
 
     fn adopt(&self, config: &Config) {
-        self.datagrams.adopt(config);
+        self.datagrams.adopt(config, self.tells_what_was_asked());
     }
 
     fn socket(&self) -> &UdpSocket {

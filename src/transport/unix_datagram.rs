@@ -54,7 +54,7 @@ impl Transport for UnixDatagrams {
     }
 
     fn adopt(&self, config: &Config) {
-        self.datagrams.adopt(config);
+        self.datagrams.adopt(config, false);
     }
 
     fn socket(&self) -> &UnixDatagram {

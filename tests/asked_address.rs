@@ -1,0 +1,325 @@
+//! On a host with several addresses: a datagram is answered from the one that it was sent to, and its handler is told
+//! which that was.
+
+mod support;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use socketserver::prelude::*;
+use socketserver::{DatagramSocket, Handled, MemoryDatagrams, Replies, Running, Udp};
+use support::clients::ipv6_available;
+use support::gate::Gate;
+use support::matrix::unix_datagram_client;
+use support::{CEILING, inet, temp_path};
+
+tests![
+    a_reply_comes_from_the_address_that_was_asked,
+    over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked,
+    over_ipv6_a_reply_comes_from_the_address_that_was_asked,
+    a_datagram_to_all_hosts_is_answered,
+    handle_request_answers_from_the_address_that_was_asked,
+    a_socket_made_elsewhere_answers_from_the_address_that_was_asked,
+    what_the_program_asks_the_system_for_does_not_hide_the_address,
+    held_replies_come_from_the_addresses_that_were_asked,
+    segments_go_together_only_from_one_address,
+    a_socket_that_was_kept_answers_from_the_address_that_was_asked,
+    what_goes_to_somebody_else_comes_from_the_address_that_the_system_prefers,
+    a_datagram_that_is_cut_is_answered_from_the_address_that_was_asked,
+    a_reply_that_is_too_long_is_an_error,
+    a_handler_is_told_the_address_that_was_asked,
+    a_server_bound_to_one_address_tells_that,
+    a_unix_datagram_has_no_local_ip,
+    a_request_in_memory_has_the_local_ip_that_it_is_given,
+];
+
+const ANY: &str = "0.0.0.0:0";
+
+fn echo(request: &mut DatagramRequest) -> io::Result<()> {
+    request.reply(request.packet())
+}
+
+/// Replies with the address that was asked.
+fn tell(request: &mut DatagramRequest) -> io::Result<()> {
+    request.reply(format!("{:?}", request.local_ip()))
+}
+
+/// A client that is at no one's but its own address.
+#[track_caller]
+fn client() -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+/// The server, at one of the addresses of this host: all of 127.0.0.0/8 are.
+fn at(last: u8, server: &Address) -> SocketAddr {
+    (IpAddr::from([127, 0, 0, last]), inet(server).port()).into()
+}
+
+/// The next datagram, and where it comes from.
+#[track_caller]
+fn next(client: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut bytes = vec![0; 65_535];
+    let (length, from) = client.recv_from(&mut bytes).unwrap();
+    bytes.truncate(length);
+    (bytes, from)
+}
+
+/// Each of two addresses answers for itself.
+#[track_caller]
+fn check(server: &Address) {
+    let client = client();
+    for last in [2, 3] {
+        client.send_to(b"hello", at(last, server)).unwrap();
+        assert_eq!(next(&client), (b"hello".to_vec(), at(last, server)));
+    }
+}
+
+#[track_caller]
+fn check_server(server: impl BaseServer<Transport = Udp>) {
+    let running = server.spawn().unwrap();
+    check(running.server_address());
+    running.stop().unwrap();
+}
+
+fn a_reply_comes_from_the_address_that_was_asked() {
+    check_server(UdpServer::new(ANY, echo));
+    check_server(ThreadingUdpServer::new(ANY, echo));
+    check_server(ThreadPoolUdpServer::new(ANY, echo));
+    check_server(ForkingUdpServer::new(ANY, echo));
+    check_server(PreForkUdpServer::new(ANY, echo).workers(1));
+}
+
+fn over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked() {
+    if !ipv6_available() {
+        return;
+    }
+    check_server(UdpServer::new("[::]:0", echo).only_v6(false));
+    check_server(UdpServer::new("[::]:0", echo).only_v6(false).replies(Replies::Batched));
+}
+
+fn over_ipv6_a_reply_comes_from_the_address_that_was_asked() {
+    if !ipv6_available() {
+        return;
+    }
+    let running = UdpServer::new("[::]:0", tell).spawn().unwrap();
+    let client = UdpSocket::bind("[::1]:0").unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    let server = SocketAddr::new("::1".parse().unwrap(), inet(running.server_address()).port());
+    client.send_to(b"hello", server).unwrap();
+    assert_eq!(next(&client), (b"Some(::1)".to_vec(), server));
+    running.stop().unwrap();
+}
+
+fn a_datagram_to_all_hosts_is_answered() {
+    let mut servers = vec![UdpServer::new(ANY, tell)];
+    if ipv6_available() {
+        servers.push(UdpServer::new("[::]:0", tell).only_v6(false));
+    }
+    for server in servers {
+        let running = server.spawn().unwrap();
+        let client = client();
+        client.set_broadcast(true).unwrap();
+        let all = ([127, 255, 255, 255], inet(running.server_address()).port());
+        client.send_to(b"hello", SocketAddr::from(all)).unwrap();
+        let from = at(1, running.server_address());
+        assert_eq!(next(&client), (b"Some(127.0.0.1)".to_vec(), from));
+        running.stop().unwrap();
+    }
+}
+
+fn handle_request_answers_from_the_address_that_was_asked() {
+    let server = Arc::new(UdpServer::new(ANY, echo).bind().unwrap());
+    let address = server.server_address();
+    let handling = thread::spawn({
+        let server = Arc::clone(&server);
+        move || [(); 2].map(|()| server.handle_request().unwrap())
+    });
+    check(&address);
+    assert_eq!(handling.join().unwrap(), [Handled::Processed; 2]);
+    server.close().unwrap();
+}
+
+fn a_socket_made_elsewhere_answers_from_the_address_that_was_asked() {
+    let socket = UdpSocket::bind(ANY).unwrap();
+    check_server(UdpServer::with_transport(Udp::try_from(socket).unwrap(), echo));
+}
+
+fn what_the_program_asks_the_system_for_does_not_hide_the_address() {
+    let ask_for_more = |socket: BorrowedFd<'_>| {
+        setsockopt(&socket, sockopt::ReceiveTimestamp, &true)?;
+        setsockopt(&socket, sockopt::IpRecvTos, &true)?;
+        Ok(())
+    };
+    check_server(UdpServer::new(ANY, echo).before_bind(ask_for_more));
+}
+
+/// A server that is busy until the gate opens with what it was sent first, and so receives the rest together.
+fn busy(replies: Replies) -> (Running, Gate) {
+    let (stalled, go_on) = (Gate::default(), Gate::default());
+    let gates = (stalled.clone(), go_on.clone());
+    let handler = move |request: &mut DatagramRequest| {
+        if request.packet() == b"stall" {
+            gates.0.open();
+            gates.1.wait();
+            return Ok(());
+        }
+        echo(request)
+    };
+    let running = UdpServer::new(ANY, handler).replies(replies).spawn().unwrap();
+    client().send_to(b"stall", at(1, running.server_address())).unwrap();
+    stalled.wait();
+    (running, go_on)
+}
+
+fn held_replies_come_from_the_addresses_that_were_asked() {
+    for replies in [Replies::Batched, Replies::Segmented] {
+        let (running, go_on) = busy(replies);
+        let client = client();
+        let sent = [(b"one", 2), (b"two", 3), (b"six", 2), (b"ten", 3)];
+        for (packet, last) in sent {
+            client.send_to(packet, at(last, running.server_address())).unwrap();
+        }
+        go_on.open();
+        let mut answers = [(); 4].map(|()| next(&client));
+        answers.sort();
+        let mut expected = sent.map(|(packet, last)| (packet.to_vec(), at(last, running.server_address())));
+        expected.sort();
+        assert_eq!(answers, expected);
+        running.stop().unwrap();
+    }
+}
+
+/// What one call receives, and how long the segments are that it consists of.
+#[track_caller]
+fn next_message(client: &UdpSocket) -> (Vec<u8>, Option<i32>) {
+    let mut bytes = [0; 100];
+    let mut parts = [io::IoSliceMut::new(&mut bytes)];
+    let mut room = nix::cmsg_space!(i32);
+    let message = recvmsg::<()>(client.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::empty()).unwrap();
+    let segments = message.cmsgs().unwrap().find_map(|control| match control {
+        ControlMessageOwned::UdpGroSegments(length) => Some(length),
+        _ => None,
+    });
+    let length = message.bytes;
+    (bytes[..length].to_vec(), segments)
+}
+
+fn segments_go_together_only_from_one_address() {
+    let (running, go_on) = busy(Replies::Segmented);
+    let client = client();
+    setsockopt(&client, sockopt::UdpGroSegment, &true).unwrap();
+    for (packet, last) in [(b"one", 2), (b"two", 2), (b"six", 3)] {
+        client.send_to(packet, at(last, running.server_address())).unwrap();
+    }
+    go_on.open();
+    assert_eq!(next_message(&client), (b"onetwo".to_vec(), Some(3)));
+    assert_eq!(next_message(&client), (b"six".to_vec(), None));
+    running.stop().unwrap();
+}
+
+fn a_socket_that_was_kept_answers_from_the_address_that_was_asked() {
+    let (keep, kept) = mpsc::channel::<(Arc<dyn DatagramSocket>, Address)>();
+    let handler = move |request: &mut DatagramRequest| {
+        keep.send((Arc::clone(request.get_ref()), request.client_address().clone()))
+            .unwrap();
+    };
+    let running = UdpServer::new(ANY, handler).spawn().unwrap();
+    let client = client();
+    let server = at(2, running.server_address());
+    client.send_to(b"hello", server).unwrap();
+    let (socket, client_address) = kept.recv().unwrap();
+    socket.send_datagram(b"later", &client_address).unwrap();
+    assert_eq!(next(&client), (b"later".to_vec(), server));
+    running.stop().unwrap();
+}
+
+fn what_goes_to_somebody_else_comes_from_the_address_that_the_system_prefers() {
+    let somebody = client();
+    let to = somebody.local_addr().unwrap().into();
+    let handler = move |request: &mut DatagramRequest| request.send_to(request.packet(), &to);
+    let running = UdpServer::new(ANY, handler).spawn().unwrap();
+    client().send_to(b"hello", at(2, running.server_address())).unwrap();
+    assert_eq!(next(&somebody), (b"hello".to_vec(), at(1, running.server_address())));
+    running.stop().unwrap();
+}
+
+fn a_datagram_that_is_cut_is_answered_from_the_address_that_was_asked() {
+    let handler = |request: &mut DatagramRequest| {
+        request.reply(format!("{} of {}", request.packet().len(), request.sent_length()))
+    };
+    for server in [
+        UdpServer::new(ANY, handler).max_packet_size(4),
+        UdpServer::new(ANY, handler).max_packet_size(0),
+    ] {
+        let size = server.config().max_packet_size;
+        let running = server.spawn().unwrap();
+        let client = client();
+        let server = at(2, running.server_address());
+        client.send_to(b"too long", server).unwrap();
+        assert_eq!(next(&client), (format!("{size} of 8").into_bytes(), server));
+        running.stop().unwrap();
+    }
+}
+
+fn a_reply_that_is_too_long_is_an_error() {
+    for replies in [Replies::AtOnce, Replies::Batched] {
+        let (tell, told) = mpsc::channel();
+        let handler = move |request: &mut DatagramRequest| tell.send(request.reply(vec![0; 65_508])).unwrap();
+        let running = UdpServer::new(ANY, handler).replies(replies).spawn().unwrap();
+        client().send_to(b"hello", at(2, running.server_address())).unwrap();
+        let error = told.recv().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EMSGSIZE));
+        running.stop().unwrap();
+    }
+}
+
+/// What a server says that was asked at 127.0.0.`last`.
+#[track_caller]
+fn told(server: impl BaseServer<Transport = Udp>, last: u8) -> String {
+    let running = server.spawn().unwrap();
+    let client = client();
+    client.send_to(b"hello", at(last, running.server_address())).unwrap();
+    let (told, _) = next(&client);
+    running.stop().unwrap();
+    String::from_utf8(told).unwrap()
+}
+
+fn a_handler_is_told_the_address_that_was_asked() {
+    assert_eq!(told(UdpServer::new(ANY, tell), 2), "Some(127.0.0.2)");
+    assert_eq!(told(ThreadingUdpServer::new(ANY, tell), 3), "Some(127.0.0.3)");
+    if ipv6_available() {
+        assert_eq!(
+            told(UdpServer::new("[::]:0", tell).only_v6(false), 2),
+            "Some(127.0.0.2)"
+        );
+    }
+}
+
+fn a_server_bound_to_one_address_tells_that() {
+    assert_eq!(told(UdpServer::new("127.0.0.2:0", tell), 2), "Some(127.0.0.2)");
+}
+
+fn a_unix_datagram_has_no_local_ip() {
+    let place = temp_path("server");
+    let running = UnixDatagramServer::new(place.path.clone(), tell).spawn().unwrap();
+    let (client, _path) = unix_datagram_client(running.server_address());
+    client.send(b"hello").unwrap();
+    let mut bytes = [0; 100];
+    let length = client.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..length], b"None");
+    running.stop().unwrap();
+}
+
+fn a_request_in_memory_has_the_local_ip_that_it_is_given() {
+    let socket = Arc::new(MemoryDatagrams::default());
+    let request = DatagramRequest::new(Vec::new(), 0, "a client", socket);
+    assert_eq!(request.local_ip(), None);
+    let ip = IpAddr::from([127, 0, 0, 2]);
+    assert_eq!(request.with_local_ip(ip).local_ip(), Some(ip));
+}
