@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -879,11 +880,15 @@ fn allow_reuse_address_lets_a_server_restart_at_once() {
     }
 }
 
+/// A connection that somebody keeps has the server's port; the system forgets those in TIME-WAIT once there are too many
+/// on the host.
 fn allow_reuse_address_can_be_switched_off() {
-    let server = ThreadingTcpServer::new("127.0.0.1:0", |r: &mut TcpRequest| r.write_all(b"bye"));
-    let running = server.spawn().unwrap();
+    let (keep, kept) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| keep.send(request.get_ref().try_clone().unwrap()).unwrap();
+    let running = ThreadingTcpServer::new("127.0.0.1:0", handler).spawn().unwrap();
     let address = running.server_address().clone();
-    assert_eq!(read_to_end(connect(&address)), b"bye");
+    let _client = connect(&address);
+    let _connection = kept.recv().unwrap();
     running.stop().unwrap();
     let again = TcpServer::new(address, EchoLine).allow_reuse_address(false);
     assert_eq!(again.bind().err().unwrap().kind(), ErrorKind::AddrInUse);
