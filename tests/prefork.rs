@@ -5,11 +5,11 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -55,6 +55,7 @@ tests![
     a_handler_sees_that_the_server_drains,
     connections_that_are_idle_end_when_the_server_drains,
     what_the_kernel_had_queued_is_served_before_the_end,
+    what_the_kernel_has_queued_is_served_although_the_last_worker_has_died,
     no_worker_is_started_for_a_queue_that_another_has_seen_empty,
     told_to_stop_while_it_starts_its_workers_it_starts_no_more,
     a_request_that_does_not_end_is_forced_at_the_deadline,
@@ -419,6 +420,50 @@ fn what_the_kernel_had_queued_is_served_before_the_end() {
     }
     let report = running.join().unwrap();
     assert_eq!((report.served, report.failed), (21, 0));
+}
+
+/// Its master does nothing while there is such a file.
+struct HeldMaster<S> {
+    inner: S,
+    process: u32,
+    path: PathBuf,
+}
+
+impl<S: BaseServer> BaseServer for HeldMaster<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn service_actions(&self) {
+        if self.process == std::process::id() {
+            wait_until("it may go on", || !self.path.exists());
+        }
+        self.inner.service_actions();
+    }
+}
+
+fn what_the_kernel_has_queued_is_served_although_the_last_worker_has_died() {
+    let held = temp_path("held");
+    let server = HeldMaster {
+        inner: server().workers(1),
+        process: std::process::id(),
+        path: held.path.clone(),
+    };
+    let (running, _) = serve(server, 1);
+    let worker = children()[0];
+    fs::write(&held.path, "").unwrap();
+    kill(pid(worker), Signal::SIGKILL).unwrap();
+    wait_until("it has ended", || process_state(worker).as_deref() == Some("Z"));
+    let mut client = connect(running.server_address());
+    running.shutdown_handle().shutdown();
+    fs::remove_file(&held.path).unwrap();
+    client.write_all(b"\n").unwrap();
+    assert!(read_to_end(client).ends_with(b"done\n"));
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
 }
 
 /// Its master gets on with the end only when all workers have ended.
