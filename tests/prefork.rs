@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -36,9 +37,11 @@ tests![
     more_workers_are_started_while_too_few_wait,
     workers_that_are_too_many_end_one_after_the_other,
     workers_that_all_wait_are_left_alone,
+    the_master_looks_at_its_workers_only_while_they_get_on,
     a_worker_is_replaced_after_so_many_requests,
     the_last_connection_of_a_worker_goes_on_until_it_ends,
     with_jitter_a_worker_serves_a_few_more,
+    unless_set_a_worker_serves_up_to_a_tenth_more,
     without_max_requests_a_worker_stays,
     requests_are_numbered_across_workers,
     a_worker_that_was_killed_is_replaced,
@@ -157,6 +160,51 @@ fn workers_that_all_wait_are_left_alone() {
     stop(running, 0, 0);
 }
 
+/// Counts how often its master looks around.
+struct Turns<S> {
+    inner: S,
+    process: u32,
+    turns: Arc<AtomicU64>,
+}
+
+impl<S: BaseServer> BaseServer for Turns<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn service_actions(&self) {
+        if self.process == std::process::id() {
+            self.turns.fetch_add(1, Ordering::Relaxed);
+        }
+        self.inner.service_actions();
+    }
+}
+
+fn the_master_looks_at_its_workers_only_while_they_get_on() {
+    let turns = Arc::new(AtomicU64::new(0));
+    let server = Turns {
+        inner: server().min_workers(2),
+        process: std::process::id(),
+        turns: Arc::clone(&turns),
+    };
+    let (running, address) = serve(server, 2);
+    let turns = || turns.load(Ordering::Relaxed);
+    for _ in 0..2 {
+        wait_until("it rests", || {
+            let before = turns();
+            std::thread::sleep(Duration::from_millis(400));
+            turns() == before
+        });
+        let before = turns();
+        request(&address);
+        wait_until("it has looked", || turns() > before);
+    }
+    stop(running, 2, 0);
+}
+
 // ----- After so many requests --------------------------------------------------------------------
 
 /// How many requests in a row each process has served.
@@ -200,6 +248,14 @@ fn with_jitter_a_worker_serves_a_few_more() {
     runs.pop();
     assert_eq!(BTreeSet::from_iter(runs), BTreeSet::from([2, 3, 4]));
     stop(running, 100, 0);
+}
+
+fn unless_set_a_worker_serves_up_to_a_tenth_more() {
+    let (running, address) = serve(server().workers(1).max_requests(10), 1);
+    let mut runs = runs(&address, 250);
+    runs.pop();
+    assert_eq!(BTreeSet::from_iter(runs), BTreeSet::from([10, 11]));
+    stop(running, 250, 0);
 }
 
 fn without_max_requests_a_worker_stays() {
