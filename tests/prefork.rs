@@ -39,12 +39,16 @@ tests![
     workers_that_all_wait_are_left_alone,
     the_master_looks_at_its_workers_only_while_they_get_on,
     a_worker_is_replaced_after_so_many_requests,
+    a_worker_that_has_had_its_requests_is_no_error,
     the_last_connection_of_a_worker_goes_on_until_it_ends,
     with_jitter_a_worker_serves_a_few_more,
     unless_set_a_worker_serves_up_to_a_tenth_more,
     without_max_requests_a_worker_stays,
     requests_are_numbered_across_workers,
     a_worker_that_was_killed_is_replaced,
+    what_has_killed_a_worker_is_logged,
+    workers_that_die_before_they_have_served_anybody_are_replaced_after_a_pause,
+    a_worker_that_dies_when_it_has_served_is_replaced_at_once,
     a_worker_that_was_told_to_end_drains_and_is_replaced,
     a_worker_that_exits_by_itself_is_replaced_and_its_request_fails,
     a_request_in_a_killed_worker_fails_and_is_reported,
@@ -227,6 +231,17 @@ fn a_worker_is_replaced_after_so_many_requests() {
     stop(running, 10, 0);
 }
 
+fn a_worker_that_has_had_its_requests_is_no_error() {
+    let server = server().workers(1).max_requests(1).max_requests_jitter(0);
+    let (running, address) = serve(server, 1);
+    let process = request(&address);
+    wait_until_replaced(process, 1);
+    stop(running, 1, 0);
+    let (about, lines) = (format!(" worker {process} "), logged());
+    let last = lines.iter().rfind(|line| line.contains(&about));
+    assert_eq!(last, Some(&format!("DEBUG worker {process} has ended")));
+}
+
 fn the_last_connection_of_a_worker_goes_on_until_it_ends() {
     let server = PreForkTcpServer::new("127.0.0.1:0", ECHO_LINES).workers(1);
     let (running, _) = serve(server.max_requests(2).max_requests_jitter(0), 1);
@@ -292,6 +307,46 @@ fn a_worker_that_was_killed_is_replaced() {
     wait_until_replaced(process, 2);
     request(&address);
     stop(running, 1, 0);
+}
+
+fn what_has_killed_a_worker_is_logged() {
+    let (running, address) = serve(server().workers(1), 1);
+    let process = request(&address);
+    kill(pid(process), Signal::SIGKILL).unwrap();
+    wait_until_replaced(process, 1);
+    running.stop().unwrap();
+    let told = format!("ERROR worker {process} ended: {}", killed_by(Signal::SIGKILL));
+    assert!(logged().contains(&told), "{:?}", logged());
+}
+
+/// Whether the master has told that it pauses before it starts another worker.
+fn has_paused() -> bool {
+    logged()
+        .iter()
+        .any(|line| line.contains("workers end at once or cannot be started: "))
+}
+
+fn workers_that_die_before_they_have_served_anybody_are_replaced_after_a_pause() {
+    let (running, address) = serve(server().workers(1), 1);
+    let mut died = 0;
+    // On a busy machine one may have lived long before its client comes, but not all.
+    wait_until("the master pauses", || {
+        Client::start(&address, "die").expect_loss();
+        died += 1;
+        has_paused()
+    });
+    stop(running, 0, died);
+}
+
+fn a_worker_that_dies_when_it_has_served_is_replaced_at_once() {
+    let (running, address) = serve(server().workers(1), 1);
+    let process = request(&address);
+    let client = Client::start(&address, "die");
+    assert_eq!(client.process, process);
+    client.expect_loss();
+    wait_until_replaced(process, 1);
+    assert!(!has_paused(), "{:?}", logged());
+    stop(running, 1, 1);
 }
 
 fn a_worker_that_was_told_to_end_drains_and_is_replaced() {

@@ -48,6 +48,7 @@ tests![
     workers_that_do_not_start_stop_the_server_with_the_reason,
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
+    workers_that_exit_as_they_start_stop_the_server_although_their_status_is_0,
     a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
     the_master_alone_tells_how_far_a_drain_is_and_what_its_deadline_costs,
@@ -66,6 +67,7 @@ tests![
     a_daemon_that_a_handler_has_become_ends_with_its_request,
     a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
     a_worker_that_waits_does_not_hang,
+    a_worker_that_drains_does_not_hang,
     a_handler_that_writes_does_not_hang,
     a_handler_that_says_that_it_gets_on_does_not_hang,
     a_random_worker_killed_again_and_again_costs_its_own_requests_only,
@@ -481,6 +483,10 @@ fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
     serve_in_vain(|| resume_unwind(Box::new("no database")), "panicked: no database");
 }
 
+fn workers_that_exit_as_they_start_stop_the_server_although_their_status_is_0() {
+    serve_in_vain(|| std::process::exit(0), "exit status: 0");
+}
+
 fn a_first_worker_that_cannot_be_forked_is_an_error() {
     let Some((server, _place)) = echo_with_few_tasks(1, &["--strategy", "prefork"]) else {
         return;
@@ -841,6 +847,20 @@ fn a_worker_that_waits_does_not_hang() {
         before.len() == 2 && children() == before
     });
     patient.stop(running);
+}
+
+/// Its drain deadline ends it.
+fn a_worker_that_drains_does_not_hang() {
+    let timeout = Duration::from_secs(1);
+    let (running, address) = serve(server().workers(1).hang_timeout(timeout), 1);
+    let client = Client::start(&address, "hold");
+    signal_master(Signal::SIGHUP);
+    // The new one accepts, and the old one is told to leave.
+    request(&address);
+    // Nothing is to happen: this only gives it the time to.
+    thread::sleep(timeout * 3 / 2);
+    client.finish();
+    stop(running, 2, 0);
 }
 
 /// A request that takes longer than the timeout, and gets on, ends well.
