@@ -168,7 +168,7 @@ fn workers_that_all_wait_are_left_alone() {
 struct Turns<S> {
     inner: S,
     process: u32,
-    turns: Arc<AtomicU64>,
+    count: Arc<AtomicU64>,
 }
 
 impl<S: BaseServer> BaseServer for Turns<S> {
@@ -181,7 +181,7 @@ impl<S: BaseServer> BaseServer for Turns<S> {
 
     fn service_actions(&self) {
         if self.process == std::process::id() {
-            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
         self.inner.service_actions();
     }
@@ -192,7 +192,7 @@ fn the_master_looks_at_its_workers_only_while_they_get_on() {
     let server = Turns {
         inner: server().min_workers(2),
         process: std::process::id(),
-        turns: Arc::clone(&turns),
+        count: Arc::clone(&turns),
     };
     let (running, address) = serve(server, 2);
     let turns = || turns.load(Ordering::Relaxed);

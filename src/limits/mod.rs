@@ -320,6 +320,7 @@ mod tests {
             .and(Limit::wait(9), LimitKind::Connections)
             .and(Limit::reject(7), LimitKind::Connections)
             .and(Limit::reject(5), LimitKind::Children)
+            .and(Limit::reject(6), LimitKind::Threads)
             .and(Limit::wait(10), LimitKind::Queue);
         assert_eq!(capacity.max(), 5);
         assert!(capacity.has_place(8) && !capacity.has_place(9));
