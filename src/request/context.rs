@@ -110,10 +110,10 @@ impl ServerContext {
         }
     }
 
-    /// The address that the server is bound to, unless that is all of the host's.
+    /// The address that the server is bound to, unless that is all of the host's, or a group.
     pub(crate) fn server_ip(&self) -> Option<IpAddr> {
         let address = self.shared.as_ref()?.address()?;
-        address.ip().filter(|ip| !ip.is_unspecified())
+        address.ip().filter(|ip| !ip.is_unspecified() && !ip.is_multicast())
     }
 
     fn is_told_to_stop(&self) -> bool {

@@ -128,8 +128,8 @@ impl DatagramRequest {
     }
 
     /// Which of the host's addresses the client has sent the datagram to, for handlers that serve each in a way of its
-    /// own; [`reply`](Self::reply) answers from it. If it was sent to a group or to all, that address of the host which is
-    /// answered from, or over IPv6 nothing. `None` of a Unix socket, too.
+    /// own; [`reply`](Self::reply) answers from it. Of a datagram to a group, or to all, it is the address that is answered
+    /// from. `None` where the system does not say: of a group over IPv6, of a server bound to a group, of a Unix socket.
     ///
     /// ```
     /// use socketserver::prelude::*;
