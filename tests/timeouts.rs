@@ -45,6 +45,7 @@ tests![
     a_slow_reader_of_a_message_is_gone_at_the_write_timeout,
     a_vectored_write_under_a_clock_takes_no_notice_of_empty_slices,
     a_vectored_write_whose_rest_was_sent_without_a_clock_is_over,
+    a_vectored_write_whose_rest_was_gathered_is_over,
     a_deadline_ends_a_write_too,
     a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all,
     what_has_come_is_read_however_long_it_was_silent_before,
@@ -548,6 +549,17 @@ fn a_vectored_write_whose_rest_was_sent_without_a_clock_is_over() {
     wait_until("its time would be over", || began.elapsed() > millis(60));
     request.set_timeouts(timeouts).unwrap();
     request.write_all(b"the next").unwrap();
+}
+
+fn a_vectored_write_whose_rest_was_gathered_is_over() {
+    let (_peer, mut request) = pair(Timeouts::new().write(millis(50)));
+    request.set_wbufsize(16 << 10);
+    let (began, data) = (Instant::now(), vec![0; 40 << 10]);
+    let written = request.write_vectored(&[IoSlice::new(&data)]).unwrap();
+    assert!(written < data.len(), "it was to leave a rest");
+    request.write_all(&data[written..]).unwrap();
+    wait_until("its time would be over", || began.elapsed() > millis(60));
+    request.flush().unwrap();
 }
 
 #[track_caller]

@@ -407,7 +407,8 @@ where
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     patience: Patience,
-    /// When the operation began of which a vectored write has left a rest: the next goes on with it.
+    /// When the operation began of which a vectored write has left a rest: the next goes on with it, or gathers it, and
+    /// then that is all.
     unfinished: Option<Instant>,
 }
 
@@ -448,18 +449,18 @@ pub(crate) struct TimedWriter<'a, S, F> {
     clock: &'a Clock,
     writing: &'a mut Writing,
     set_option: F,
-    /// When the operation first sent something: its time is for all that it sends.
+    /// When the operation first sent something, or the one that it goes on with: its time is for all that it sends.
     began: Option<Instant>,
 }
 
 impl<'a, S, F> TimedWriter<'a, S, F> {
     pub(crate) fn new(stream: &'a mut S, clock: &'a Clock, writing: &'a mut Writing, set_option: F) -> Self {
         TimedWriter {
+            began: writing.unfinished.take(),
             stream,
             clock,
             writing,
             set_option,
-            began: None,
         }
     }
 }
@@ -486,8 +487,7 @@ where
 
     /// When an operation that goes on `now` must be over.
     fn limit(&mut self, now: Instant) -> Option<Limit> {
-        let began = self.writing.unfinished.take().or(self.began).unwrap_or(now);
-        self.began = Some(began);
+        let began = *self.began.get_or_insert(now);
         Writing::limit(self.clock, began)
     }
 
