@@ -5,12 +5,15 @@ mod support;
 use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use nix::unistd::gettid;
-use socketserver::framing::{DecodeError, DelimiterCodec, FixedLengthCodec, NetstringCodec, WholeStreamCodec};
+use socketserver::framing::{
+    DecodeError, Decoded, Decoder, DelimiterCodec, Encoder, FixedLengthCodec, NetstringCodec, WholeStreamCodec,
+};
 use socketserver::prelude::*;
 use socketserver::run_handler;
 use support::interrupt::{Interrupts, wait_until_asleep};
@@ -27,6 +30,8 @@ tests![
     after_a_decode_error_nothing_more_is_decoded,
     after_an_end_inside_a_message_the_iterator_ends,
     a_refused_message_leaves_the_stream_as_it_was,
+    a_message_at_which_its_codec_panics_leaves_the_stream_as_it_was,
+    a_codec_may_want_all_the_room_there_is,
     short_writes_go_on,
     a_write_that_fails_is_taken_up_by_flush,
     a_stream_that_takes_nothing_is_an_error,
@@ -53,7 +58,7 @@ tests![
     a_handler_with_messages_is_driven_in_memory,
 ];
 
-fn messages<S: Read, C: socketserver::framing::Decoder>(framed: &mut Framed<S, C>) -> Vec<Vec<u8>> {
+fn messages<S: Read, C: Decoder>(framed: &mut Framed<S, C>) -> Vec<Vec<u8>> {
     framed.collect::<io::Result<_>>().unwrap()
 }
 
@@ -181,6 +186,63 @@ fn a_refused_message_leaves_the_stream_as_it_was() {
     assert!(framed.send([b'x'; 10_000]).is_err());
     framed.send("last").unwrap();
     assert_eq!(framed.get_ref().written, b"first\nlast\n");
+}
+
+/// Begins each message, and then panics at some.
+struct Fragile;
+
+impl Encoder for Fragile {
+    fn encode_header(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        out.push(b'<');
+        assert_ne!(message, b"header");
+        Ok(())
+    }
+
+    fn encode_trailer(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        out.push(b'>');
+        assert_ne!(message, b"trailer");
+        Ok(())
+    }
+}
+
+// Its handler is over then, but what it has gathered is sent.
+fn a_message_at_which_its_codec_panics_leaves_the_stream_as_it_was() {
+    let mut request = StreamRequest::new(MemoryStream::new(""), "a client");
+    for message in ["header", "trailer"] {
+        let feed = || {
+            let mut framed = request.framed(Fragile);
+            framed.feed("whole").unwrap();
+            framed.feed(message)
+        };
+        assert!(quietly(|| catch_unwind(AssertUnwindSafe(feed))).is_err());
+    }
+    request.flush().unwrap();
+    assert_eq!(request.get_ref().written(), b"<whole><whole>");
+}
+
+/// Without the lines of the default hook among the tests' output.
+fn quietly<R>(panics: impl FnOnce() -> R) -> R {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = panics();
+    std::panic::set_hook(hook);
+    outcome
+}
+
+/// Waits for more without end.
+struct Insatiable;
+
+impl Decoder for Insatiable {
+    fn decode(&mut self, _: &[u8]) -> io::Result<Decoded> {
+        Ok(Decoded::Incomplete(usize::MAX))
+    }
+}
+
+fn a_codec_may_want_all_the_room_there_is() {
+    let mut framed = Framed::new(&b"some"[..], Insatiable);
+    let (arrived, expected) = (4, usize::MAX);
+    let error = framed.next_ref().unwrap_err();
+    assert_eq!(decode_error(&error), &DecodeError::Truncated { arrived, expected });
 }
 
 fn short_writes_go_on() {

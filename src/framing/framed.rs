@@ -401,29 +401,41 @@ impl<S: Write, C: Encoder> Framed<S, C> {
             return Err(EncodeError::Unflushed.into());
         }
         let message = message.as_ref();
-        let gathered = self.io.unsent.len();
-        match self.append(message) {
-            Ok(None) => Ok(()),
-            Ok(Some(header_end)) => self.io.write_around(header_end, message),
-            Err(error) => {
-                self.io.unsent.truncate(gathered);
-                Err(error)
-            }
+        match self.append(message)? {
+            None => Ok(()),
+            Some(header_end) => self.io.write_around(header_end, message),
         }
     }
 
     /// Appends header, message and trailer to what is gathered. A big message is left out: then this returns
     /// where it belongs.
     fn append(&mut self, message: &[u8]) -> io::Result<Option<usize>> {
-        let gathered = &mut self.io.unsent;
-        self.codec.encode_header(message, gathered)?;
-        let header_end = gathered.len();
+        let mut whole = WholeOnly {
+            kept: self.io.unsent.len(),
+            gathered: &mut self.io.unsent,
+        };
+        self.codec.encode_header(message, whole.gathered)?;
+        let header_end = whole.gathered.len();
         let is_big = header_end + message.len() > WRITE_BUFFER;
         if !is_big {
-            gathered.extend_from_slice(message);
+            whole.gathered.extend_from_slice(message);
         }
-        self.codec.encode_trailer(message, gathered)?;
+        self.codec.encode_trailer(message, whole.gathered)?;
+        whole.kept = whole.gathered.len();
         Ok(is_big.then_some(header_end))
+    }
+}
+
+/// Cuts off what was begun of a message that a codec refuses, or panics at: the request would send it at its end.
+struct WholeOnly<'a> {
+    gathered: &'a mut Vec<u8>,
+    /// So many bytes are of whole messages.
+    kept: usize,
+}
+
+impl Drop for WholeOnly<'_> {
+    fn drop(&mut self) {
+        self.gathered.truncate(self.kept);
     }
 }
 

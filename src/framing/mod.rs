@@ -203,7 +203,7 @@ pub trait Decoder {
             Decoded::Incomplete(_) if bytes.is_empty() => Ok(None),
             Decoded::Incomplete(missing) => Err(DecodeError::Truncated {
                 arrived: bytes.len(),
-                expected: bytes.len() + missing,
+                expected: bytes.len().saturating_add(missing),
             }
             .into()),
         }
