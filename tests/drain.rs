@@ -20,12 +20,13 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid, fork, gettid};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
 use socketserver::{Running, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
+use support::interrupt::wait_until_asleep;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, pid, role, serve_as_role};
 use support::talk::ECHO_LINES;
@@ -36,7 +37,7 @@ use support::{
 
 tests![
     roles: serves_a_handler_that_never_returns, serves_a_handler_that_writes_to_standard_error_for_ever,
-        binds_and_serves_in_the_background;
+        binds_and_serves_in_the_background, serves_and_serves_again_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
@@ -92,6 +93,7 @@ tests![
     a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
     a_stray_nudge_changes_nothing,
     a_server_that_went_to_the_background_after_binding_ends_as_any_other,
+    a_server_in_the_background_of_one_that_has_served_hears_of_its_end,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1335,4 +1337,35 @@ fn a_server_that_went_to_the_background_after_binding_ends_as_any_other() {
         "{ended:?}"
     );
     assert!(!place.path.exists());
+}
+
+fn serves_and_serves_again_in_the_background() {
+    serve_until_another_thread_stops_it();
+    // SAFETY: there is one thread.
+    if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+        waitpid(child, None).unwrap();
+        return;
+    }
+    set_pdeathsig(Signal::SIGKILL).unwrap();
+    serve_until_another_thread_stops_it();
+}
+
+fn serve_until_another_thread_stops_it() {
+    let server = TcpServer::new(ANY_PORT, Lines).drain_timeout(None).bind().unwrap();
+    println!("listening on {}", server.server_address());
+    let (address, handle, this) = (server.server_address(), server.shutdown_handle(), gettid());
+    let other = thread::spawn(move || {
+        assert_eq!(exchange_line(connect(&address), "hello\n"), "hello\n");
+        wait_until_asleep(this);
+        handle.shutdown();
+    });
+    println!("stopped: {}", server.serve_forever().unwrap());
+    other.join().unwrap();
+}
+
+// The forked process has what the thread knew of itself, but another thread.
+fn a_server_in_the_background_of_one_that_has_served_hears_of_its_end() {
+    let ended = Process::start(&mut role("serves_and_serves_again_in_the_background")).end();
+    let stopped = "stopped: served=1 failed=0 drained=0 forced=0 leaked=0\n";
+    assert_eq!(ended.output.matches(stopped).count(), 2, "{ended:?}");
 }

@@ -1,5 +1,6 @@
 //! Threads that sleep in accept(2), recvfrom(2) or recvmmsg(2), and how they are woken up.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering, fence};
@@ -61,14 +62,7 @@ impl Sleepers {
     /// The calling thread is about to accept or receive; it must look afterwards whether it still is to, and
     /// drops the guard when it has. `number` is one that other such threads do not have, as a rule.
     pub(crate) fn enter(&self, number: usize) -> Asleep<'_> {
-        thread_local! {
-            static THREAD: i32 = {
-                // A thread that was started with all signals blocked could not be woken up.
-                sys::unblock(sys::NUDGE);
-                gettid().as_raw()
-            };
-        }
-        let this = THREAD.with(|thread| *thread);
+        let this = self.this_thread();
         loop {
             for offset in 0..self.threads.len() {
                 let place = &self.threads[(number + offset) % self.threads.len()];
@@ -86,6 +80,23 @@ impl Sleepers {
             self.turn_off();
             std::thread::yield_now();
         }
+    }
+
+    /// The number of the calling thread. A forked child has all that its parent's thread knew, but another number.
+    fn this_thread(&self) -> i32 {
+        thread_local! {
+            static KNOWN: Cell<Option<(Pid, i32)>> = const { Cell::new(None) };
+        }
+        if let Some((process, thread)) = KNOWN.get()
+            && process == self.process
+        {
+            return thread;
+        }
+        // A thread that was started with all signals blocked could not be woken up.
+        sys::unblock(sys::NUDGE);
+        let thread = gettid().as_raw();
+        KNOWN.set(Some((self.process, thread)));
+        thread
     }
 
     /// Makes all who sleep come back, and all who are about to sleep. Async-signal-safe: ioctl(2), tgkill(2).
