@@ -75,6 +75,7 @@ tests![
     closing_hooks_run_in_the_master_only,
     the_loop_of_the_master_serves_metrics_without_a_thread,
     handle_request_serves_in_this_process,
+    what_handle_request_has_left_waiting_is_served_once,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     a_worker_with_threads_serves_many_at_a_time,
     threads_in_a_worker_end_their_requests_before_it_ends,
@@ -896,6 +897,27 @@ fn handle_request_serves_in_this_process() {
     assert_eq!(client.join().unwrap(), std::process::id());
     assert_eq!(server.active_workers(), 0);
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+// The workers have copies of it.
+fn what_handle_request_has_left_waiting_is_served_once() {
+    let one_a_second = RateLimit::wait(1);
+    let server = server().workers(2).max_rate_per_address(one_a_second);
+    let server = Arc::new(server.timeout(Duration::ZERO).bind().unwrap());
+    let clients = [(); 2].map(|()| {
+        let mut client = connect(&server.server_address());
+        client.write_all(b"\n").unwrap();
+        server.handle_request().unwrap();
+        client
+    });
+    assert_eq!(server.stats().waiting, 1);
+    let running = Arc::into_inner(server).unwrap().spawn().unwrap();
+    let answers = clients.map(|client| String::from_utf8(read_to_end(client)).unwrap());
+    assert_eq!(
+        answers,
+        [1, 2].map(|number| format!("{} {number}\ndone\n", std::process::id()))
+    );
+    stop(running, 2, 0);
 }
 
 // ----- Threads inside ----------------------------------------------------------------------------

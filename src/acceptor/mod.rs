@@ -470,7 +470,7 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// At most `timeout`, and not beyond the time at which something else is to be done.
-    fn until_next_due(&self, timeout: Option<Duration>) -> Option<Duration> {
+    pub(crate) fn until_next_due(&self, timeout: Option<Duration>) -> Option<Duration> {
         let core = self.server.core();
         let due = [core.linger().close_due(&*self.server), core.waiting_room().next_turn()];
         let Some(due) = due.into_iter().flatten().min() else {

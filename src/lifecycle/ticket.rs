@@ -223,6 +223,19 @@ impl Ticket {
         self.begin();
     }
 
+    /// In a worker, of a request that its master had accepted before the fork, and serves: here nothing is counted or
+    /// told.
+    pub(crate) fn leave_to_master(mut self) {
+        let mut inner = self.shared.registry.lock();
+        if let Stage::Waiting(index) | Stage::Running(index) = self.stage
+            && let Some(record) = inner.records.remove(index)
+            && let Some(client) = record.client
+        {
+            inner.addresses.release(client, record.waiting);
+        }
+        self.stage = self.stage.leave(&mut inner);
+    }
+
     /// `verify_request` said no.
     pub(crate) fn refused(self) {
         self.count(&mut self.shared.registry.lock(), End::Refused);

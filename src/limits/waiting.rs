@@ -106,6 +106,14 @@ impl<T: Transport> WaitingRoom<T> {
             drop((active, ticket));
         }
     }
+
+    /// In a worker, right after its fork: what waits here is its master's.
+    pub(crate) fn leave_to_master(&self) {
+        for Waiting { active, ticket, .. } in self.queue.try_take() {
+            ticket.leave_to_master();
+            drop(active);
+        }
+    }
 }
 
 /// A server that was dropped before it drained.

@@ -40,9 +40,11 @@ impl<S: BaseServer> PreFork<S> {
                 break;
             }
             let next = self.maintain(acceptor)?;
+            // What `handle_request` has left before: it is this process's.
+            core.waiting_room().run_ready(acceptor.server());
             let interval = core.attribute(|config| config.poll_interval);
             let left = next.map(|at| at.saturating_duration_since(Instant::now()));
-            core.wait_quiet(left.into_iter().chain(interval).min())?;
+            core.wait_quiet(acceptor.until_next_due(left.into_iter().chain(interval).min()))?;
         }
         core.begin_drain(acceptor.server());
         if self.state().len() > 0 || core.has_queued() {
