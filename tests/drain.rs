@@ -88,6 +88,8 @@ tests![
     a_sync_unix_server_tells_that_the_deadline_forced_its_request,
     a_sync_udp_server_tells_that_its_request_was_forced,
     what_has_the_number_of_an_ended_connection_by_then_is_left_alone,
+    what_a_hook_holds_up_past_the_deadline_does_not_hold_up_threads_that_accept,
+    what_a_hook_holds_up_past_the_deadline_does_not_hold_up_a_pool,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
@@ -1285,6 +1287,57 @@ fn a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says
     process.signal(Signal::SIGTERM);
     let ended = process.end();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.output);
+}
+
+/// Verifies nobody before the server closes.
+struct Hesitant<S> {
+    inner: S,
+    verifies: Gate,
+    closes: Gate,
+}
+
+impl<S: BaseServer> BaseServer for Hesitant<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.verifies.open();
+        self.closes.wait();
+        self.inner.verify_request(request, client_address)
+    }
+
+    fn server_close(&self) {
+        self.closes.open();
+        self.inner.server_close();
+    }
+}
+
+#[track_caller]
+fn assert_holds_nobody_up<S: BaseServer<Transport = Tcp>>(
+    make: impl FnOnce(fn(&mut TcpRequest) -> io::Result<()>) -> S,
+) {
+    let (verifies, closes) = (Gate::default(), Gate::default());
+    let running = Hesitant {
+        inner: make(|request| io::copy(request, &mut io::sink()).map(drop)),
+        verifies: verifies.clone(),
+        closes,
+    };
+    let running = running.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let _silent = connect(running.server_address());
+    verifies.wait();
+    assert_eq!(counts(running.stop().unwrap()), [1, 0, 0, 1, 0]);
+}
+
+fn what_a_hook_holds_up_past_the_deadline_does_not_hold_up_threads_that_accept() {
+    assert_holds_nobody_up(|handler| ThreadingTcpServer::new(ANY_PORT, handler));
+}
+
+fn what_a_hook_holds_up_past_the_deadline_does_not_hold_up_a_pool() {
+    assert_holds_nobody_up(|handler| ThreadPoolTcpServer::new(ANY_PORT, handler));
 }
 
 /// SIGURG may come from anywhere, and only says "look".

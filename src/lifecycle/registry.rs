@@ -108,6 +108,17 @@ impl Inner {
         }
     }
 
+    /// Enters a request, which comes late if the patience is over already, as one that a hook has held up: its socket is
+    /// shut down as those of the others were. Returns where its record is.
+    pub(super) fn enter(&mut self, record: Record) -> usize {
+        if self.forcing
+            && let Some(socket) = record.socket
+        {
+            let _ = shutdown(socket, Shutdown::Both);
+        }
+        self.records.insert(record)
+    }
+
     /// Requests in progress and waiting, here and in workers.
     fn present(&self) -> usize {
         let in_workers: u64 = self.workers.iter().map(|slot| slot.present()).sum();

@@ -320,7 +320,7 @@ impl Stage {
     fn run(self, inner: &mut Inner, record: Record) -> Self {
         self.leave(inner);
         inner.running += 1;
-        Stage::Running(inner.records.insert(record))
+        Stage::Running(inner.enter(record))
     }
 
     /// Its request waits.
@@ -328,7 +328,7 @@ impl Stage {
         self.leave(inner);
         inner.waiting += 1;
         record.waiting = true;
-        Stage::Waiting(inner.records.insert(record))
+        Stage::Waiting(inner.enter(record))
     }
 
     /// It holds nothing any more.
