@@ -76,6 +76,7 @@ tests![
     the_loop_of_the_master_serves_metrics_without_a_thread,
     handle_request_serves_in_this_process,
     what_handle_request_has_left_waiting_is_served_once,
+    a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     a_worker_with_threads_serves_many_at_a_time,
     threads_in_a_worker_end_their_requests_before_it_ends,
@@ -917,6 +918,22 @@ fn what_handle_request_has_left_waiting_is_served_once() {
         answers,
         [1, 2].map(|number| format!("{} {number}\ndone\n", std::process::id()))
     );
+    stop(running, 2, 0);
+}
+
+// A worker has their queue, but none of them.
+fn a_worker_starts_threads_of_its_own_although_handle_request_has_started_some() {
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, Commanded).workers(1).queue_size(1);
+    let server = Arc::new(pool.prefork().workers(1).bind().unwrap());
+    let address = server.server_address().to_string();
+    let here = std::thread::spawn(move || request(&address));
+    server.handle_request().unwrap();
+    assert_eq!(here.join().unwrap(), std::process::id());
+    wait_until("its thread has let go of the server", || {
+        Arc::strong_count(&server) == 1
+    });
+    let (running, address) = serve(Arc::into_inner(server).unwrap(), 1);
+    assert_eq!(request(&address), children()[0]);
     stop(running, 2, 0);
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, Once};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Sender, unbounded};
@@ -16,6 +16,7 @@ use crate::job::Job;
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::mutex::Mutex;
 use crate::server::{BaseServer, Concurrency};
+use crate::transport::Transport;
 
 /// Runs requests in a fixed number of threads, the workers.
 ///
@@ -45,15 +46,20 @@ pub struct ThreadPool<S: BaseServer> {
     queue_size: Limit,
     stack_size: StackSize,
     accepting: Arc<Accepting>,
-    queue: OnceLock<Queue<S::Transport>>,
+    queue: Mutex<Queue<S::Transport>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// A server that got no worker at first tries again with its first job: that there are too few is told once.
     told_too_few: Once,
 }
 
-/// Where workers that do not accept get their jobs from; taken away to end them, absent if there could be
-/// none.
-type Queue<T> = Mutex<Option<Sender<Job<T>>>>;
+/// Where workers that do not accept get their jobs from.
+enum Queue<T: Transport> {
+    /// No job has come for it yet.
+    New,
+    Open(Sender<Job<T>>),
+    /// There could be no worker, or the server is closed.
+    Closed,
+}
 
 impl<S: BaseServer> ThreadPool<S> {
     /// Gives `server` this strategy. It must not have one already, which the compiler checks.
@@ -66,7 +72,7 @@ impl<S: BaseServer> ThreadPool<S> {
             queue_size: Limit::wait(0),
             stack_size: StackSize::default(),
             accepting: Arc::new(Accepting::new(usize::MAX)),
-            queue: OnceLock::new(),
+            queue: Mutex::new(Queue::New),
             threads: Mutex::default(),
             told_too_few: Once::new(),
         }
@@ -120,23 +126,40 @@ impl<S: BaseServer> ThreadPool<S> {
     /// Queues a job; gives it back if there is no worker. Those that take from the queue are started with
     /// the first job for it.
     fn queue(&self, job: Job<S::Transport>) -> Result<(), Job<S::Transport>> {
-        let queue = self.queue.get_or_init(|| {
-            // The limit is kept where requests are accepted, so a send never waits; a bounded channel would
-            // take the memory for all its places at once.
-            let (sender, receiver) = unbounded::<Job<S::Transport>>();
-            let started = self.start_workers(|_| {
-                let receiver = receiver.clone();
-                move || {
-                    for job in receiver {
-                        job.run();
-                    }
+        let mut queue = self.queue.lock();
+        if let Queue::New = *queue {
+            *queue = self.open_queue();
+        }
+        match &*queue {
+            Queue::Open(sender) => sender.send(job).map_err(|refused| refused.0),
+            Queue::New | Queue::Closed => Err(job),
+        }
+    }
+
+    fn open_queue(&self) -> Queue<S::Transport> {
+        // The limit is kept where requests are accepted, so a send never waits; a bounded channel would
+        // take the memory for all its places at once.
+        let (sender, receiver) = unbounded::<Job<S::Transport>>();
+        let started = self.start_workers(|_| {
+            let receiver = receiver.clone();
+            move || {
+                for job in receiver {
+                    job.run();
                 }
-            });
-            Mutex::new((started > 0).then_some(sender))
+            }
         });
-        match &*queue.lock() {
-            Some(sender) => sender.send(job).map_err(|refused| refused.0),
-            None => Err(job),
+        if started > 0 {
+            Queue::Open(sender)
+        } else {
+            Queue::Closed
+        }
+    }
+
+    /// In a worker process: the threads that `handle_request` has started before are its master's. Their queue is not
+    /// closed, for which they may have held a lock at the fork.
+    fn forget_masters_queue(&self) {
+        if self.core().shared().master().is_some() {
+            std::mem::forget(std::mem::replace(&mut *self.queue.lock(), Queue::New));
         }
     }
 
@@ -175,6 +198,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     }
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        self.forget_masters_queue();
         let started = if self.queue_size == Limit::wait(0) {
             acceptor.let_sleep(self.workers);
             self.start_workers(|number| {
@@ -212,9 +236,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
 
     fn server_close(&self) {
         self.inner.server_close();
-        if let Some(queue) = self.queue.get() {
-            drop(queue.lock().take());
-        }
+        *self.queue.lock() = Queue::Closed;
         let all_ended = self.core().shared().registry.running() == 0;
         for worker in self.threads.lock().drain(..) {
             if all_ended {
