@@ -311,8 +311,13 @@ impl<T: Transport> Core<T> {
     ///
     /// The process has no free descriptor, or its master is gone already.
     pub(crate) fn after_fork(&self, wake: &EventFd, duty: Duty) -> io::Result<()> {
-        self.waiting_room.leave_to_master();
-        self.linger.abandon();
+        // What `handle_request` has left before.
+        if !self.waiting_room.is_empty() {
+            self.waiting_room.leave_to_master();
+        }
+        if !self.linger.is_empty() {
+            self.linger.abandon();
+        }
         let wakeup = self.shared.wakeup()?;
         let parents = wakeup.renew(wake, self.backlog.get().is_some())?;
         let master = Arc::new(Master::new(duty, parents));
