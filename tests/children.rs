@@ -22,9 +22,10 @@ use support::interrupt::wait_until_asleep;
 use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
+use support::talk::{TELL_PROCESS, finish, told_process};
 use support::{
     CEILING, EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state,
-    read_to_end, temp_path, uninterrupted, wait_until,
+    read_to_end, temp_path, uninterrupted, wait_until, wait_until_draining,
 };
 
 tests![
@@ -87,23 +88,12 @@ fn counts(report: Report) -> (u64, u64) {
     (report.served, report.failed)
 }
 
-/// Tells the process that serves, then waits for the client's end.
-fn tell_process(request: &mut TcpRequest) -> io::Result<()> {
-    writeln!(request, "{}", std::process::id())?;
-    request.read_to_end(&mut Vec::new()).map(drop)
-}
-
-/// A client of [`tell_process`] and the process that serves it.
+/// A client of [`TELL_PROCESS`] and the process that serves it.
 #[track_caller]
 fn client_in_progress(address: &Address) -> (TcpStream, u32) {
     let client = connect(address);
-    let process = exchange_line(&client, "").trim().parse().unwrap();
+    let process = told_process(&client);
     (client, process)
-}
-
-fn finish(client: &TcpStream) {
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(client), b"");
 }
 
 #[track_caller]
@@ -112,7 +102,7 @@ fn wait_until_reaped() {
 }
 
 fn each_request_has_a_process_of_its_own() {
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
     let (one, first) = client_in_progress(running.server_address());
     let (two, second) = client_in_progress(running.server_address());
     assert_ne!(first, second);
@@ -176,7 +166,7 @@ impl<S: BaseServer> BaseServer for Noting<S> {
 
 fn at_max_children_a_client_waits_in_the_queue() {
     let (journal, pen) = journal();
-    let server = ForkingTcpServer::new(ANY_PORT, tell_process).max_children(1);
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).max_children(1);
     let running = Noting(server, "", pen).spawn().unwrap();
     let (stuck, process) = client_in_progress(running.server_address());
     let waiting = connect(running.server_address());
@@ -185,38 +175,34 @@ fn at_max_children_a_client_waits_in_the_queue() {
     assert_eq!(journal.count("verify_request"), 1, "the second client is not accepted");
     assert_eq!(children(), [process]);
     finish(&stuck);
-    let next: u32 = exchange_line(&waiting, "").trim().parse().unwrap();
+    let next = told_process(&waiting);
     assert_ne!(next, process);
     finish(&waiting);
     assert_eq!(counts(running.stop().unwrap()), (2, 0));
 }
 
 fn at_max_children_a_shutdown_is_noticed_at_once() {
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process)
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS)
         .max_children(1)
         .spawn()
         .unwrap();
     let (stuck, process) = client_in_progress(running.server_address());
     running.shutdown_handle().shutdown();
-    wait_until("the server drains", || {
-        running.shutdown_handle().state() == State::Draining
-    });
+    wait_until_draining(&running.shutdown_handle());
     assert_eq!(children(), [process], "the child goes on");
     finish(&stuck);
     assert_eq!(counts(running.join().unwrap()), (1, 0));
 }
 
 fn at_max_children_the_queue_is_served_before_the_end() {
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process)
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS)
         .max_children(1)
         .spawn()
         .unwrap();
     let (stuck, _) = client_in_progress(running.server_address());
     let waiting: Vec<_> = (0..3).map(|_| connect(running.server_address())).collect();
     running.shutdown_handle().shutdown();
-    wait_until("the server drains", || {
-        running.shutdown_handle().state() == State::Draining
-    });
+    wait_until_draining(&running.shutdown_handle());
     finish(&stuck);
     for client in &waiting {
         assert_ne!(exchange_line(client, ""), "");
@@ -227,7 +213,7 @@ fn at_max_children_the_queue_is_served_before_the_end() {
 
 fn max_children_are_forty_unless_set() {
     let (journal, pen) = journal();
-    let running = Noting(ForkingTcpServer::new(ANY_PORT, tell_process), "", pen)
+    let running = Noting(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS), "", pen)
         .spawn()
         .unwrap();
     let clients: Vec<_> = (0..40)
@@ -269,7 +255,7 @@ fn never_more_than_max_children_at_once() {
 }
 
 fn active_children_are_told() {
-    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, tell_process).bind().unwrap());
+    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).bind().unwrap());
     assert_eq!(server.active_children(), 0);
     let client = connect(&server.server_address());
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
@@ -283,7 +269,7 @@ fn active_children_are_told() {
 // ----- How they end ------------------------------------------------------------------------------
 
 fn a_child_is_reaped_at_once_although_the_server_is_idle() {
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
     for _ in 0..20 {
         let (client, process) = client_in_progress(running.server_address());
         assert_eq!(children(), [process]);
@@ -296,7 +282,7 @@ fn a_child_is_reaped_at_once_although_the_server_is_idle() {
 }
 
 fn many_children_that_end_together_are_all_reaped() {
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
     let clients: Vec<_> = (0..30)
         .map(|_| client_in_progress(running.server_address()).0)
         .collect();
@@ -335,10 +321,10 @@ fn a_child_of_the_program_is_left_to_the_program() {
 
 /// As a program does that waits for any child: nobody can know the status any more.
 fn a_child_that_the_program_has_reaped_counts_as_failed() {
-    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, tell_process).bind().unwrap());
+    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).bind().unwrap());
     let client = connect(&server.server_address());
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
-    let process: u32 = exchange_line(&client, "").trim().parse().unwrap();
+    let process = told_process(&client);
     finish(&client);
     nix::sys::wait::waitpid(pid(process), None).unwrap();
     assert_eq!(counts(server.close().unwrap()), (0, 1));
@@ -349,7 +335,7 @@ fn a_child_that_the_program_has_reaped_counts_as_failed() {
 }
 
 fn two_servers_of_one_program_reap_their_own_children() {
-    let spawn = || ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let spawn = || ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
     let servers = [spawn(), spawn()];
     let clients = servers
         .each_ref()
@@ -368,7 +354,7 @@ fn a_child_of_one_server_does_not_keep_the_connections_of_another_open() {
         let other = other.spawn().unwrap();
         let client = connect(other.server_address());
         assert_eq!(exchange_line(&client, ""), "begun\n");
-        let forking = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+        let forking = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
         let (stays, child) = client_in_progress(forking.server_address());
         finish(&client);
         assert!(children().contains(&child), "it has a copy of that connection");
@@ -387,7 +373,7 @@ fn a_child_of_one_server_does_not_keep_the_connections_of_another_open() {
 
 /// The parent has closed its copy of the connection, and its number is given to another socket.
 fn forcing_spares_descriptors_that_are_somebody_elses_by_now() {
-    let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::ZERO);
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).drain_timeout(Duration::ZERO);
     let running = server.spawn().unwrap();
     let (client, _) = client_in_progress(running.server_address());
     let others: Vec<_> = (0..5).map(|_| UnixStream::pair().unwrap()).collect();
@@ -424,7 +410,7 @@ impl<S: BaseServer> BaseServer for Ends<S> {
 
 fn a_child_that_was_killed_costs_its_own_request_only() {
     let (journal, pen) = journal();
-    let running = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen)
+    let running = Ends(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS), pen)
         .spawn()
         .unwrap();
     let (spared, _) = client_in_progress(running.server_address());
@@ -452,7 +438,7 @@ fn a_child_that_was_killed_costs_its_own_request_only() {
 
 fn a_child_that_a_real_time_signal_has_killed_is_reaped() {
     let (journal, pen) = journal();
-    let server = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen);
+    let server = Ends(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS), pen);
     let running = server.max_connections(1).spawn().unwrap();
     for _ in 0..2 {
         let (client, process) = client_in_progress(running.server_address());
@@ -525,7 +511,7 @@ fn what_a_handler_changes_stays_in_the_child() {
 
 /// Else the port would stay taken, and clients in its queue unserved, until the last child has ended.
 fn the_listening_socket_is_closed_in_the_child() {
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
     let address = running.server_address().clone();
     let (client, process) = client_in_progress(&address);
     running.shutdown_handle().shutdown();
@@ -566,7 +552,7 @@ fn sigterm_ends_a_child_although_the_program_listens_to_it() {
     let told = Arc::default();
     let listening = signal_hook::flag::register(signal::SIGTERM, Arc::clone(&told)).unwrap();
     let (journal, pen) = journal();
-    let running = Ends(ForkingTcpServer::new(ANY_PORT, tell_process), pen)
+    let running = Ends(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS), pen)
         .spawn()
         .unwrap();
     let (client, process) = client_in_progress(running.server_address());
@@ -588,7 +574,7 @@ fn sigterm_ends_a_child_although_it_was_blocked_when_the_program_was_started() {
     // Whoever started it may have forgotten that, or it has a thread that waits for the signal (sigwait(3)).
     let sigterm = SigSet::from(Signal::SIGTERM);
     sigterm.thread_block().unwrap();
-    let running = ForkingTcpServer::new(ANY_PORT, tell_process).spawn().unwrap();
+    let running = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).spawn().unwrap();
     sigterm.thread_unblock().unwrap();
     let (client, _) = client_in_progress(running.server_address());
     // Until its parent has left the request to it, the child would be told by its connection.
@@ -649,7 +635,7 @@ impl<S: BaseServer> BaseServer for Impatient<S> {
 }
 
 fn a_child_that_is_ended_as_it_begins_does_not_stop_the_server() {
-    let server = Impatient(ForkingTcpServer::new(ANY_PORT, tell_process));
+    let server = Impatient(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS));
     let running = server.shutdown_on_signals([signal::SIGTERM]).spawn().unwrap();
     for _ in 0..20 {
         // It has told its process before it is ended, or not.
@@ -661,7 +647,7 @@ fn a_child_that_is_ended_as_it_begins_does_not_stop_the_server() {
 
 fn a_server_in_a_child_hears_of_its_own_children() {
     let serve = |request: &mut TcpRequest| -> io::Result<()> {
-        let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::from_secs(1));
+        let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).drain_timeout(Duration::from_secs(1));
         let server = Arc::new(server.bind()?);
         let client = connect(&server.server_address());
         server.handle_request()?;
@@ -978,12 +964,12 @@ fn three_mix_ins_call_each_other_in_the_child() {
 // ----- One by one --------------------------------------------------------------------------------
 
 fn handle_request_forks() {
-    let server = ForkingTcpServer::new(ANY_PORT, tell_process).timeout(Duration::from_millis(1));
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).timeout(Duration::from_millis(1));
     let server = Arc::new(server.bind().unwrap());
     assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
     let client = connect(&server.server_address());
     wait_until("it came", || server.handle_request().unwrap() == Handled::Processed);
-    let process: u32 = exchange_line(&client, "").trim().parse().unwrap();
+    let process = told_process(&client);
     assert_eq!(children(), [process]);
     finish(&client);
     assert_eq!(counts(server.close().unwrap()), (1, 0));
@@ -992,11 +978,11 @@ fn handle_request_forks() {
 
 /// In Python a zombie stays until the next one.
 fn handle_request_reaps_what_ended_before() {
-    let server = ForkingTcpServer::new(ANY_PORT, tell_process).timeout(Duration::from_millis(1));
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).timeout(Duration::from_millis(1));
     let server = Arc::new(server.bind().unwrap());
     let client = connect(&server.server_address());
     wait_until("it came", || server.handle_request().unwrap() == Handled::Processed);
-    let process: u32 = exchange_line(&client, "").trim().parse().unwrap();
+    let process = told_process(&client);
     finish(&client);
     wait_until("the child has ended", || process_state(process).as_deref() == Some("Z"));
     assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
@@ -1007,7 +993,7 @@ fn handle_request_reaps_what_ended_before() {
 
 /// Two threads handle requests, one of them waits for a place. The other one's leaving is no reason not to tell it.
 fn a_thread_that_waits_for_a_place_hears_of_a_child_after_another_has_gone() {
-    let server = ForkingTcpServer::new(ANY_PORT, tell_process).max_children(2);
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).max_children(2);
     let server = Arc::new(server.bind().unwrap());
     let first = connect(&server.server_address());
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
@@ -1036,12 +1022,12 @@ fn a_thread_that_waits_for_a_place_hears_of_a_child_after_another_has_gone() {
 }
 
 fn closing_waits_for_the_children() {
-    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, tell_process).bind().unwrap());
+    let server = Arc::new(ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).bind().unwrap());
     let client = connect(&server.server_address());
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
     let closing = Arc::clone(&server);
     let closer = std::thread::spawn(move || closing.close().unwrap());
-    wait_until("it drains", || server.shutdown_handle().state() == State::Draining);
+    wait_until_draining(&server.shutdown_handle());
     assert_ne!(exchange_line(&client, ""), "");
     finish(&client);
     let report = closer.join().unwrap();
@@ -1052,7 +1038,7 @@ fn closing_waits_for_the_children() {
 // ----- The deadline ------------------------------------------------------------------------------
 
 fn children_that_do_not_end_are_terminated_at_the_deadline() {
-    let server = ForkingTcpServer::new(ANY_PORT, tell_process).drain_timeout(Duration::ZERO);
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).drain_timeout(Duration::ZERO);
     let running = server.spawn().unwrap();
     let (client, _) = client_in_progress(running.server_address());
     let report = running.stop().unwrap();
@@ -1070,7 +1056,7 @@ fn children_that_do_not_end_are_terminated_at_the_deadline() {
 fn children_that_block_sigterm_are_killed() {
     let stubborn = |request: &mut TcpRequest| -> io::Result<()> {
         SigSet::from(Signal::SIGTERM).thread_block()?;
-        tell_process(request)
+        TELL_PROCESS(request)
     };
     let server = ForkingTcpServer::new(ANY_PORT, stubborn).drain_timeout(Duration::ZERO);
     let running = server.spawn().unwrap();

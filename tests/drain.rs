@@ -7,7 +7,7 @@ mod support;
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, gettid};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{Running, ShutdownHandle, State, Tcp, UnixStreams, run_handler};
+use socketserver::{Running, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::interrupt::wait_until_asleep;
@@ -32,7 +32,7 @@ use support::process::{Process, pid, role, serve_as_role};
 use support::talk::ECHO_LINES;
 use support::{
     CEILING, Lines, can_refuse_clients, children_of, connect, exchange_line, inet, logged, process_state, read_to_end,
-    temp_path, wait_until,
+    temp_path, wait_until, wait_until_draining,
 };
 
 tests![
@@ -99,11 +99,6 @@ tests![
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
-
-#[track_caller]
-fn wait_until_draining(handle: &ShutdownHandle) {
-    wait_until("the server drains", || handle.state() >= State::Draining);
-}
 
 /// What a report counts: served, failed, drained, forced, leaked.
 fn counts(report: Report) -> [u64; 5] {
@@ -528,10 +523,36 @@ struct HeldUp {
     /// A socket.
     stream: File,
     reads: AtomicUsize,
+    hold: Hold,
+}
+
+impl HeldUp {
+    fn over(socket: &impl AsFd, hold: &Hold) -> io::Result<Self> {
+        Ok(HeldUp {
+            stream: socket.as_fd().try_clone_to_owned()?.into(),
+            reads: AtomicUsize::new(0),
+            hold: hold.clone(),
+        })
+    }
+}
+
+/// How a stream is held up.
+#[derive(Clone)]
+struct Hold {
     arrived: Gate,
     go_on: Gate,
     /// What the second read gets is of no message (in TLS a change of keys): the request is to call again.
     is_message: bool,
+}
+
+impl Hold {
+    fn new(is_message: bool) -> Self {
+        Hold {
+            arrived: Gate::default(),
+            go_on: Gate::default(),
+            is_message,
+        }
+    }
 }
 
 impl Read for &HeldUp {
@@ -539,9 +560,9 @@ impl Read for &HeldUp {
         let mut stream = &self.stream;
         if self.reads.fetch_add(1, Ordering::Relaxed) == 1 {
             recv(stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)?;
-            self.arrived.open();
-            self.go_on.wait();
-            if !self.is_message {
+            self.hold.arrived.open();
+            self.hold.go_on.wait();
+            if !self.hold.is_message {
                 stream.read_exact(&mut [0])?;
                 return Err(ErrorKind::Interrupted.into());
             }
@@ -600,21 +621,11 @@ impl<S: BaseServer> BaseServer for Telling<S> {
 }
 
 #[derive(Clone)]
-struct HeldUpLines {
-    is_message: bool,
-    arrived: Gate,
-    go_on: Gate,
-}
+struct HeldUpLines(Hold);
 
 impl BaseRequestHandler<TcpRequest> for HeldUpLines {
     fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
-        let held_up = HeldUp {
-            stream: OwnedFd::from(request.get_ref().try_clone()?).into(),
-            reads: AtomicUsize::new(0),
-            arrived: self.arrived.clone(),
-            go_on: self.go_on.clone(),
-            is_message: self.is_message,
-        };
+        let held_up = HeldUp::over(request.get_ref(), &self.0)?;
         run_handler(&Lines, &mut request.wrap(held_up)?)
     }
 }
@@ -627,23 +638,19 @@ fn held_up_while_it_stops<S: BaseServer>(
     at_once: bool,
     under: impl FnOnce(TcpServer<HeldUpLines>) -> S,
 ) -> (Running, TcpStream) {
-    let (arrived, go_on, told) = (Gate::default(), Gate::default(), Gate::default());
-    let handler = HeldUpLines {
-        is_message,
-        arrived: arrived.clone(),
-        go_on: go_on.clone(),
-    };
+    let (hold, told) = (Hold::new(is_message), Gate::default());
+    let handler = HeldUpLines(hold.clone());
     let server = Telling(under(TcpServer::new(ANY_PORT, handler)), told.clone());
     let running = server.spawn().unwrap();
     let mut client = connect(running.server_address());
     assert_eq!(exchange_line(&client, "one\n"), "one\n");
     client.write_all(b"t").unwrap();
-    arrived.wait();
+    hold.arrived.wait();
     running.shutdown_handle().shutdown();
     if !at_once {
         told.wait();
     }
-    go_on.open();
+    hold.go_on.open();
     (running, client)
 }
 
@@ -714,17 +721,11 @@ impl BaseRequestHandler<UnixStreamRequest> for BusyLines {
 
 fn a_message_that_has_begun_to_arrive_is_answered_although_another_thread_answers_the_last() {
     let place = temp_path("socket");
-    let (arrived, answer, go_on) = (Gate::default(), Gate::default(), Gate::default());
-    let gates = [arrived.clone(), answer.clone(), go_on];
+    let (hold, answer) = (Hold::new(true), Gate::default());
+    let (holding, answering) = (hold.clone(), answer.clone());
     let handler = move |request: &mut UnixStreamRequest| -> HandlerResult {
-        let [arrived, answer, go_on] = gates.clone();
-        let held_up = HeldUp {
-            stream: OwnedFd::from(request.get_ref().try_clone()?).into(),
-            reads: AtomicUsize::new(0),
-            arrived,
-            go_on: go_on.clone(),
-            is_message: true,
-        };
+        let held_up = HeldUp::over(request.get_ref(), &holding)?;
+        let (answer, go_on) = (answering.clone(), holding.go_on.clone());
         let two_lines = move |request: &mut StreamRequest<HeldUp>| -> HandlerResult {
             let (mut rfile, mut wfile) = StreamRequest::split(request);
             let (mut first, mut second) = (String::new(), String::new());
@@ -752,7 +753,7 @@ fn a_message_that_has_begun_to_arrive_is_answered_although_another_thread_answer
     client.write_all(b"one\n").unwrap();
     has_read(4);
     client.write_all(b"t").unwrap();
-    arrived.wait();
+    hold.arrived.wait();
     running.shutdown_handle().shutdown();
     wait_until_draining(&running.shutdown_handle());
     answer.open();

@@ -20,7 +20,7 @@ use socketserver::{Handled, State};
 use support::interrupt::{Interrupts, is_asleep};
 use support::journal::{Journaled, journal};
 use support::matrix::udp_client;
-use support::{CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, wait_until};
+use support::{CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, wait_until, wait_until_draining};
 
 tests![
     it_handles_exactly_one_request,
@@ -330,7 +330,7 @@ fn closing_waits_for_the_requests_and_counts_them() {
     }
     let handle = server.shutdown_handle();
     let opening = thread::spawn(move || {
-        wait_until("it drains", || handle.state() == State::Draining);
+        wait_until_draining(&handle);
         leave.open();
     });
     let report = server.close().unwrap();
@@ -553,7 +553,7 @@ fn service_actions_run_at_each_poll_interval_while_the_server_drains() {
     assert_eq!(exchange_line(connect(running.server_address()), ""), "begun\n");
     let handle = running.shutdown_handle();
     handle.shutdown();
-    wait_until("it drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     let before = turns.load(Ordering::SeqCst);
     wait_until("service_actions has run ten times more", || {
         turns.load(Ordering::SeqCst) >= before + 10

@@ -21,7 +21,7 @@ use support::matrix::udp_client;
 use support::rest::without_rest;
 use support::{
     CEILING, EchoLine, Holdings, address_of_ones_own, connect, exchange_line, inet, logged, read_to_end, sockets,
-    threads, unread, wait_until, wait_until_accepted,
+    threads, unread, wait_until, wait_until_accepted, wait_until_draining,
 };
 
 tests![
@@ -200,7 +200,7 @@ fn the_states_follow_one_another() {
     begun.wait();
     assert_eq!(handle.state(), State::Serving);
     handle.shutdown();
-    wait_until("it drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     leave.open();
     running.join().unwrap();
     assert_eq!(handle.state(), State::Closed);
@@ -333,7 +333,7 @@ fn a_signal_that_is_asked_for_twice_is_listened_to_once() {
     });
     let handle = running.shutdown_handle();
     raise_sigusr2();
-    wait_until("it drains", || handle.state() >= State::Draining);
+    wait_until_draining(&handle);
     assert_eq!(handle.wait_timeout(Duration::from_millis(20)), Err(WaitError::TimedOut));
     drop(client);
     let report = running.join().unwrap();
@@ -713,7 +713,7 @@ fn requests_in_progress_end_first<S: BaseServer>(make: impl FnOnce(Arc<AtomicUsi
     begun.wait();
     let handle = running.shutdown_handle();
     let stopping = thread::spawn(move || running.stop());
-    wait_until("it drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     assert_eq!(handle.wait_timeout(Duration::from_millis(1)), Err(WaitError::TimedOut));
     leave.open();
     let report = stopping.join().unwrap().unwrap();
@@ -933,7 +933,7 @@ fn without_a_drain_timeout_the_server_waits() {
     });
     let handle = running.shutdown_handle();
     let stopping = thread::spawn(move || running.stop());
-    wait_until("it drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     assert_eq!(handle.wait_timeout(Duration::from_millis(20)), Err(WaitError::TimedOut));
     drop(client);
     let report = stopping.join().unwrap().unwrap();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
 use socketserver::prelude::*;
+use support::attempts::until_in_time;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::matrix::connect_unix;
@@ -162,8 +163,8 @@ fn a_signal_does_not_end_the_wait_for_a_client_that_may_send_on() {
         running.stop().unwrap();
         still_there
     };
-    // On a busy machine the half second that it may be silent may be over before, but not each time.
-    assert!((0..10).any(|_| is_waited_for()));
+    // The half second that it may be silent may be over before.
+    until_in_time(is_waited_for);
 }
 
 fn a_client_that_sends_more_as_a_drain_ends_its_connection_reads_the_last_answer_and_the_end() {

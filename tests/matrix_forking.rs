@@ -11,10 +11,10 @@ use std::thread;
 use std::time::Duration;
 
 use socketserver::prelude::*;
-use socketserver::{Construct, State, WaitError};
+use socketserver::{Construct, WaitError};
 use support::journal::journal;
 use support::matrix::{EchoOrFail, Kind, cell};
-use support::{children, connect, process_state, wait_until};
+use support::{children, connect, process_state, wait_until, wait_until_draining};
 
 tests![
     a_forking_tcp_server_serves_from_bind_to_close,
@@ -73,7 +73,7 @@ fn closing_a_forking_server_waits_for_its_children() {
 
     let handle = running.shutdown_handle();
     let stopping = thread::spawn(move || running.stop());
-    wait_until("the server drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     assert_eq!(handle.wait_timeout(Duration::from_millis(1)), Err(WaitError::TimedOut));
     assert_eq!((children(), journal.count("ended")), (vec![child], 0));
 

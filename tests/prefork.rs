@@ -26,7 +26,7 @@ use support::process::{Process, assert_ended, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, assert_echoes, assert_waits, finish};
 use support::{
     CEILING, children, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path,
-    wait_until,
+    wait_until, wait_until_draining,
 };
 
 tests![
@@ -957,9 +957,7 @@ fn threads_in_a_worker_end_their_requests_before_it_ends() {
     wait_until("they have ended", || children().len() == 2);
     let last = Client::start(&address, "hold");
     running.shutdown_handle().shutdown();
-    wait_until("the server drains", || {
-        running.shutdown_handle().state() == State::Draining
-    });
+    wait_until_draining(&running.shutdown_handle());
     last.finish();
     let report = running.join().unwrap();
     assert_eq!((report.served, report.failed, report.drained), (5, 0, 1));

@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::libc::O_NONBLOCK;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
+use support::attempts::until_in_time;
 use support::is_listening;
 use support::process::{Process, STRATEGIES};
 use support::remote_command::{ask, ask_until, read_answer, serve, stop, wait_until_gone};
@@ -162,7 +163,7 @@ fn a_client_that_says_nothing_is_not_kept() {
         // One without a command, one without its `ready`.
         let silent = connect_to(server.address());
         assert_eq!(read_to_end(silent), b"", "{strategy}");
-        let late = late_attempts(|| {
+        let late = until_in_time(|| {
             let mut client = connect_to(server.address());
             let mut told = String::new();
             let _ = client
@@ -183,7 +184,7 @@ fn a_client_that_says_nothing_is_not_kept() {
 fn a_client_that_takes_no_answer_is_not_kept() {
     let mut server = serve("struct", &["--idle-timeout", "0.2", "--max-output", "100000000"]);
     let length = 2 * longest_send_buffer() + (1 << 20);
-    let late = late_attempts(|| {
+    let late = until_in_time(|| {
         let mut client = connect_to(server.address());
         setsockopt(&client, sockopt::RcvBuf, &4096).unwrap();
         // More than the buffers of two sockets take.
@@ -202,7 +203,7 @@ fn longest_send_buffer() -> usize {
 
 fn the_time_of_a_command_does_not_count_for_its_client() {
     let server = serve("struct", &["--idle-timeout", "0.5"]);
-    late_attempts(|| {
+    until_in_time(|| {
         let mut client = connect_to(server.address());
         let mut answer = [0; 9];
         let answered = client
@@ -210,13 +211,6 @@ fn the_time_of_a_command_does_not_count_for_its_client() {
             .and_then(|()| client.read_exact(&mut answer));
         answered.is_ok() && answer[4..] == *b"here\n"
     });
-}
-
-/// Attempts something until it succeeds, as not each time on a busy machine, where a client may be too late for the
-/// server's clock. How many attempts did not.
-#[track_caller]
-fn late_attempts(mut attempt: impl FnMut() -> bool) -> usize {
-    (0..10).position(|_| attempt()).expect("one is in time")
 }
 
 // ----- Signals -----------------------------------------------------------------------------------

@@ -3,16 +3,17 @@
 mod support;
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use socketserver::Handled;
 use socketserver::prelude::*;
-use socketserver::{Handled, State};
 use support::journal::{Journal, Journaled, Pen, journal};
 use support::rest::without_rest;
-use support::{EchoLine, connect, exchange_line, read_to_end, threads, wait_until};
+use support::talk::{assert_echoes, finish};
+use support::{EchoLine, connect, exchange_line, read_to_end, threads, wait_until, wait_until_draining};
 
 tests![
     as_many_requests_run_at_once_as_there_are_workers,
@@ -52,16 +53,6 @@ fn pool(
         .workers(workers)
         .queue_size(queue_size);
     (Journaled::over(server, &pen), journal)
-}
-
-fn finish(client: &TcpStream) {
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(client), b"");
-}
-
-#[track_caller]
-fn assert_echoes(client: &TcpStream) {
-    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
 }
 
 /// Nothing is to happen: this only gives it the time to.
@@ -141,7 +132,7 @@ fn a_full_pool_notices_a_shutdown_at_once() {
     let (running, journal, clients) = full_pool();
     let handle = running.shutdown_handle();
     handle.shutdown();
-    wait_until("it drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     assert_eq!(journal.count("begun"), 1, "its worker is still busy");
     drop(clients);
     running.join().unwrap();
@@ -163,7 +154,7 @@ fn a_full_pool_serves_what_is_queued_before_the_end() {
     let (running, _journal, clients) = full_pool();
     let handle = running.shutdown_handle();
     handle.shutdown();
-    wait_until("it drains", || handle.state() == State::Draining);
+    wait_until_draining(&handle);
     for client in &clients {
         assert_echoes(client);
         finish(client);

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
 pub mod accepting;
+pub mod attempts;
 pub mod clients;
 pub mod commanded;
 pub mod detached;
@@ -35,6 +36,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
+use socketserver::{ShutdownHandle, State};
 
 /// No wait of a test is longer: past it, the test has failed.
 pub const CEILING: Duration = Duration::from_secs(10);
@@ -134,6 +136,12 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "waited {CEILING:?} in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// A server that has been told to stop drains; something keeps it from being closed yet.
+#[track_caller]
+pub fn wait_until_draining(handle: &ShutdownHandle) {
+    wait_until("the server drains", || handle.state() == State::Draining);
 }
 
 /// What a process holds: descriptors, threads, children.
