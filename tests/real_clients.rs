@@ -5,12 +5,12 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use support::process::{Process, STRATEGIES, Server, TRANSPORTS, echo, example_path, role, start, start_each};
+use support::program::peer;
 use support::{CEILING, clients, temp_path};
 
 tests![
@@ -260,11 +260,6 @@ fn openssl_is_served_over_tls() {
 
 // ----- Python ------------------------------------------------------------------------------------
 
-/// A program of the directory `tests/peers`.
-fn peer(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name)
-}
-
 /// A plain client of each family and type: sends, closes its sending side, reads to the end.
 const PYTHON_CLIENT: &str = "
 import socket, sys
@@ -299,7 +294,7 @@ fn python_is_served_over_every_transport_and_strategy() {
     }
     for server in start_each() {
         let own = temp_path("python");
-        let mut client = Command::new("python3");
+        let mut client = Command::new(clients::python());
         client.args(["-c", PYTHON_CLIENT, server.transport, server.process.address()]);
         let output = client.arg(&own.path).output().unwrap();
         assert!(output.status.success(), "{}: {output:?}", server.name);
@@ -315,8 +310,7 @@ fn assert_serves_cpythons_clients(strategy: &str) {
     }
     let servers = TRANSPORTS.map(|transport| start(transport, strategy));
     let place = tempfile::tempdir().unwrap();
-    let output = Command::new("python3")
-        .arg(peer("cpython_clients.py"))
+    let output = peer("cpython_clients.py")
         .args(
             servers
                 .iter()
@@ -324,7 +318,6 @@ fn assert_serves_cpythons_clients(strategy: &str) {
         )
         // Where its clients bind their paths, which it removes.
         .env("TMPDIR", place.path())
-        .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();
     assert!(

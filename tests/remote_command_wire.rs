@@ -96,10 +96,10 @@ fn a_python_client_can_decode_whatever_is_sent_in_gbk() {
     ];
     let all_ranges = ranges.map(all).join("+");
     let possible = print(format!("({all_ranges}).encode('gbk', 'replace').decode('gbk')"));
-    let possible = Program::run(Command::new("python3").args(["-c", &possible]), "").output;
+    let possible = Program::run(Command::new(clients::python()).args(["-c", &possible]), "").output;
     let mut client = Program::start(peer_of("struct_client.py", server.address()).arg("gbk"));
     for (before, range) in ranges.into_iter().enumerate() {
-        client.say(&format!("python3 -c \"{}\"\n", print(all(range))));
+        client.say(&format!("'{}' -c \"{}\"\n", clients::python(), print(all(range))));
         let prompts = before + 2;
         client.wait_for_output_that("it is answered", |text| text.matches(">>: ").count() == prompts);
     }

@@ -5,7 +5,7 @@ use std::env;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Set to `required`, a missing client fails its test; `scripts/test.sh`, which installs them all, sets it.
 const REQUIRED: &str = "SOCKETSERVER_TEST_CLIENTS";
@@ -37,8 +37,19 @@ pub fn python_with(module: &str) -> bool {
         return false;
     }
     let import = format!("import {module}");
-    let tried = Command::new("python3").args(["-c", &import]).output().unwrap();
+    let tried = Command::new(python()).args(["-c", &import]).output().unwrap();
     tried.status.success() || skip(&format!("python3 with {module}"))
+}
+
+/// The program that `python3` runs in the end: that of pyenv is a script, which starts some thirty processes each time.
+#[track_caller]
+pub fn python() -> &'static str {
+    static PYTHON: OnceLock<String> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let tell = "import sys; print(sys.executable)";
+        let told = Command::new("python3").args(["-c", tell]).output().unwrap();
+        String::from_utf8(told.stdout).unwrap().trim_end().to_owned()
+    })
 }
 
 /// Whether this machine has a loopback address of IPv6. If not, the test that asks is to return at once.

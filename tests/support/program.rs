@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 
 use super::CEILING;
+use super::clients::python;
 use super::process::{Ended, example_path, pid};
 
 /// A running program; killed when dropped.
@@ -92,10 +93,11 @@ impl Program {
     fn wait(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + CEILING;
         while !condition(self) {
-            let (output, errors) = (self.output.text(), self.errors.text());
             assert!(
                 Instant::now() < end,
-                "waited {CEILING:?} in vain until {what}; its output: {output:?}, its errors: {errors:?}"
+                "waited {CEILING:?} in vain until {what}; its output: {:?}, its errors: {:?}",
+                self.output.text(),
+                self.errors.text()
             );
             thread::sleep(Duration::from_millis(1));
         }
@@ -183,7 +185,7 @@ pub fn unread(command: &mut Command) -> &mut Command {
 
 /// A program of tests/peers.
 pub fn peer(name: &str) -> Command {
-    let mut command = Command::new("python3");
+    let mut command = Command::new(python());
     // Its output is UTF-8 whatever the locale.
     command
         .args(["-X", "utf8"])
