@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -24,8 +24,8 @@ use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::talk::{TELL_PROCESS, finish, told_process};
 use support::{
-    CEILING, EchoLine, children, connect, exchange_line, is_listening, kill_by_number, logged, process_state,
-    read_to_end, temp_path, uninterrupted, wait_until, wait_until_draining,
+    CEILING, EchoLine, children, connect, connect_from, exchange_line, is_listening, kill_by_number, logged,
+    process_state, read_to_end, temp_path, uninterrupted, wait_until, wait_until_draining,
 };
 
 tests![
@@ -233,7 +233,7 @@ fn never_more_than_max_children_at_once() {
     let (journal, pen) = journal();
     let handler = move |request: &mut TcpRequest| {
         pen.note("begins");
-        request.write_all(b"done\n")?;
+        TELL_PROCESS(request)?;
         pen.note("ends");
         io::Result::Ok(())
     };
@@ -242,8 +242,10 @@ fn never_more_than_max_children_at_once() {
         .spawn()
         .unwrap();
     let clients: Vec<_> = (0..60).map(|_| connect(running.server_address())).collect();
-    for client in clients {
-        assert_eq!(read_to_end(client), b"done\n");
+    // Each stays until it is told to go: were there no limit, all would be there at once.
+    for client in &clients {
+        told_process(client);
+        finish(client);
     }
     assert_eq!(counts(running.stop().unwrap()), (60, 0));
     let (mut now, mut most) = (0, 0);
@@ -787,7 +789,7 @@ fn a_child_sees_that_the_parent_drains() {
 
 // ----- Mix-ins -----------------------------------------------------------------------------------
 
-/// Serves clients of an even port, welcomes them, says goodbye.
+/// Serves clients of 127.0.0.2, welcomes them, says goodbye.
 struct Host<S>(S);
 
 impl<S: BaseServer<Transport = Tcp>> BaseServer for Host<S> {
@@ -799,7 +801,7 @@ impl<S: BaseServer<Transport = Tcp>> BaseServer for Host<S> {
     }
 
     fn verify_request(&self, _request: &TcpRequest, client_address: &Address) -> bool {
-        client_address.port().unwrap().is_multiple_of(2)
+        client_address.ip() == Some(Ipv4Addr::new(127, 0, 0, 2).into())
     }
 
     fn finish_request(&self, active: &mut Active<Tcp>) -> HandlerResult {
@@ -816,17 +818,12 @@ impl<S: BaseServer<Transport = Tcp>> BaseServer for Host<S> {
 fn mix_ins_take_effect_inside_and_outside() {
     fn check(server: impl BaseServer<Transport = Tcp>) {
         let running = server.spawn().unwrap();
-        let mut visits = 0;
-        while visits < 3 {
-            let mut client = connect(running.server_address());
-            let even = client.local_addr().unwrap().port().is_multiple_of(2);
-            if even {
-                client.write_all(b"hello\n").unwrap();
-                assert_eq!(read_to_end(client), b"welcome\nhello\ngoodbye\n");
-                visits += 1;
-            } else {
-                assert_eq!(read_to_end(client), b"goodbye\n", "refused in the parent");
-            }
+        for _ in 0..3 {
+            let mut client = connect_from(2, running.server_address());
+            client.write_all(b"hello\n").unwrap();
+            assert_eq!(read_to_end(client), b"welcome\nhello\ngoodbye\n");
+            let refused = connect_from(3, running.server_address());
+            assert_eq!(read_to_end(refused), b"goodbye\n", "refused in the parent");
         }
         assert_eq!(counts(running.stop().unwrap()), (3, 0));
     }

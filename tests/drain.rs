@@ -6,7 +6,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -603,7 +603,7 @@ impl Stream for HeldUp {
     }
 }
 
-/// Opens a gate when the requests in progress have been told that the server drains.
+/// Opens a gate when new requests are refused, and those in progress have been told that the server drains.
 struct Telling<S>(S, Gate);
 
 impl<S: BaseServer> BaseServer for Telling<S> {
@@ -905,20 +905,36 @@ fn reply_when(open: &Gate) -> impl BaseRequestHandler<DatagramRequest> {
 }
 
 fn queued_udp_datagrams_are_served_and_new_ones_refused() {
+    #[track_caller]
+    fn check(running: Running, gate: &Gate, once_told: impl FnOnce(&UdpSocket)) {
+        let client = udp_client(running.server_address());
+        for number in 0..10 {
+            client.send(&[number]).unwrap();
+        }
+        running.shutdown_handle().shutdown();
+        once_told(&client);
+        gate.open();
+        for number in 0..10 {
+            let mut packet = [0];
+            assert_eq!(client.recv(&mut packet).unwrap(), 1);
+            assert_eq!(packet, [number]);
+        }
+        assert_eq!(counts(running.join().unwrap()), [10, 0, 10, 0, 0]);
+    }
     let gate = Gate::default();
-    let running = UdpServer::new(ANY_PORT, reply_when(&gate)).spawn().unwrap();
-    let client = udp_client(running.server_address());
-    for number in 0..10 {
-        client.send(&[number]).unwrap();
+    let server = UdpServer::new(ANY_PORT, reply_when(&gate));
+    check(server.spawn().unwrap(), &gate, |_| {});
+    if !can_refuse_clients() {
+        return;
     }
-    running.shutdown_handle().shutdown();
-    gate.open();
-    for number in 0..10 {
-        let mut packet = [0];
-        assert_eq!(client.recv(&mut packet).unwrap(), 1);
-        assert_eq!(packet, [number]);
-    }
-    assert_eq!(counts(running.join().unwrap()), [10, 0, 10, 0, 0]);
+    let (gate, refuses) = (Gate::default(), Gate::default());
+    let server = ThreadPoolUdpServer::new(ANY_PORT, reply_when(&gate))
+        .workers(1)
+        .queue_size(0);
+    check(Telling(server, refuses.clone()).spawn().unwrap(), &gate, |client| {
+        refuses.wait();
+        client.send(b"late").unwrap();
+    });
 }
 
 fn queued_unix_datagrams_are_served_and_new_ones_refused() {

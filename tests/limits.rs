@@ -5,8 +5,7 @@ mod support;
 use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -14,7 +13,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, socket};
 use nix::unistd::{Pid, gettid};
 use socketserver::prelude::*;
 use socketserver::{Capacity, Handled, LimitKind, Running, State, WaitError};
@@ -29,8 +27,8 @@ use support::talk::{
     ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
 };
 use support::{
-    CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, sockets, sockets_of, temp_path, wait_until,
-    wait_until_draining,
+    CEILING, EchoLine, connect, connect_from, exchange_line, logged, read_to_end, sockets, sockets_of, temp_path,
+    wait_until, wait_until_draining,
 };
 
 tests![
@@ -607,22 +605,6 @@ fn many_rejected_clients_do_not_cost_a_descriptor_each() {
 }
 
 // ----- Per address -------------------------------------------------------------------------------
-
-/// A client of 127.0.0.`host`.
-#[track_caller]
-fn connect_from(host: u8, server: &Address) -> TcpStream {
-    let address = |address: SocketAddrV4| SockaddrIn::from(address);
-    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    let mine = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 0);
-    bind(socket.as_raw_fd(), &address(mine)).unwrap();
-    let std::net::SocketAddr::V4(server) = inet(server) else {
-        panic!("an IPv6 server")
-    };
-    connect_socket(socket.as_raw_fd(), &address(server)).unwrap();
-    let client = TcpStream::from(socket);
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client
-}
 
 fn per_address_one_client_is_rejected_and_others_are_served() {
     let server = threading().max_per_address(Limit::reject(2)).farewell("busy\n");

@@ -29,7 +29,7 @@ use socketserver::prelude::*;
 use socketserver::{
     AddressFamily, Config, Running, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
 };
-use support::clients::ipv6_available;
+use support::clients::{self, ipv6_available};
 use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
 use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, uninterrupted, wait_until};
@@ -690,6 +690,9 @@ fn a_dual_stack_server_tells_ipv4_clients_as_ipv4() {
 }
 
 fn a_dual_stack_udp_server_answers_ipv4_clients() {
+    if !ipv6_available() {
+        return;
+    }
     let running = ThreadingUdpServer::new("[::]:0", EchoLine)
         .only_v6(false)
         .spawn()
@@ -1105,7 +1108,11 @@ fn a_request_queue_size_that_the_kernel_has_been_given_room_for_is_kept() {
     let output = role("tells_how_long_its_queue_is").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let told = String::from_utf8(output.stdout).unwrap();
-    assert!(["10000", ""].contains(&told.as_str()), "{told}");
+    if told.is_empty() {
+        clients::lack("no network namespace without privileges".to_owned());
+        return;
+    }
+    assert_eq!(told, "10000");
 }
 
 // ----- What is told of the socket ----------------------------------------------------------------

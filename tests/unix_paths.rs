@@ -266,7 +266,7 @@ fn a_server_that_is_bound_and_does_not_listen_yet_is_refused() {
     assert_answers(running.server_address());
 }
 
-/// Each time, `bind` of one succeeds, and its clients reach it. Returns how the other one failed.
+/// Each time, `bind` of one succeeds, and its clients reach it; the other is told that somebody answers there.
 fn race<S: BaseServer>(make: impl Fn(&Path) -> S + Sync, check: impl Fn(&Address)) {
     for _ in 0..50 {
         let place = stale_stream();

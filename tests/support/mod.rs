@@ -26,7 +26,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +35,9 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, setsockopt, socket, sockopt,
+};
 use socketserver::prelude::*;
 use socketserver::{ShutdownHandle, State};
 
@@ -321,6 +324,22 @@ pub fn connect_to(address: impl ToSocketAddrs) -> TcpStream {
     stream.set_read_timeout(Some(CEILING)).unwrap();
     stream.set_write_timeout(Some(CEILING)).unwrap();
     stream
+}
+
+/// A client of 127.0.0.`host`.
+#[track_caller]
+pub fn connect_from(host: u8, server: &Address) -> TcpStream {
+    let address = |address: SocketAddrV4| SockaddrIn::from(address);
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let mine = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, host), 0);
+    bind(socket.as_raw_fd(), &address(mine)).unwrap();
+    let SocketAddr::V4(server) = inet(server) else {
+        panic!("an IPv6 server")
+    };
+    connect_socket(socket.as_raw_fd(), &address(server)).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client
 }
 
 /// Closes a connection with a reset instead of an end (`SO_LINGER`, socket(7)).
