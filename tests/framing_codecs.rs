@@ -34,6 +34,9 @@ tests![
     what_could_not_be_decoded_is_not_sent,
     a_header_in_the_message_must_be_right,
     header_bytes_that_are_skipped_cannot_be_sent,
+    a_frame_that_is_skipped_whole_is_an_empty_message,
+    a_message_as_long_as_its_length_field_can_say_arrives,
+    a_header_that_is_skipped_by_its_length_is_sent_as_usual,
     codecs_that_make_no_sense_panic,
     errors_say_what_is_wrong_and_what_to_do,
 ];
@@ -542,6 +545,9 @@ fn a_header_in_the_message_must_be_right() {
     let short = codec.max_frame_length(4);
     let too_long = EncodeError::TooLong { length: 8, limit: 4 };
     assert_eq!(encode_error(&short, b"T\0\x05hello"), too_long);
+    // It is within the limit: its header alone says otherwise.
+    let mismatch = EncodeError::HeaderMismatch { length: 4 };
+    assert_eq!(encode_error(&short, b"T\0\x05h"), mismatch);
 }
 
 fn header_bytes_that_are_skipped_cannot_be_sent() {
@@ -552,6 +558,23 @@ fn header_bytes_that_are_skipped_cannot_be_sent() {
     ] {
         assert_eq!(encode_error(&skipping, b"hello"), EncodeError::UnknownHeader);
     }
+}
+
+fn a_frame_that_is_skipped_whole_is_an_empty_message() {
+    let codec = Length::builder().length_field_length(1).num_skip(3).new_codec();
+    assert_eq!(decode(&codec, b"\x02ab\x03abc").unwrap(), [&b""[..], b"c"]);
+}
+
+fn a_message_as_long_as_its_length_field_can_say_arrives() {
+    let message = [b'x'; 255];
+    both_ways(&Length::u8(), &[b"\xff", &message[..]].concat(), &[&message]);
+    let signed = Length::builder().length_field_length(1).signed().new_codec();
+    both_ways(&signed, &[b"\x7f", &message[..127]].concat(), &[&message[..127]]);
+}
+
+fn a_header_that_is_skipped_by_its_length_is_sent_as_usual() {
+    let codec = Length::builder().length_field_length(2).num_skip(2).new_codec();
+    both_ways(&codec, b"\0\x02hi", &[b"hi"]);
 }
 
 fn codecs_that_make_no_sense_panic() {

@@ -213,7 +213,8 @@ impl LengthDelimitedCodec {
         let largest = self.field.largest();
         match (length as u64).checked_sub_signed(self.adjustment) {
             Some(number) if number <= largest => Ok(number),
-            None if self.adjustment > 0 => Err(EncodeError::TooShort {
+            // Below zero: a message within any limit is too short to come out above all numbers.
+            None => Err(EncodeError::TooShort {
                 length,
                 least: self.adjustment.unsigned_abs(),
             }),
