@@ -31,6 +31,7 @@ tests![
     lines_and_raw_reads_mix_without_losing_a_byte,
     an_rbufsize_of_1_reads_nothing_ahead,
     by_default_reading_a_line_reads_ahead,
+    a_read_into_the_handlers_own_memory_reads_nothing_ahead,
     an_rbufsize_that_memory_has_no_room_for_fails_the_read,
     with_a_wbufsize_writes_are_gathered,
     what_a_stream_gathers_is_sent_with_each_write_and_flush,
@@ -45,6 +46,7 @@ tests![
     a_unix_connection_takes_the_options_of_tcp,
     the_stream_ends_with_the_handler,
     the_stream_ends_although_the_client_sent_more_than_was_read,
+    the_stream_ends_for_a_client_that_sends_until_then,
     the_stream_ends_although_the_handler_kept_another_handle,
     the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor,
     a_client_that_has_left_is_noticed_without_a_read,
@@ -287,6 +289,14 @@ fn an_rbufsize_of_1_reads_nothing_ahead() {
 // rbufsize = -1
 fn by_default_reading_a_line_reads_ahead() {
     assert_eq!(left_in_the_stream(None), "");
+}
+
+fn a_read_into_the_handlers_own_memory_reads_nothing_ahead() {
+    let mut request = StreamRequest::new(MemoryStream::new("line\nrest"), "a client");
+    request.read_exact(&mut [0; 5]).unwrap();
+    let mut rest = String::new();
+    request.get_mut().read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "rest");
 }
 
 fn an_rbufsize_that_memory_has_no_room_for_fails_the_read() {
@@ -562,6 +572,19 @@ fn the_stream_ends_although_the_client_sent_more_than_was_read() {
 }
 
 // shutdown_request: SHUT_WR before close, because somebody may have another handle.
+fn the_stream_ends_for_a_client_that_sends_until_then() {
+    let enough = |request: &mut TcpRequest| request.write_all(b"enough");
+    let answer = serve_well(enough, |client| {
+        let mut sending = client.try_clone().unwrap();
+        let sender = thread::spawn(move || while sending.write_all(&[b'x'; 1000]).is_ok() {});
+        assert_eq!(client.read(&mut [0; 6]).unwrap(), 6);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        client.shutdown(Shutdown::Write).unwrap();
+        sender.join().unwrap();
+    });
+    assert_eq!(answer, b"");
+}
+
 fn the_stream_ends_although_the_handler_kept_another_handle() {
     let (sender, kept) = mpsc::channel();
     let handler = move |request: &mut TcpRequest| -> Handled {

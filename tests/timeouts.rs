@@ -16,7 +16,7 @@ use socketserver::prelude::*;
 use socketserver::{Active, Tcp, Timeout, TimeoutError, TimeoutKind, Timeouts, run_handler};
 use support::attempts::{first_in_time, until_in_time};
 use support::gate::Gate;
-use support::interrupt::Interrupts;
+use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
 use support::matrix::connect_unix;
 use support::process::Process;
@@ -39,6 +39,7 @@ tests![
     a_set_up_that_never_ends_is_gone_at_the_handshake_timeout,
     the_handshake_is_over_with_the_first_byte,
     a_handshake_that_is_over_limits_nothing_any_more,
+    a_handshake_clock_that_is_set_behind_the_first_byte_limits_nothing,
     a_handshake_that_is_over_limits_no_raw_read_or_write,
     a_wrapper_that_has_nothing_to_give_yet_is_gone_at_the_deadline,
     a_slow_reader_is_gone_at_the_write_timeout_over_tcp,
@@ -47,11 +48,13 @@ tests![
     a_vectored_write_under_a_clock_takes_no_notice_of_empty_slices,
     a_vectored_write_whose_rest_was_sent_without_a_clock_is_over,
     a_vectored_write_whose_rest_was_gathered_is_over,
+    a_vectored_write_that_is_complete_takes_no_time_of_the_next,
     a_deadline_ends_a_write_too,
     a_read_timeout_is_for_one_read_and_an_idle_timeout_for_all,
     what_has_come_is_read_however_long_it_was_silent_before,
     a_deadline_that_has_passed_ends_reads_although_there_are_bytes,
     signals_do_not_extend_a_timeout,
+    a_signal_does_not_shorten_a_timeout,
     what_has_come_while_the_process_was_stopped_is_read,
     both_halves_keep_to_the_clocks,
     a_message_that_stops_in_its_middle_is_gone_at_its_timeout,
@@ -352,6 +355,16 @@ fn a_handshake_that_is_over_limits_nothing_any_more() {
     running.stop().unwrap();
 }
 
+fn a_handshake_clock_that_is_set_behind_the_first_byte_limits_nothing() {
+    let (mut peer, mut request) = pair(Timeouts::new());
+    peer.write_all(b"12").unwrap();
+    request.read_exact(&mut [0; 1]).unwrap();
+    request
+        .set_timeouts(Timeouts::new().handshake(Duration::from_nanos(1)))
+        .unwrap();
+    request.read_exact(&mut [0; 1]).unwrap();
+}
+
 /// Reads a byte in `setup` or in `handle`, then says what the options of the raw socket are.
 #[derive(Clone)]
 struct ThenRaw {
@@ -538,6 +551,14 @@ fn pair(timeouts: Timeouts) -> (UnixStream, UnixStreamRequest) {
     (peer, request)
 }
 
+fn a_vectored_write_that_is_complete_takes_no_time_of_the_next() {
+    let (_peer, mut request) = pair(Timeouts::new().write(millis(20)));
+    let began = Instant::now();
+    assert_eq!(request.write_vectored(&[IoSlice::new(b"one")]).unwrap(), 3);
+    wait_until("its time is over", || began.elapsed() > millis(25));
+    request.write_all(b"two").unwrap();
+}
+
 fn a_vectored_write_whose_rest_was_sent_without_a_clock_is_over() {
     let timeouts = Timeouts::new().write(millis(50));
     let (_peer, mut request) = pair(timeouts);
@@ -636,6 +657,29 @@ fn signals_do_not_extend_a_timeout() {
     over.open();
     reading.join().unwrap();
     assert_eq!(text.as_deref(), Some("idle: the peer sent nothing for 0.2 s"));
+}
+
+fn a_signal_does_not_shorten_a_timeout() {
+    let interrupts = Interrupts::new();
+    let (_peer, mut request) = pair(Timeouts::new().read(millis(200)));
+    let ((sender, reader), over) = (mpsc::channel(), Gate::default());
+    let leave = over.clone();
+    let reading = thread::spawn(move || {
+        sender.send(gettid()).unwrap();
+        let began = Instant::now();
+        assert_timed_out(request.read(&mut [0]), TimeoutKind::Read);
+        let took = began.elapsed();
+        // A thread that is gone cannot be interrupted.
+        leave.wait();
+        took
+    });
+    let reader = reader.recv_timeout(CEILING).unwrap();
+    wait_until_asleep(reader);
+    interrupts.interrupt(reader);
+    over.open();
+    // The kernel's ticks may take off one.
+    let took = reading.join().unwrap();
+    assert!(took >= millis(190), "{took:?}");
 }
 
 fn what_has_come_while_the_process_was_stopped_is_read() {
