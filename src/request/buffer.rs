@@ -158,7 +158,6 @@ impl WriteBuffer {
             match sink.write(&self.bytes[sent..]) {
                 Ok(0) => break Err(ErrorKind::WriteZero.into()),
                 Ok(count) => sent += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
         };
