@@ -410,10 +410,12 @@ fn a_pool_of_zero_workers_is_refused() {
 }
 
 fn a_pool_of_more_workers_than_there_can_be_is_refused() {
-    let text = "18446744073709551615 workers are more threads than there can be (4194304): set workers to what the \
-                machine has room for";
+    let text = format!(
+        "{} workers are more threads than there can be (4194304): set workers to what the machine has room for",
+        usize::MAX
+    );
     let server = ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).workers(usize::MAX);
-    assert_fails(server, ErrorKind::InvalidInput, text);
+    assert_fails(server, ErrorKind::InvalidInput, &text);
 }
 
 fn a_poll_interval_of_zero_is_refused() {
