@@ -20,6 +20,7 @@ use support::{CEILING, inet, temp_path};
 tests![
     a_reply_comes_from_the_address_that_was_asked,
     over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked,
+    at_all_ipv4_addresses_written_as_ipv6_a_reply_comes_from_the_one_that_was_asked,
     over_ipv6_a_reply_comes_from_the_address_that_was_asked,
     a_datagram_to_all_hosts_is_answered,
     handle_request_answers_from_the_address_that_was_asked,
@@ -101,6 +102,12 @@ fn over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked(
     }
     check_server(UdpServer::new("[::]:0", echo).only_v6(false));
     check_server(UdpServer::new("[::]:0", echo).only_v6(false).replies(Replies::Batched));
+}
+
+fn at_all_ipv4_addresses_written_as_ipv6_a_reply_comes_from_the_one_that_was_asked() {
+    if ipv6_available() {
+        check_server(UdpServer::new("[::ffff:0.0.0.0]:0", echo).only_v6(false));
+    }
 }
 
 fn over_ipv6_a_reply_comes_from_the_address_that_was_asked() {

@@ -25,6 +25,13 @@ use crate::sys;
 /// [`local_ip`](DatagramRequest::local_ip) says which address that was. What was sent to a group or to all is answered from
 /// an address of the host.
 ///
+/// From an address that the host has no more nothing can be sent: the reply fails (`ENETUNREACH`, over IPv6 `EINVAL`). Over
+/// IPv6 so it does from one that the host has by a route alone (`ip -6 route add local`), unless
+/// [`before_bind`](crate::Configure::before_bind) gives the socket `IPV6_FREEBIND` (ipv6(7)) or `IP_FREEBIND` (ip(7)).
+///
+/// A server at `[::]` has IPv4 clients, too, unless the system or [`only_v6`](crate::Config::only_v6) says otherwise. For a
+/// server at `0.0.0.0` and another at `[::]` with the same port, the latter needs `only_v6(true)`.
+///
 /// # What the network reports
 ///
 /// Whether a reply arrives nobody says. What comes back (ICMP: nobody has the port, no such host, too long for the path)
@@ -57,7 +64,8 @@ impl Udp {
             Ok(setsockopt(self.socket(), sockopt::Ipv4PacketInfo, &true)?)
         };
         let asked = match self.socket().local_addr() {
-            Ok(address) if !address.ip().is_unspecified() => return false,
+            // All of IPv4's can be written as an address of IPv6.
+            Ok(address) if !address.ip().to_canonical().is_unspecified() => return false,
             Ok(address) => ask(address),
             Err(error) => Err(error),
         };
