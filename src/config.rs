@@ -63,7 +63,8 @@ pub struct Config {
     /// set, which it is not by default, and says nothing if not.
     pub tcp_fast_open: Option<u32>,
     /// `IPV6_V6ONLY` (ipv6(7)): whether an IPv6 server refuses IPv4 clients. `None` (the default):
-    /// as the system has it.
+    /// as the system has it (`net.ipv6.bindv6only`), which mostly does not. A server at `[::]` beside one at `0.0.0.0`
+    /// with the same port needs true.
     pub only_v6: Option<bool>,
     /// The longest datagram that is received whole, in bytes; a longer one is cut and says so
     /// ([`DatagramRequest::is_truncated`](crate::DatagramRequest::is_truncated)). Default 65,535, which

@@ -232,6 +232,10 @@ impl BindError {
 
     fn advice(&self) -> &'static str {
         match self.source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRINUSE) if self.address.ip().is_some_and(|ip| ip.is_unspecified()) => {
+                "another socket is bound there (one at [::] has IPv4 clients, too, unless it has only_v6(true)); stop that \
+                 program, choose another address, or port 0 for any free port"
+            }
             Some(Errno::EADDRINUSE) => {
                 "another socket is bound there; stop that program, choose another address, or port 0 for any free port"
             }

@@ -22,6 +22,7 @@ use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
 tests![
     a_tcp_port_in_use_is_refused,
     a_udp_port_in_use_is_refused,
+    of_all_addresses_over_ipv4_and_ipv6_on_one_port_the_difference_is_told,
     a_port_that_another_server_listens_on_first_is_refused,
     a_port_in_use_is_refused_under_every_strategy,
     an_abstract_name_in_use_is_refused,
@@ -112,6 +113,30 @@ fn a_udp_port_in_use_is_refused() {
         ErrorKind::AddrInUse,
         &in_use(&address),
     );
+}
+
+/// Who wants both has bound the other one.
+fn of_all_addresses_over_ipv4_and_ipv6_on_one_port_the_difference_is_told() {
+    if !clients::ipv6_available() {
+        return;
+    }
+    let udp = |address: &str, port| UdpServer::new((address, port), EchoLine);
+    let in_use = |address: &str| {
+        format!(
+            "Address already in use ({address}): another socket is bound there (one at [::] has IPv4 clients, too, unless \
+             it has only_v6(true)); stop that program, choose another address, or port 0 for any free port"
+        )
+    };
+    let first = udp("0.0.0.0", 0).bind().unwrap();
+    let port = first.server_address().port().unwrap();
+    let second = udp("::", port).only_v6(false);
+    assert_fails(second, ErrorKind::AddrInUse, &in_use(&format!("[::]:{port}")));
+    udp("::", port).only_v6(true).bind().unwrap();
+
+    let first = udp("::", 0).only_v6(false).bind().unwrap();
+    let port = first.server_address().port().unwrap();
+    let second = udp("0.0.0.0", port);
+    assert_fails(second, ErrorKind::AddrInUse, &in_use(&format!("0.0.0.0:{port}")));
 }
 
 /// Between binding and listening, another server listens: `SO_REUSEADDR` lets both bind (socket(7)).
