@@ -49,7 +49,7 @@ impl DatagramSocket for UnixDatagram {
 /// | `self.request[1]`, `self.socket` with `sendto` | [`reply`](Self::reply), [`send_to`](Self::send_to) |
 /// | `self.request[1]`, kept to answer later | [`get_ref`](Self::get_ref) |
 /// | `socket.recvmsg` for `IP_PKTINFO` | [`local_ip`](Self::local_ip) |
-/// | `self.request[1]` with `recvfrom` | a socket of the handler's own, as TFTP wants it: what comes to the server's is a request |
+/// | `self.request[1]` with `recvfrom` | a socket of the handler's own, as TFTP wants it, bound to [`local_ip`](Self::local_ip): what comes to the server's is a request |
 /// | `self.rfile` | the value itself |
 /// | `self.wfile` | [`wfile`](Self::wfile); `DatagramRequestHandler` always replies, here only a handler that called it |
 ///
@@ -129,7 +129,8 @@ impl DatagramRequest {
 
     /// Which of the host's addresses the client has sent the datagram to, for handlers that serve each in a way of its
     /// own; [`reply`](Self::reply) answers from it. Of a datagram to a group, or to all, it is the address that is answered
-    /// from. `None` where the system does not say: of a group over IPv6, of a server bound to a group, of a Unix socket.
+    /// from. `None` where the system does not say: of a group over IPv6, of a server bound to a group, of a Unix socket. A
+    /// server that is bound to a single address, be it a broadcast address, tells that one.
     ///
     /// ```
     /// use socketserver::prelude::*;
@@ -137,6 +138,27 @@ impl DatagramRequest {
     /// let server = UdpServer::new("0.0.0.0:0", |request: &mut DatagramRequest| match request.local_ip() {
     ///     Some(ip) if ip.is_loopback() => request.reply("from this host"),
     ///     _ => request.reply("from elsewhere"),
+    /// });
+    /// ```
+    ///
+    /// A handler's own socket, for a conversation as in TFTP, is bound to it and connected to the [`ip`](Address::ip) of
+    /// the client, which is of the same family, also where IPv4 clients come to a server at `[::]`. (With link-local
+    /// addresses both need the `scope_id` of the client's.)
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::net::UdpSocket;
+    /// use socketserver::prelude::*;
+    ///
+    /// // With a thread for each datagram, so that nobody waits for another's transfer.
+    /// let server = ThreadingUdpServer::new("[::]:0", |request: &mut DatagramRequest| -> io::Result<()> {
+    ///     let client = request.client_address();
+    ///     if let (Some(asked), Some(ip), Some(port)) = (request.local_ip(), client.ip(), client.port()) {
+    ///         let own = UdpSocket::bind((asked, 0))?;
+    ///         own.connect((ip, port))?;
+    ///         own.send(b"from here on we talk")?;
+    ///     }
+    ///     Ok(())
     /// });
     /// ```
     pub fn local_ip(&self) -> Option<IpAddr> {
@@ -195,7 +217,9 @@ impl DatagramRequest {
     }
 
     /// The server's socket, to send from when the handler has returned; what goes to the client comes from the address that
-    /// this has asked. Once the server has ended, sending fails (`ENOTSOCK`).
+    /// this has asked. Once the server has ended, sending fails (`ENOTSOCK`): a server that stops waits for handlers, not
+    /// for what they have left to others. Under [`Forking`](crate::Forking) a thread that is to answer ends with the process
+    /// of its handler.
     ///
     /// ```
     /// use std::sync::Arc;
