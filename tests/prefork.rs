@@ -75,6 +75,8 @@ tests![
     closing_hooks_run_in_the_master_only,
     the_loop_of_the_master_serves_metrics_without_a_thread,
     handle_request_serves_in_this_process,
+    what_handle_request_serves_is_forced_at_the_deadline,
+    a_worker_keeps_the_deadline_although_requests_were_handled_before,
     what_handle_request_has_left_waiting_is_served_once,
     a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
@@ -898,6 +900,35 @@ fn handle_request_serves_in_this_process() {
     assert_eq!(client.join().unwrap(), std::process::id());
     assert_eq!(server.active_workers(), 0);
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+fn what_handle_request_serves_is_forced_at_the_deadline() {
+    let server = server().drain_timeout(Duration::from_millis(100)).bind().unwrap();
+    let server = Arc::new(server);
+    let address = server.server_address().to_string();
+    let stopper = server.shutdown_handle();
+    let client = std::thread::spawn(move || {
+        let client = Client::start(&address, "hold");
+        stopper.shutdown();
+        client.expect_loss();
+    });
+    server.handle_request().unwrap();
+    client.join().unwrap();
+    assert_eq!(server.close().unwrap().forced, 1);
+}
+
+// The timer of its master is not its own.
+fn a_worker_keeps_the_deadline_although_requests_were_handled_before() {
+    let bare = TcpServer::new(ANY_PORT, Commanded).drain_timeout(Duration::from_millis(100));
+    let bare = Arc::new(bare.timeout(Duration::ZERO).bind().unwrap());
+    bare.handle_request().unwrap();
+    let (running, address) = serve(Arc::into_inner(bare).unwrap().prefork().workers(1), 1);
+    let client = Client::start(&address, "hold");
+    let worker = client.process;
+    kill(pid(worker), Signal::SIGTERM).unwrap();
+    client.expect_loss();
+    wait_until("it is replaced", || !children().contains(&worker));
+    running.stop().unwrap();
 }
 
 // The workers have copies of it.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
@@ -45,8 +45,8 @@ pub struct Core<T: Transport> {
     /// Those that do the default in a forked child, a bit each. Apart, because it may not wait for a lock.
     not_for_children: AtomicU64,
     nudge: Mutex<Option<SignalGuard>>,
-    /// That of the drain deadline is made once.
-    timer: Once,
+    /// The process that has made that of the drain deadline, which it does once.
+    timer: AtomicU32,
     /// As it is when the server is bound: asked for at each request, without a lock.
     capacity: OnceLock<Capacity>,
     waiting_room: WaitingRoom<T>,
@@ -76,7 +76,7 @@ impl<T: Transport> Core<T> {
             signals: Mutex::default(),
             not_for_children: AtomicU64::new(0),
             nudge: Mutex::default(),
-            timer: Once::new(),
+            timer: AtomicU32::new(0),
             capacity: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
@@ -183,13 +183,15 @@ impl<T: Transport> Core<T> {
     /// Sees to it that the drain deadline is kept while the loop is busy in a handler. Not before it serves: a program
     /// may become a daemon after it has bound, and the timer would be left behind with its first process.
     pub(super) fn keep_deadline(&self) {
-        self.timer.call_once(|| {
-            let timeout = self.attribute(|config| config.drain_timeout);
-            let kept = self.shared.wakeup().and_then(|wakeup| wakeup.keep_deadline(timeout));
-            if let Err(error) = kept {
-                log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
-            }
-        });
+        let this = std::process::id();
+        if self.timer.swap(this, Ordering::SeqCst) == this {
+            return;
+        }
+        let timeout = self.attribute(|config| config.drain_timeout);
+        let kept = self.shared.wakeup().and_then(|wakeup| wakeup.keep_deadline(timeout));
+        if let Err(error) = kept {
+            log::warn!("no timer ({error}): a loop that is busy in a handler will not keep the drain deadline");
+        }
     }
 
     pub(super) fn ignore_signals(&self) {

@@ -219,7 +219,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         let shared = self.core().shared();
         let _busy = shared.enter();
         let _handling = shared.begin_handling();
-        keep_deadline(&**self);
+        // Of a prefork server, too, which serves here what it handles.
+        self.core().keep_deadline();
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
         let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
@@ -549,9 +550,11 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let shared = server.core().shared();
     let _closing = shared.closing();
     let _busy = shared.enter();
-    keep_deadline(&**server);
     if S::CONCURRENCY == Concurrency::Processes {
+        // Its loop is never busy in a handler.
         warn_of_threads();
+    } else {
+        server.core().keep_deadline();
     }
     let alone = S::CONCURRENCY == Concurrency::None;
     server.core().alone.store(alone, Ordering::Relaxed);
@@ -560,13 +563,6 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
     let report = drain(&hooks)?;
     ended.map(|()| report)
-}
-
-/// The loop of a forking server is never busy in a handler.
-fn keep_deadline<S: BaseServer>(server: &S) {
-    if S::CONCURRENCY != Concurrency::Processes {
-        server.core().keep_deadline();
-    }
 }
 
 /// A forked child has only the thread that forked; a lock that another thread held is held for ever.

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::process;
+use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
@@ -15,13 +17,22 @@ use crate::sys::{self, Timer};
 pub(super) struct Deadline {
     timer: Timer,
     timeout: Option<Duration>,
+    /// The process whose timer it is.
+    process: u32,
 }
 
 impl Wakeup {
     /// Keeps the deadline, `timeout` after the server was told to stop, even if its loop is busy then.
     pub(crate) fn keep_deadline(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timer = Timer::new(sys::NUDGE)?;
-        let _ = self.deadline.set(Deadline { timer, timeout });
+        let deadline = Deadline {
+            timer: Timer::new(sys::NUDGE)?,
+            timeout,
+            process: process::id(),
+        };
+        // The first place is a parent's where that has had one.
+        if let Err(deadline) = self.deadlines[0].set(deadline) {
+            let _ = self.deadlines[1].set(deadline);
+        }
         // Whoever tells the server to stop meanwhile sees the timer, or is seen here.
         fence(Ordering::SeqCst);
         if self.is_told_to_stop() {
@@ -30,13 +41,18 @@ impl Wakeup {
         Ok(())
     }
 
-    /// The parent's timer is not the child's (`timer_create(2)`).
+    /// That of this process: the parent's timer is not the child's (`timer_create(2)`).
+    fn deadline(&self) -> Option<&Deadline> {
+        let this = process::id();
+        let mut made = self.deadlines.iter().filter_map(OnceLock::get);
+        made.find(|deadline| deadline.process == this)
+    }
+
     pub(super) fn start_timer(&self) {
         // After the server was told: see `keep_deadline`.
         fence(Ordering::SeqCst);
-        if let Some(Deadline { timer, timeout }) = self.deadline.get()
+        if let Some(Deadline { timer, timeout, .. }) = self.deadline()
             && let Some(timeout) = timeout
-            && !self.in_child.load(Ordering::Relaxed)
         {
             timer.set(timeout.saturating_sub(self.stopped_at().elapsed()));
         }
@@ -44,7 +60,7 @@ impl Wakeup {
 
     /// The server is closed: no timer has anything to say any more.
     pub(crate) fn closed(&self) {
-        if let Some(deadline) = self.deadline.get() {
+        if let Some(deadline) = self.deadline() {
             deadline.timer.unset();
         }
         self.close_sleepers();
@@ -67,7 +83,7 @@ impl Wakeup {
             self.exit_if_stuck();
         } else if self
             .stopped_at
-            .is_past(self.deadline.get().and_then(|deadline| deadline.timeout))
+            .is_past(self.deadline().and_then(|deadline| deadline.timeout))
         {
             // Once only: it nudges those that sleep, and they would nudge one another without end.
             if self.is_forced() {
@@ -82,7 +98,7 @@ impl Wakeup {
     /// shut down from here, so that the handler's reads and writes end.
     pub(crate) fn force(&self) {
         self.forced.store(true, Ordering::SeqCst);
-        if let (true, Some(deadline)) = (self.forced_at.set(), self.deadline.get()) {
+        if let (true, Some(deadline)) = (self.forced_at.set(), self.deadline()) {
             deadline.timer.set(GRACE);
         }
         self.attend_inline();
@@ -97,7 +113,7 @@ impl Wakeup {
             return;
         }
         let busy = self.inline.is_busy();
-        if let (None, Some(deadline)) = (busy, self.deadline.get()) {
+        if let (None, Some(deadline)) = (busy, self.deadline()) {
             // Somebody is just looking, or the request is just ending.
             deadline.timer.set(Duration::from_millis(10));
         }

@@ -58,7 +58,8 @@ pub(crate) struct Wakeup {
     inline: InlineSlot,
     /// Threads that wait for requests without looking at any of these.
     sleepers: OnceLock<Sleepers>,
-    deadline: OnceLock<Deadline>,
+    /// A worker of a prefork server has one beside that of its master, and so has a daemon.
+    deadlines: [OnceLock<Deadline>; 2],
     /// Nobody else can end a process whose loop never comes back from a handler.
     may_exit: AtomicBool,
     /// A signal has asked for the end of the process.
@@ -86,7 +87,7 @@ impl Wakeup {
             deaf: AtomicBool::new(false),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
-            deadline: OnceLock::new(),
+            deadlines: [const { OnceLock::new() }; 2],
             may_exit: AtomicBool::new(false),
             asked_to_exit: AtomicBool::new(false),
         })
