@@ -77,6 +77,7 @@ tests![
     handle_request_serves_in_this_process,
     what_handle_request_serves_is_forced_at_the_deadline,
     a_worker_keeps_the_deadline_although_requests_were_handled_before,
+    a_worker_does_not_wait_for_what_its_master_serves,
     what_handle_request_has_left_waiting_is_served_once,
     a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
@@ -929,6 +930,31 @@ fn a_worker_keeps_the_deadline_although_requests_were_handled_before() {
     client.expect_loss();
     wait_until("it is replaced", || !children().contains(&worker));
     running.stop().unwrap();
+}
+
+// It has a copy of the records, and would wait for ever.
+fn a_worker_does_not_wait_for_what_its_master_serves() {
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(1);
+    let server = Arc::new(server.drain_timeout(None).bind().unwrap());
+    let address = server.server_address().to_string();
+    let here = std::thread::spawn({
+        let address = address.clone();
+        move || Client::start(&address, "hold")
+    });
+    server.handle_request().unwrap();
+    let here = here.join().unwrap();
+    let queued = connect(&server.server_address());
+    let closing = std::thread::spawn(move || server.close().unwrap());
+    let (mut answer, mut queued) = (String::new(), io::BufReader::new(queued));
+    queued.get_mut().write_all(b"\n").unwrap();
+    queued.read_line(&mut answer).unwrap();
+    assert!(
+        !answer.starts_with(&std::process::id().to_string()),
+        "a worker serves it"
+    );
+    wait_until("the worker has ended", || children().is_empty());
+    here.finish();
+    assert_eq!(closing.join().unwrap().served, 2);
 }
 
 // The workers have copies of it.

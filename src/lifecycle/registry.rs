@@ -142,9 +142,16 @@ impl Inner {
     }
 
     /// In a forked worker: the others are none of its business. Their slots stay mapped: taking each out of the memory
-    /// of a process that may serve one request only would take longer than the fork.
-    pub(crate) fn forget_workers(&mut self) {
+    /// of a process that may serve one request only would take longer than the fork. Nor are the requests that its master
+    /// serves itself, which would never end here.
+    pub(crate) fn forget_masters(&mut self) {
         self.workers.drain(..).for_each(std::mem::forget);
+        if self.running + self.waiting + self.reserved + self.paused + self.handling > 0 {
+            (self.running, self.waiting, self.reserved, self.paused, self.handling) = (0, 0, 0, 0, 0);
+            self.records = Slab::default();
+            self.condemned.clear();
+            self.addresses.forget_present();
+        }
     }
 }
 

@@ -224,16 +224,9 @@ impl Ticket {
     }
 
     /// In a worker, of a request that its master had accepted before the fork, and serves: here nothing is counted or
-    /// told.
+    /// told, and the registry has forgotten it.
     pub(crate) fn leave_to_master(mut self) {
-        let mut inner = self.shared.registry.lock();
-        if let Stage::Waiting(index) | Stage::Running(index) = self.stage
-            && let Some(record) = inner.records.remove(index)
-            && let Some(client) = record.client
-        {
-            inner.addresses.release(client, record.waiting);
-        }
-        self.stage = self.stage.leave(&mut inner);
+        self.stage = Stage::Free;
     }
 
     /// `verify_request` said no.

@@ -160,6 +160,11 @@ impl Addresses {
         true
     }
 
+    /// All requests are another process's matter.
+    pub(crate) fn forget_present(&mut self) {
+        self.in_use.clear();
+    }
+
     /// A request of `client` is over.
     pub(crate) fn release(&mut self, client: IpAddr, was_waiting: bool) {
         let Some(used) = self.in_use.get_mut(&client) else {

@@ -51,7 +51,7 @@ impl<S: BaseServer> PreFork<S> {
             Fork::Child(mask) => {
                 has_not_forked();
                 workers.forget();
-                registry.forget_workers();
+                registry.forget_masters();
                 drop((workers, registry));
                 self.run_worker(wake, duty, mask, acceptor.clone())
             }
