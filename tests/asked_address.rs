@@ -4,15 +4,17 @@
 mod support;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{DatagramSocket, Handled, MemoryDatagrams, Replies, Running, Udp};
-use support::clients::ipv6_available;
+use support::clients::{ipv6_available, lack};
 use support::gate::Gate;
 use support::matrix::unix_datagram_client;
 use support::{CEILING, inet, temp_path};
@@ -22,6 +24,8 @@ tests![
     over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked,
     at_all_ipv4_addresses_written_as_ipv6_a_reply_comes_from_the_one_that_was_asked,
     over_ipv6_a_reply_comes_from_the_address_that_was_asked,
+    over_ipv6_a_link_local_address_answers_a_client_that_has_another,
+    over_ipv6_a_datagram_to_a_group_is_answered,
     a_datagram_to_all_hosts_is_answered,
     handle_request_answers_from_the_address_that_was_asked,
     a_socket_made_elsewhere_answers_from_the_address_that_was_asked,
@@ -121,6 +125,59 @@ fn over_ipv6_a_reply_comes_from_the_address_that_was_asked() {
     client.send_to(b"hello", server).unwrap();
     assert_eq!(next(&client), (b"Some(::1)".to_vec(), server));
     running.stop().unwrap();
+}
+
+/// A network that this host has both a link-local address and another one in: the number of the interface, and these.
+fn ipv6_network() -> Option<(u32, Ipv6Addr, Ipv6Addr)> {
+    let interfaces: Vec<_> = getifaddrs().unwrap().collect();
+    let address = |of: &InterfaceAddress| Some(of.address.as_ref()?.as_sockaddr_in6()?.ip());
+    let found = interfaces.iter().find_map(|interface| {
+        let link_local = address(interface).filter(Ipv6Addr::is_unicast_link_local)?;
+        let on_it = |other: &&InterfaceAddress| other.interface_name == interface.interface_name;
+        let mut others = interfaces.iter().filter(on_it).filter_map(address);
+        let other = others.find(|other| !other.is_unicast_link_local())?;
+        Some((if_nametoindex(&*interface.interface_name).ok()?, link_local, other))
+    });
+    if found.is_none() {
+        lack("no network with a link-local IPv6 address and another".to_owned());
+    }
+    found
+}
+
+/// What comes back to a client at `from` that sends to `to`, at which a server is that is bound to all addresses.
+#[track_caller]
+fn answer_over_ipv6(from: Ipv6Addr, to: Ipv6Addr, interface: u32) -> (Vec<u8>, SocketAddr, u16) {
+    let running = UdpServer::new("[::]:0", echo).spawn().unwrap();
+    let client = UdpSocket::bind((from, 0)).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    let port = inet(running.server_address()).port();
+    client
+        .send_to(b"hello", SocketAddrV6::new(to, port, 0, interface))
+        .unwrap();
+    let (packet, sender) = next(&client);
+    running.stop().unwrap();
+    (packet, sender, port)
+}
+
+/// The address alone does not say which network it is in, nor does the client's.
+fn over_ipv6_a_link_local_address_answers_a_client_that_has_another() {
+    let Some((interface, link_local, other)) = ipv6_network() else {
+        return;
+    };
+    let (packet, sender, port) = answer_over_ipv6(other, link_local, interface);
+    let expected = SocketAddrV6::new(link_local, port, 0, interface);
+    assert_eq!((packet, sender), (b"hello".to_vec(), expected.into()));
+}
+
+/// By one of the host's addresses: nothing can come from a group.
+fn over_ipv6_a_datagram_to_a_group_is_answered() {
+    let Some((interface, _, other)) = ipv6_network() else {
+        return;
+    };
+    // All that listen on the interface, on this host only (RFC 4291, 2.7.1).
+    let group = "ff01::1".parse().unwrap();
+    let (packet, sender, port) = answer_over_ipv6(other, group, interface);
+    assert_eq!((packet, sender.port()), (b"hello".to_vec(), port));
 }
 
 fn a_datagram_to_all_hosts_is_answered() {
