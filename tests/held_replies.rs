@@ -41,10 +41,13 @@ tests![
     what_goes_to_somebody_else_is_in_order_with_replies,
     a_client_that_is_gone_costs_no_other_its_reply,
     a_handler_that_sends_on_learns_that_its_client_is_gone,
+    a_handler_that_sends_on_does_not_fail_for_another_client_that_is_gone,
     replies_wait_for_a_unix_client_that_reads_later,
     a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_busy_server_from_its_end,
     stopping_loses_no_reply,
+    stopping_loses_no_reply_to_a_unix_client_that_reads_later,
+    a_socket_that_was_kept_replies_at_once,
     threads_reply_at_once,
     handle_request_replies_at_once,
 ];
@@ -469,6 +472,33 @@ fn a_handler_that_sends_on_learns_that_its_client_is_gone() {
     running.stop().unwrap();
 }
 
+fn a_handler_that_sends_on_does_not_fail_for_another_client_that_is_gone() {
+    let (place, stall) = (temp_path("server"), Stall::default());
+    let (sender, ended) = mpsc::channel();
+    let handler = stall.then(move |request: &mut DatagramRequest| {
+        if request.packet() == b"gone" {
+            return echo(request);
+        }
+        // One too many to be held.
+        sender.send((0..32).try_for_each(|_| request.reply(b"more"))).unwrap();
+        Ok(())
+    });
+    let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
+    let running = server.spawn().unwrap();
+    let (client, _path) = unix_datagram_client(running.server_address());
+    let (gone, _gone_path) = unix_datagram_client(running.server_address());
+    stall.begin(|packet| client.send(packet));
+    gone.send(b"gone").unwrap();
+    client.send(b"").unwrap();
+    drop(gone);
+    stall.end();
+    for _ in 0..32 {
+        assert_eq!(next(|bytes| client.recv(bytes)), b"more");
+    }
+    ended.recv_timeout(CEILING).unwrap().unwrap();
+    running.stop().unwrap();
+}
+
 const FILLING: &[u8] = b"filling";
 
 /// A Unix client that has room for 10 datagrams or so; one that is connected has more. Where queues are longer than
@@ -587,6 +617,53 @@ fn stopping_loses_no_reply() {
         for number in 0..DATAGRAMS {
             assert_eq!(next(|bytes| client.recv(bytes)), number.to_ne_bytes());
         }
+    }
+}
+
+fn stopping_loses_no_reply_to_a_unix_client_that_reads_later() {
+    // Too many for the client's queue, and few enough to be held.
+    const REPLIES: u32 = 20;
+    let (place, stall) = (temp_path("server"), Stall::default());
+    let (sender, thread) = mpsc::channel();
+    let handler = stall.then(move |request: &mut DatagramRequest| {
+        sender.send(gettid()).unwrap();
+        (0..REPLIES).try_for_each(|number| request.reply(number.to_ne_bytes()))
+    });
+    let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
+    let running = server.spawn().unwrap();
+    let (client, _path) = unconnected_client();
+    stall.begin(|packet| client.send_to(packet, &place.path));
+    client.send_to(b"", &place.path).unwrap();
+    running.shutdown_handle().shutdown();
+    stall.end();
+    wait_until_asleep(thread.recv_timeout(CEILING).unwrap());
+    let mut datagrams = iter::repeat_with(|| next(|bytes| client.recv(bytes))).filter(|bytes| bytes != FILLING);
+    for number in 0..REPLIES {
+        assert_eq!(datagrams.next().unwrap(), number.to_ne_bytes());
+    }
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (2, 0));
+}
+
+/// Nobody is going to send what it holds: the server waits.
+fn a_socket_that_was_kept_replies_at_once() {
+    for replies in HELD {
+        let (keep, kept) = mpsc::channel();
+        let handler = move |request: &mut DatagramRequest| {
+            keep.send((Arc::clone(request.get_ref()), request.client_address().clone()))
+                .unwrap();
+            echo(request)
+        };
+        let running = UdpServer::new("127.0.0.1:0", handler).replies(replies).spawn().unwrap();
+        let client = udp_client(running.server_address());
+        client.send(b"packet").unwrap();
+        assert_eq!(next(|bytes| client.recv(bytes)), b"packet");
+        let (socket, client_address) = kept.recv().unwrap();
+        for packet in [b"one", b"two"] {
+            socket.send_datagram(packet, &client_address).unwrap();
+            assert_eq!(next(|bytes| client.recv(bytes)), packet);
+        }
+        running.stop().unwrap();
     }
 }
 
