@@ -28,6 +28,7 @@ tests![
     over_ipv6_a_datagram_to_a_group_is_answered,
     a_datagram_to_all_hosts_is_answered,
     handle_request_answers_from_the_address_that_was_asked,
+    a_thread_that_has_served_a_server_at_one_address_answers_from_the_address_that_was_asked,
     a_socket_made_elsewhere_answers_from_the_address_that_was_asked,
     what_the_program_asks_the_system_for_does_not_hide_the_address,
     held_replies_come_from_the_addresses_that_were_asked,
@@ -207,6 +208,18 @@ fn handle_request_answers_from_the_address_that_was_asked() {
     check(&address);
     assert_eq!(handling.join().unwrap(), [Handled::Processed; 2]);
     server.close().unwrap();
+}
+
+fn a_thread_that_has_served_a_server_at_one_address_answers_from_the_address_that_was_asked() {
+    for (address, last) in [("127.0.0.2:0", 2), (ANY, 3)] {
+        let server = Arc::new(UdpServer::new(address, echo).bind().unwrap());
+        let client = client();
+        let asked = at(last, &server.server_address());
+        client.send_to(b"hello", asked).unwrap();
+        assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+        assert_eq!(next(&client), (b"hello".to_vec(), asked));
+        server.close().unwrap();
+    }
 }
 
 fn a_socket_made_elsewhere_answers_from_the_address_that_was_asked() {

@@ -30,6 +30,7 @@ tests![
     by_default_a_udp_datagram_of_20000_bytes_is_taken_whole,
     by_default_the_longest_udp_datagram_is_taken_whole,
     a_datagram_of_exactly_the_limit_is_whole,
+    a_thread_that_serves_two_servers_keeps_to_the_limit_of_each,
     without_any_limit_datagrams_are_taken_whole,
     one_cut_datagram_leaves_the_next_alone,
     an_empty_udp_datagram_is_a_request,
@@ -135,6 +136,21 @@ fn by_default_the_longest_udp_datagram_is_taken_whole() {
         b"kept 65507 of 65507, truncated: false"
     );
     running.stop().unwrap();
+}
+
+fn a_thread_that_serves_two_servers_keeps_to_the_limit_of_each() {
+    for limit in [4, 8, 6] {
+        let (sender, lengths) = mpsc::channel();
+        let handler = move |request: &mut DatagramRequest| {
+            sender.send((request.packet().len(), request.sent_length())).unwrap();
+        };
+        let server = UdpServer::new("127.0.0.1:0", handler).max_packet_size(limit);
+        let server = Arc::new(server.bind().unwrap());
+        udp_client(&server.server_address()).send(&[0; 10]).unwrap();
+        server.handle_request().unwrap();
+        assert_eq!(lengths.recv(), Ok((limit, 10)));
+        server.close().unwrap();
+    }
 }
 
 fn a_datagram_of_exactly_the_limit_is_whole() {
