@@ -292,6 +292,34 @@ mod tests {
     }
 
     #[test]
+    fn nobody_overtakes_one_that_waits() {
+        let rules = AddressRules {
+            at_once: Some(Limit::wait(1)),
+            max_waiting: 2,
+            ..AddressRules::default()
+        };
+        let (mut addresses, now) = (Addresses::default(), Instant::now());
+        assert_eq!(addresses.admit(&rules, CLIENT, now, 0), Verdict::Admit);
+        let waits = Verdict::Hold(LimitKind::PerAddress, now);
+        assert_eq!(addresses.admit(&rules, CLIENT, now, 0), waits);
+        addresses.release(CLIENT, false);
+        // Nobody has looked yet who may run.
+        assert_eq!(addresses.admit(&rules, CLIENT, now, 1), waits);
+    }
+
+    #[test]
+    fn over_both_limits_one_waits_for_its_token_too() {
+        let rules = AddressRules {
+            at_once: Some(Limit::wait(1)),
+            ..rate(RateLimit::wait(10).burst(1))
+        };
+        let (mut addresses, start) = (Addresses::default(), Instant::now());
+        assert_eq!(addresses.admit(&rules, CLIENT, start, 0), Verdict::Admit);
+        let verdict = addresses.admit(&rules, CLIENT, start, 0);
+        assert_eq!(verdict, Verdict::Hold(LimitKind::RatePerAddress, after(start, 100)));
+    }
+
+    #[test]
     fn invented_addresses_do_not_cost_memory_without_end() {
         let rules = rate(RateLimit::reject(1));
         let (mut addresses, now) = (Addresses::default(), Instant::now());
