@@ -66,6 +66,7 @@ tests![
     mix_ins_take_effect_inside_and_outside,
     process_request_outside_runs_in_the_parent_once,
     errors_of_children_take_effect_inside_and_outside,
+    service_actions_that_panic_keep_no_child_from_being_reaped,
     a_hook_that_panics_in_the_child_costs_one_request,
     three_mix_ins_call_each_other_in_the_child,
     handle_request_forks,
@@ -870,7 +871,7 @@ fn errors_of_children_take_effect_inside_and_outside() {
     check(Noting(ForkingTcpServer::new(ANY_PORT, fails), "", pen), &journal);
 }
 
-/// Panics in each hook that runs in the child, by the client's port.
+/// Panics in one of its hooks.
 struct Panicking<S>(S, &'static str);
 
 impl<S> Panicking<S> {
@@ -885,6 +886,11 @@ impl<S: BaseServer> BaseServer for Panicking<S> {
 
     fn inner(&self) -> &S {
         &self.0
+    }
+
+    fn service_actions(&self) {
+        self.panic_in("service_actions");
+        self.0.service_actions();
     }
 
     fn process_request(&self, job: Job<S::Transport>) {
@@ -911,6 +917,17 @@ impl<S: BaseServer> BaseServer for Panicking<S> {
         self.panic_in("close_request");
         self.0.close_request(request);
     }
+}
+
+fn service_actions_that_panic_keep_no_child_from_being_reaped() {
+    let inside = Panicking(TcpServer::new(ANY_PORT, TELL_PROCESS), "service_actions");
+    let running = inside.forking().max_children(1).spawn().unwrap();
+    for _ in 0..3 {
+        let (client, _) = client_in_progress(running.server_address());
+        finish(&client);
+    }
+    wait_until_reaped();
+    assert_eq!(counts(running.stop().unwrap()), (3, 0));
 }
 
 fn a_hook_that_panics_in_the_child_costs_one_request() {

@@ -202,7 +202,7 @@ fn a_full_pool_keeps_handle_request_to_its_timeout() {
 }
 
 fn a_queue_of_any_size_can_be_asked_for() {
-    for size in [1 << 40, usize::MAX] {
+    for size in [usize::MAX / 16, usize::MAX] {
         let (server, _journal) = pool(1, size);
         let running = server.spawn().unwrap();
         let client = connect(running.server_address());

@@ -31,7 +31,7 @@ tests![
 const ANY_PORT: &str = "127.0.0.1:0";
 
 /// How many threads of this process are in this system call (`/proc/PID/task/TID/syscall`, proc(5)).
-fn threads_in(system_call: i64) -> usize {
+fn threads_in(system_call: libc::c_long) -> usize {
     let is_in = |call: &str| call.split(' ').next() == Some(&system_call.to_string());
     fs::read_dir("/proc/self/task")
         .unwrap()
@@ -58,7 +58,7 @@ fn an_idle_server_waits_in_accept() {
 }
 
 #[track_caller]
-fn assert_waits_in_turn(server: impl BaseServer, threads: usize, calls: [i64; 2]) {
+fn assert_waits_in_turn(server: impl BaseServer, threads: usize, calls: [libc::c_long; 2]) {
     let running = server.spawn().unwrap();
     let client = udp_client(running.server_address());
     for call in calls {

@@ -225,9 +225,10 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn service_actions(&self) {
-        self.inner.service_actions();
+        // First: the others may panic.
         self.end_condemned();
         self.collect_children();
+        self.inner.service_actions();
     }
 
     fn capacity(&self) -> Capacity {

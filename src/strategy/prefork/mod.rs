@@ -396,9 +396,10 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
     }
 
     fn service_actions(&self) {
-        self.inner.service_actions();
+        // First: the others may panic.
         self.collect_workers();
         self.pass_suspension_on();
+        self.inner.service_actions();
     }
 
     fn drain_requests(&self) {
