@@ -25,6 +25,7 @@ use socketserver::prelude::*;
 use socketserver::{Running, State};
 use support::attempts::until_in_time;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
+use support::interrupt::ignore_sigterm;
 use support::process::{Process, as_ordinary_user, echo_with_few_tasks, pid, role, serve_as_role};
 use support::{
     CEILING, EchoLine, children, children_of, connect, connect_to, exchange_line, kill_by_number, logged,
@@ -32,7 +33,7 @@ use support::{
 };
 
 tests![
-    roles: three_workers, three_workers_with_threads, two_workers_with_a_thread_each_that_log, three_workers_that_soon_give_up, three_workers_of_another_user,
+    roles: three_workers, one_worker_that_must_get_on, three_workers_with_threads, two_workers_with_a_thread_each_that_log, three_workers_that_soon_give_up, three_workers_of_another_user,
         a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
@@ -64,9 +65,11 @@ tests![
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
     what_a_worker_was_woken_for_that_is_killed_instead_another_serves,
+    a_worker_whose_handler_has_left_sigterm_blocked_or_ignored_ends_when_it_is_told,
     a_worker_whose_descriptors_are_closed_is_replaced,
     a_daemon_that_a_handler_has_become_ends_with_its_request,
     a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
+    a_worker_that_was_stopped_together_with_its_master_does_not_hang,
     a_worker_that_waits_does_not_hang,
     a_worker_that_drains_does_not_hang,
     a_handler_that_writes_does_not_hang,
@@ -102,6 +105,12 @@ fn two_workers_with_a_thread_each_that_log() {
 
 fn three_workers_that_soon_give_up() {
     serve_as_role(server().workers(3).drain_timeout(Duration::from_millis(100)));
+}
+
+const TIME_TO_GET_ON: Duration = Duration::from_secs(1);
+
+fn one_worker_that_must_get_on() {
+    serve_as_role(server().workers(1).hang_timeout(TIME_TO_GET_ON));
 }
 
 /// One that nobody else is, if this is root.
@@ -697,6 +706,27 @@ fn a_worker_that_hangs_is_killed_and_replaced() {
     assert!(logged().contains(&format!("ERROR worker {process} has not got on for 200ms: killing it")));
 }
 
+fn a_worker_whose_handler_has_left_sigterm_blocked_or_ignored_ends_when_it_is_told() {
+    let block: fn() = || SigSet::from(Signal::SIGTERM).thread_block().unwrap();
+    for spoil in [block, ignore_sigterm] {
+        let handler = move |request: &mut TcpRequest| {
+            spoil();
+            writeln!(request, "{}", std::process::id())
+        };
+        let server = PreForkTcpServer::new(ANY_PORT, handler).workers(1);
+        let (running, address) = serve(server.drain_timeout(None), 1);
+        let process = || -> u32 {
+            let answer = read_to_end(connect_to(&address));
+            String::from_utf8(answer).unwrap().trim().parse().unwrap()
+        };
+        let before = process();
+        signal_master(Signal::SIGHUP);
+        wait_until_gone(&[before]);
+        assert_ne!(process(), before);
+        stop(running, 2, 0);
+    }
+}
+
 fn a_worker_whose_descriptors_are_closed_is_replaced() {
     let close_others = |request: &mut TcpRequest| -> HandlerResult {
         writeln!(request, "{}", std::process::id())?;
@@ -832,6 +862,22 @@ fn what_a_worker_was_woken_for_that_is_killed_instead_another_serves() {
     assert!(!dies.path.exists());
     fs::remove_file(&slow.path).unwrap();
     stop(running, 1, 0);
+}
+
+fn a_worker_that_was_stopped_together_with_its_master_does_not_hang() {
+    let server = start("one_worker_that_must_get_on");
+    let client = Client::start(server.address(), "hold");
+    let both = |signal| [server.id(), client.process].map(|process| kill(pid(process), signal).unwrap());
+    // Before and after it the master looks, and the worker has not got on.
+    thread::sleep(TIME_TO_GET_ON / 4);
+    both(Signal::SIGSTOP);
+    thread::sleep(2 * TIME_TO_GET_ON);
+    both(Signal::SIGCONT);
+    thread::sleep(TIME_TO_GET_ON / 4);
+    client.finish();
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
 }
 
 fn a_worker_that_waits_does_not_hang() {

@@ -342,6 +342,7 @@ impl<T: Transport> Acceptor<T> {
         if let Some(master) = core.shared().master() {
             master.end_copy();
             master.leave_in_time(wakeup);
+            master.hear_order(wakeup);
         }
         let timeout = self.until_next_due(timeout);
         if wakeup.is_stopping() {

@@ -169,6 +169,13 @@ impl Master {
         }
     }
 
+    /// Before another request: SIGTERM says that there is an order, but a handler may have left it blocked or ignored.
+    pub(crate) fn hear_order(&self, wakeup: &Wakeup) {
+        if self.has_order() && !wakeup.is_told_to_stop() {
+            self.told(wakeup);
+        }
+    }
+
     /// The worker, which serves one request at a time, begins to serve this client, or its handler knows better whom it
     /// serves.
     pub(crate) fn serves(&self, client: &Address) {

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits::LimitKind;
 use crate::stats::{Counts, End, Way};
@@ -314,6 +314,11 @@ impl Pulse {
         }
     }
 
+    /// It could not get on for so long.
+    pub(crate) fn put_off(&mut self, now: Instant, late: Duration) {
+        self.since = self.since.checked_add(late).map_or(now, |since| since.min(now));
+    }
+
     /// Since when it has not got on; `None` if it waits for a request.
     pub(crate) fn busy_since(&mut self, slot: &Slot, now: Instant) -> Option<Instant> {
         let (progress, waits) = (slot.last_progress(), slot.is_waiting());
@@ -329,7 +334,6 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 

@@ -303,7 +303,8 @@ impl<S: BaseServer> PreFork<S> {
     /// A worker that waits for a request does not hang, however long it waits. One that serves one request at
     /// a time and waits for a silent client does: for such, set a timeout on the request that is shorter. What
     /// [`worker_init`](Self::worker_init) takes counts, too. A worker that drains is not looked after any more: its
-    /// [`drain_timeout`](crate::Config::drain_timeout) ends it.
+    /// [`drain_timeout`](crate::Config::drain_timeout) ends it. While the master is stopped or frozen, too (SIGSTOP, a
+    /// container that is paused), that time does not count, but for up to a quarter of `timeout`.
     #[must_use]
     pub fn hang_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.hang_timeout = timeout.into();

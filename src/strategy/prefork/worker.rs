@@ -65,6 +65,8 @@ impl<T: Transport> Worker<T> {
         self.leaving = true;
         self.slot.set_order(order);
         self.signal(Signal::SIGTERM);
+        // A handler may have left that signal blocked or ignored.
+        self.wake();
     }
 
     fn signal(&self, signal: Signal) {
@@ -82,8 +84,10 @@ impl<T: Transport> Worker<T> {
         let _ = self.wake.write(1);
     }
 
-    /// When it is known to hang unless it gets on until then.
-    pub(super) fn hangs_at(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
+    /// When it is known to hang unless it gets on until then. The time before `now` in which it could not, `late`, does not
+    /// count.
+    pub(super) fn hangs_at(&mut self, now: Instant, late: Duration, timeout: Duration) -> Option<Instant> {
+        self.pulse.put_off(now, late);
         let busy_since = self.pulse.busy_since(&self.slot, now);
         let watched = self.is_serving() && !self.killed;
         busy_since.filter(|_| watched)?.checked_add(timeout)

@@ -24,6 +24,8 @@ pub(super) struct Workers<T: Transport> {
     broken: bool,
     /// The sum of what the workers were last seen to have got on to.
     progress: u64,
+    /// When it was last looked whether any hangs.
+    looked: Option<Instant>,
     /// While the outdated workers are replaced: how many serve besides the one that is added.
     pub(super) reloading: Option<usize>,
     /// A worker does not accept any more: perhaps a request had woken it.
@@ -49,6 +51,7 @@ impl<T: Transport> Default for Workers<T> {
             why: String::new(),
             broken: false,
             progress: 0,
+            looked: None,
             reloading: None,
             lost: false,
         }
@@ -216,11 +219,16 @@ impl<T: Transport> Workers<T> {
         }
     }
 
-    /// Kills the workers that hang. Returns when the next would.
+    /// Kills the workers that hang. Returns when to look again, if any may.
     pub(super) fn kill_hanging(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
+        // A master that looks later than it meant to was stopped or frozen, perhaps, and the workers with it: that time does
+        // not count. It looks often enough to notice.
+        let step = timeout / 4;
+        let looked = self.looked.replace(now).unwrap_or(now);
+        let late = now.saturating_duration_since(looked).saturating_sub(step);
         let mut next = None;
         for worker in &mut self.list {
-            match worker.hangs_at(now, timeout) {
+            match worker.hangs_at(now, late, timeout) {
                 Some(at) if at <= now => {
                     log::error!("worker {} has not got on for {timeout:?}: killing it", worker.pid);
                     worker.kill();
@@ -228,7 +236,7 @@ impl<T: Transport> Workers<T> {
                 at => next = earlier(next, at),
             }
         }
-        next
+        next.map(|at| at.min(now + step))
     }
 
     /// Whether any worker has got on since it was last asked.
