@@ -19,7 +19,7 @@ use std::time::Duration;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::socket::{MsgFlags, recv};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, gettid};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
@@ -96,6 +96,8 @@ tests![
     a_stray_nudge_changes_nothing,
     a_server_that_went_to_the_background_after_binding_ends_as_any_other,
     a_server_in_the_background_of_one_that_has_served_hears_of_its_end,
+    a_signal_for_what_a_handler_has_forked_is_not_for_the_server,
+    what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1438,4 +1440,54 @@ fn a_server_in_the_background_of_one_that_has_served_hears_of_its_end() {
     let ended = Process::start(&mut role("serves_and_serves_again_in_the_background")).end();
     let stopped = "stopped: served=1 failed=0 drained=0 forced=0 leaked=0\n";
     assert_eq!(ended.output.matches(stopped).count(), 2, "{ended:?}");
+}
+
+/// Forks, has the process that comes of it take a signal, and ends it. Tells how it has ended.
+fn fork_and_signal(signal: Signal) -> io::Result<WaitStatus> {
+    let (mut reader, writer) = io::pipe()?;
+    // SAFETY: what comes of it makes system calls only.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            drop(writer);
+            let _ = raise(signal);
+            let _ = reader.read(&mut [0]);
+            // SAFETY: nothing is to be done any more.
+            unsafe { nix::libc::_exit(7) };
+        }
+        ForkResult::Parent { child } => {
+            drop((reader, writer));
+            Ok(waitpid(child, None)?)
+        }
+    }
+}
+
+// It has the server's signal handlers, and shares its descriptors.
+fn a_signal_for_what_a_handler_has_forked_is_not_for_the_server() {
+    for signal in [Signal::SIGUSR1, Signal::SIGTERM] {
+        let handler = move |request: &mut TcpRequest| write!(request, "{:?}", fork_and_signal(signal)?);
+        let server = TcpServer::new(ANY_PORT, handler).shutdown_on_signals([signal as i32]);
+        let running = server.spawn().unwrap();
+        for _ in 0..2 {
+            let told = read_to_end(connect(running.server_address()));
+            assert!(told.starts_with(b"Exited("), "{}", String::from_utf8_lossy(&told));
+        }
+        assert_eq!(running.stop().unwrap().served, 2);
+    }
+}
+
+// The worker's own handler for SIGTERM is nothing that the program knows of.
+fn what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        let ended = fork_and_signal(Signal::SIGTERM)?;
+        let by_signal = matches!(ended, WaitStatus::Signaled(_, Signal::SIGTERM, _));
+        Ok(write!(request, "{} {by_signal}", std::process::id())?)
+    };
+    let server = PreForkTcpServer::new(ANY_PORT, handler).workers(1);
+    let with_threads = ThreadingTcpServer::new(ANY_PORT, handler).prefork().workers(1);
+    for running in [server.spawn().unwrap(), with_threads.spawn().unwrap()] {
+        let told = [(); 2].map(|()| read_to_end(connect(running.server_address())));
+        assert_eq!(told[0], told[1]);
+        assert!(told[0].ends_with(b" true"), "{}", String::from_utf8_lossy(&told[0]));
+        assert_eq!(running.stop().unwrap().served, 2);
+    }
 }

@@ -156,9 +156,14 @@ impl Master {
     /// Before another request: ends a process that a handler has forked in the worker, and that has come back from
     /// there, as a daemon does. Nobody would ever tell it to.
     pub(crate) fn end_copy(&self) {
-        if Pid::this() != self.worker {
+        if !self.is_worker() {
             sys::exit_now(0);
         }
+    }
+
+    /// Whether this process is the worker, and not one that a handler has forked in it.
+    pub(crate) fn is_worker(&self) -> bool {
+        Pid::this() == self.worker
     }
 
     /// Before another request: a worker that serves one at a time leaves when its last has ended. Told sooner, it

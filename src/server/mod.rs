@@ -219,6 +219,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         let shared = self.core().shared();
         let _busy = shared.enter();
         let _handling = shared.begin_handling();
+        shared.wakeup()?.serves_here();
         // Of a prefork server, too, which serves here what it handles.
         self.core().keep_deadline();
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
@@ -550,6 +551,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let shared = server.core().shared();
     let _closing = shared.closing();
     let _busy = shared.enter();
+    shared.wakeup()?.serves_here();
     if S::CONCURRENCY == Concurrency::Processes {
         // Its loop is never busy in a handler.
         warn_of_threads();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::unistd::Pid;
 use signal_hook::SigId;
 
@@ -154,7 +154,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     };
     // This thread is not sent one before signal-hook knows what to do then: it would be lost.
     change_mask(libc::SIG_BLOCK, signal);
-    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2), getpid(2),
     // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited
     // for, an allocation or a panic, and errno is as the interrupted code left it.
     let registered = unsafe { signal_hook::low_level::register(signal, handler) };
@@ -182,13 +182,19 @@ pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> 
             return;
         };
         let errno = Errno::last_raw();
-        master.told(wakeup);
+        if master.is_worker() {
+            master.told(wakeup);
+        } else {
+            // What a handler has forked is none of the master's business, and ends as a program without a handler does.
+            default_action(libc::SIGTERM);
+            let _ = raise(Signal::SIGTERM);
+        }
         Errno::set_raw(errno);
     }
     TOLD.store(Box::into_raw(Box::new((wakeup, master))), Ordering::SeqCst);
     let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler is async-signal-safe: all it does is atomics, getppid(2), _exit(2) and the methods of
-    // `Wakeup` that `on_signal` calls, and errno is as the interrupted code left it.
+    // SAFETY: the handler is async-signal-safe: all it does is atomics, getpid(2), getppid(2), _exit(2), signal(2), raise(3) and
+    // the methods of `Wakeup` that `on_signal` calls, and errno is as the interrupted code left it.
     unsafe { sigaction(Signal::SIGTERM, &action) }?;
     Ok(())
 }

@@ -5,12 +5,13 @@ mod deadline;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::inline::{Inline, InlineSlot};
@@ -55,6 +56,8 @@ pub(crate) struct Wakeup {
     in_child: AtomicBool,
     /// Signals, which the terminal sends to the whole group, are the parent's matter.
     deaf: AtomicBool,
+    /// The process that serves; 0: none has yet.
+    process: AtomicI32,
     inline: InlineSlot,
     /// Threads that wait for requests without looking at any of these.
     sleepers: OnceLock<Sleepers>,
@@ -85,6 +88,7 @@ impl Wakeup {
             waiting: AtomicUsize::new(0),
             in_child: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
+            process: AtomicI32::new(0),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
             deadlines: [const { OnceLock::new() }; 2],
@@ -150,7 +154,7 @@ impl Wakeup {
 
     /// A shutdown signal arrived: the first drains, a second, or `at_once` any, stops at once.
     pub(crate) fn shutdown_signal(&self, signal: i32, at_once: bool) {
-        if self.deaf.load(Ordering::Relaxed) {
+        if self.is_deaf() {
             return;
         }
         if [SIGHUP, SIGINT, SIGQUIT, SIGTERM].contains(&signal) {
@@ -164,11 +168,23 @@ impl Wakeup {
 
     /// A signal arrived that the accept loop has to do something about, or the drain.
     pub(crate) fn note_signal(&self, signal: i32) {
-        if !self.deaf.load(Ordering::Relaxed) {
+        if !self.is_deaf() {
             self.signals.fetch_or(Self::signal_bit(signal), Ordering::SeqCst);
             self.wake();
             self.request_ended();
         }
+    }
+
+    /// This process serves: not earlier, because a program may become a daemon after it has bound.
+    pub(crate) fn serves_here(&self) {
+        self.process.store(Pid::this().as_raw(), Ordering::Relaxed);
+    }
+
+    /// Whether signals are another process's matter: what a handler has forked, or another server of the program, has
+    /// these handlers, too, and shares the descriptors.
+    fn is_deaf(&self) -> bool {
+        let process = self.process.load(Ordering::Relaxed);
+        self.deaf.load(Ordering::Relaxed) || (process != 0 && process != Pid::this().as_raw())
     }
 
     /// Signals are numbered from 1 to 64 (signal(7)).
