@@ -60,7 +60,8 @@ impl ServerHandle {
     /// suspended. Again is nothing.
     ///
     /// Where several servers accept from one [socket made elsewhere](crate::SocketServer::with_transport), a client
-    /// that comes in the very moment in which one of them is suspended may wait until the next comes.
+    /// that comes in the very moment in which one of them is suspended may wait until the next comes; and a worker of a
+    /// [`PreFork`](crate::PreFork) server may still accept one that comes in the moment after.
     pub fn suspend(&self) {
         self.shared.set_suspended(true);
     }
