@@ -223,9 +223,8 @@ impl Ticket {
         self.begin();
     }
 
-    /// In a worker, of a request that its master had accepted before the fork, and serves: here nothing is counted or
-    /// told, and the registry has forgotten it.
-    pub(crate) fn leave_to_master(mut self) {
+    /// In a forked process, of a request that its parent had accepted before, and serves: here nothing is counted or told.
+    pub(crate) fn leave_to_parent(mut self) {
         self.stage = Stage::Free;
     }
 

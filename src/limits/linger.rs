@@ -97,8 +97,8 @@ impl<T: Transport> Linger<T> {
         }
     }
 
-    /// In a forked child, which must not keep them open: drops them.
-    pub(crate) fn abandon(&self) {
+    /// In a forked process, which must not keep them open: drops them.
+    pub(crate) fn leave_to_parent(&self) {
         drop(self.queue.try_take());
     }
 }

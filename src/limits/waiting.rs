@@ -99,18 +99,10 @@ impl<T: Transport> WaitingRoom<T> {
         }
     }
 
-    /// Closes them without a server: in a forked child, which must not keep them open.
-    pub(crate) fn abandon(&self) {
-        for Waiting { active, mut ticket, .. } in self.queue.try_take() {
-            ticket.forget_socket();
-            drop((active, ticket));
-        }
-    }
-
-    /// In a worker, right after its fork: what waits here is its master's.
-    pub(crate) fn leave_to_master(&self) {
+    /// In a forked process, which must not keep them open: what waits here is its parent's.
+    pub(crate) fn leave_to_parent(&self) {
         for Waiting { active, ticket, .. } in self.queue.try_take() {
-            ticket.leave_to_master();
+            ticket.leave_to_parent();
             drop(active);
         }
     }
@@ -119,6 +111,9 @@ impl<T: Transport> WaitingRoom<T> {
 /// A server that was dropped before it drained.
 impl<T: Transport> Drop for WaitingRoom<T> {
     fn drop(&mut self) {
-        self.abandon();
+        for Waiting { active, mut ticket, .. } in self.queue.try_take() {
+            ticket.forget_socket();
+            drop((active, ticket));
+        }
     }
 }

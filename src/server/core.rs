@@ -295,15 +295,20 @@ impl<T: Transport> Core<T> {
         for signal in (1..=64).filter(|signal| signals & Wakeup::signal_bit(*signal) != 0) {
             sys::default_action(signal);
         }
-        // Connections of others, which would not end for their clients before this process does.
-        if !self.waiting_room.is_empty() {
-            self.waiting_room.abandon();
-        }
-        if !self.linger.is_empty() {
-            self.linger.abandon();
-        }
+        self.leave_connections_to_parent();
         self.stop_listening(true);
         sys::let_signals_come(mask);
+    }
+
+    /// In a forked process: connections that its parent keeps would not end for their clients before this process does.
+    /// Where there are none, nothing is written: that would cost a page.
+    fn leave_connections_to_parent(&self) {
+        if !self.waiting_room.is_empty() {
+            self.waiting_room.leave_to_parent();
+        }
+        if !self.linger.is_empty() {
+            self.linger.leave_to_parent();
+        }
     }
 
     /// In a worker of a prefork server, right after the fork: makes anew all that a process that serves by
@@ -314,12 +319,7 @@ impl<T: Transport> Core<T> {
     /// The process has no free descriptor, or its master is gone already.
     pub(crate) fn after_fork(&self, wake: &EventFd, duty: Duty) -> io::Result<()> {
         // What `handle_request` has left before.
-        if !self.waiting_room.is_empty() {
-            self.waiting_room.leave_to_master();
-        }
-        if !self.linger.is_empty() {
-            self.linger.abandon();
-        }
+        self.leave_connections_to_parent();
         let wakeup = self.shared.wakeup()?;
         let parents = wakeup.renew(wake, self.backlog.get().is_some())?;
         let master = Arc::new(Master::new(duty, parents));
