@@ -54,9 +54,7 @@ pub(crate) struct Wakeup {
     waiting: AtomicUsize,
     /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
-    /// Signals, which the terminal sends to the whole group, are the parent's matter.
-    deaf: AtomicBool,
-    /// The process that serves; 0: none has yet.
+    /// The process that serves, whose matter signals are, which the terminal sends to the whole group; 0: none has yet.
     process: AtomicI32,
     inline: InlineSlot,
     /// Threads that wait for requests without looking at any of these.
@@ -87,7 +85,6 @@ impl Wakeup {
             signals: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             in_child: AtomicBool::new(false),
-            deaf: AtomicBool::new(false),
             process: AtomicI32::new(0),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
@@ -115,7 +112,7 @@ impl Wakeup {
         for flag in [&self.child_exited, &self.draining] {
             flag.store(false, Ordering::SeqCst);
         }
-        for flag in [&self.deaf, &self.may_exit, &self.asked_to_exit] {
+        for flag in [&self.may_exit, &self.asked_to_exit] {
             flag.store(true, Ordering::SeqCst);
         }
         self.inline.give_back_in_child();
@@ -180,11 +177,11 @@ impl Wakeup {
         self.process.store(Pid::this().as_raw(), Ordering::Relaxed);
     }
 
-    /// Whether signals are another process's matter: what a handler has forked, or another server of the program, has
-    /// these handlers, too, and shares the descriptors.
+    /// Whether signals are another process's matter: what the server, a handler or another server of the program has
+    /// forked has these handlers, too, and shares the descriptors.
     fn is_deaf(&self) -> bool {
         let process = self.process.load(Ordering::Relaxed);
-        self.deaf.load(Ordering::Relaxed) || (process != 0 && process != Pid::this().as_raw())
+        process != 0 && process != Pid::this().as_raw()
     }
 
     /// Signals are numbered from 1 to 64 (signal(7)).
@@ -279,7 +276,6 @@ impl Wakeup {
     /// This process is a forked child.
     pub(crate) fn enter_child(&self) {
         self.in_child.store(true, Ordering::Relaxed);
-        self.deaf.store(true, Ordering::Relaxed);
         self.inline.give_back_in_child();
         self.waiting.store(0, Ordering::SeqCst);
     }
