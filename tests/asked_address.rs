@@ -5,17 +5,17 @@ mod support;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{DatagramSocket, Handled, MemoryDatagrams, Replies, Running, Udp};
+use support::batch::{Stall, next_message};
 use support::clients::{ipv6_available, lack};
-use support::gate::Gate;
 use support::matrix::unix_datagram_client;
 use support::{CEILING, inet, temp_path};
 
@@ -236,33 +236,24 @@ fn what_the_program_asks_the_system_for_does_not_hide_the_address() {
     check_server(UdpServer::new(ANY, echo).before_bind(ask_for_more));
 }
 
-/// A server that is busy until the gate opens with what it was sent first, and so receives the rest together.
-fn busy(replies: Replies) -> (Running, Gate) {
-    let (stalled, go_on) = (Gate::default(), Gate::default());
-    let gates = (stalled.clone(), go_on.clone());
-    let handler = move |request: &mut DatagramRequest| {
-        if request.packet() == b"stall" {
-            gates.0.open();
-            gates.1.wait();
-            return Ok(());
-        }
-        echo(request)
-    };
-    let running = UdpServer::new(ANY, handler).replies(replies).spawn().unwrap();
-    client().send_to(b"stall", at(1, running.server_address())).unwrap();
-    stalled.wait();
-    (running, go_on)
+/// A server that is busy until that is ended, and so receives together what it is sent meanwhile.
+#[track_caller]
+fn busy(replies: Replies) -> (Running, Stall) {
+    let stall = Stall::default();
+    let running = UdpServer::new(ANY, stall.then(echo)).replies(replies).spawn().unwrap();
+    stall.begin_udp(&running);
+    (running, stall)
 }
 
 fn held_replies_come_from_the_addresses_that_were_asked() {
     for replies in [Replies::Batched, Replies::Segmented] {
-        let (running, go_on) = busy(replies);
+        let (running, stall) = busy(replies);
         let client = client();
         let sent = [(b"one", 2), (b"two", 3), (b"six", 2), (b"ten", 3)];
         for (packet, last) in sent {
             client.send_to(packet, at(last, running.server_address())).unwrap();
         }
-        go_on.open();
+        stall.end();
         let mut answers = [(); 4].map(|()| next(&client));
         answers.sort();
         let mut expected = sent.map(|(packet, last)| (packet.to_vec(), at(last, running.server_address())));
@@ -272,29 +263,14 @@ fn held_replies_come_from_the_addresses_that_were_asked() {
     }
 }
 
-/// What one call receives, and how long the segments are that it consists of.
-#[track_caller]
-fn next_message(client: &UdpSocket) -> (Vec<u8>, Option<i32>) {
-    let mut bytes = [0; 100];
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let mut room = nix::cmsg_space!(i32);
-    let message = recvmsg::<()>(client.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::empty()).unwrap();
-    let segments = message.cmsgs().unwrap().find_map(|control| match control {
-        ControlMessageOwned::UdpGroSegments(length) => Some(length),
-        _ => None,
-    });
-    let length = message.bytes;
-    (bytes[..length].to_vec(), segments)
-}
-
 fn segments_go_together_only_from_one_address() {
-    let (running, go_on) = busy(Replies::Segmented);
+    let (running, stall) = busy(Replies::Segmented);
     let client = client();
     setsockopt(&client, sockopt::UdpGroSegment, &true).unwrap();
     for (packet, last) in [(b"one", 2), (b"two", 2), (b"six", 3)] {
         client.send_to(packet, at(last, running.server_address())).unwrap();
     }
-    go_on.open();
+    stall.end();
     assert_eq!(next_message(&client), (b"onetwo".to_vec(), Some(3)));
     assert_eq!(next_message(&client), (b"six".to_vec(), None));
     running.stop().unwrap();

@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io::{self, ErrorKind};
 use std::iter;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{Handled, Replies, Running};
+use support::batch::{Stall, next_message};
 use support::clients::ipv6_available;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
@@ -56,46 +57,6 @@ const HELD: [Replies; 2] = [Replies::Batched, Replies::Segmented];
 
 fn echo(request: &mut DatagramRequest) -> io::Result<()> {
     request.reply(request.packet())
-}
-
-/// A handler that waits at the datagram `stall`, so that what comes meanwhile is received together.
-#[derive(Clone, Default)]
-struct Stall {
-    stalled: Gate,
-    go_on: Gate,
-}
-
-impl Stall {
-    fn then(
-        &self,
-        mut handle: impl FnMut(&mut DatagramRequest) -> io::Result<()> + Clone + Send + Sync + 'static,
-    ) -> impl BaseRequestHandler<DatagramRequest> {
-        let stall = self.clone();
-        move |request: &mut DatagramRequest| {
-            if request.packet() != b"stall" {
-                return handle(request);
-            }
-            stall.stalled.open();
-            stall.go_on.wait();
-            Ok(())
-        }
-    }
-
-    /// From now on the server is busy.
-    #[track_caller]
-    fn begin(&self, send: impl FnOnce(&[u8]) -> io::Result<usize>) {
-        send(b"stall").unwrap();
-        self.stalled.wait();
-    }
-
-    #[track_caller]
-    fn begin_udp(&self, running: &Running) {
-        self.begin(|packet| UdpSocket::bind("127.0.0.1:0")?.send_to(packet, inet(running.server_address())));
-    }
-
-    fn end(&self) {
-        self.go_on.open();
-    }
 }
 
 /// The next datagram that comes.
@@ -226,23 +187,6 @@ fn a_reply_that_is_too_long_is_an_error_at_once() {
     let expected = format!("{:?}", Some(Errno::EMSGSIZE as i32));
     assert_eq!(next(|bytes| client.recv(bytes)), expected.as_bytes());
     running.stop().unwrap();
-}
-
-/// What arrives as one message at a socket that takes segments together (`UDP_GRO`, udp(7)): all bytes, and the length
-/// of a segment if there are several.
-#[track_caller]
-fn next_message(client: &UdpSocket) -> (Vec<u8>, Option<i32>) {
-    let mut bytes = vec![0; 65_535];
-    let mut control = nix::cmsg_space!(i32);
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let message = recvmsg::<()>(client.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
-    let segment = message.cmsgs().unwrap().find_map(|message| match message {
-        ControlMessageOwned::UdpGroSegments(length) => Some(length),
-        _ => None,
-    });
-    let length = message.bytes;
-    bytes.truncate(length);
-    (bytes, segment)
 }
 
 /// Serves a batch of replies `aaaa`, `bbbb`, `cccc`, `d`, `eeee`, and one to somebody else among them, to a client

@@ -255,13 +255,17 @@ mod tests {
         assert_eq!(admit(1), Verdict::Hold(LimitKind::RatePerAddress, after(start, 300)));
     }
 
-    #[test]
-    fn a_client_is_forgotten_when_its_last_request_is_over() {
-        let rules = AddressRules {
+    fn one_at_once() -> AddressRules {
+        AddressRules {
             at_once: Some(Limit::wait(1)),
             max_waiting: 2,
             ..AddressRules::default()
-        };
+        }
+    }
+
+    #[test]
+    fn a_client_is_forgotten_when_its_last_request_is_over() {
+        let rules = one_at_once();
         let (mut addresses, now) = (Addresses::default(), Instant::now());
         assert_eq!(addresses.admit(&rules, CLIENT, now, 0), Verdict::Admit);
         assert_eq!(
@@ -277,11 +281,7 @@ mod tests {
 
     #[test]
     fn one_that_goes_while_it_waits_is_forgotten_too() {
-        let rules = AddressRules {
-            at_once: Some(Limit::wait(1)),
-            max_waiting: 2,
-            ..AddressRules::default()
-        };
+        let rules = one_at_once();
         let (mut addresses, now) = (Addresses::default(), Instant::now());
         assert_eq!(addresses.admit(&rules, CLIENT, now, 0), Verdict::Admit);
         let verdict = addresses.admit(&rules, CLIENT, now, 0);
@@ -293,11 +293,7 @@ mod tests {
 
     #[test]
     fn nobody_overtakes_one_that_waits() {
-        let rules = AddressRules {
-            at_once: Some(Limit::wait(1)),
-            max_waiting: 2,
-            ..AddressRules::default()
-        };
+        let rules = one_at_once();
         let (mut addresses, now) = (Addresses::default(), Instant::now());
         assert_eq!(addresses.admit(&rules, CLIENT, now, 0), Verdict::Admit);
         let waits = Verdict::Hold(LimitKind::PerAddress, now);

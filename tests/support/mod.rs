@@ -5,6 +5,7 @@
 
 pub mod accepting;
 pub mod attempts;
+pub mod batch;
 pub mod clients;
 pub mod commanded;
 pub mod detached;
