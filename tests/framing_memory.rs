@@ -21,6 +21,8 @@ tests![
     an_announced_message_takes_no_memory_before_it_arrives,
     a_message_at_the_limit_is_in_memory_once,
     a_big_message_gives_its_memory_back,
+    a_big_message_of_a_fixed_length_gives_its_memory_back_when_the_next_is_waited_for,
+    an_owned_message_is_not_much_smaller_than_its_memory,
     a_stream_of_big_messages_keeps_its_buffer,
     what_a_request_was_given_back_is_not_kept_room_for,
     bytes_without_end_take_no_more_than_the_limit,
@@ -46,6 +48,18 @@ impl Read for InSteps<'_> {
         let count = now.read(out)?;
         self.bytes = &self.bytes[count..];
         Ok(count)
+    }
+}
+
+/// Up to here the sender has sent; then it pauses.
+struct Pausing<'a>(&'a [u8], bool);
+
+impl Read for Pausing<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(out)? {
+            0 if !std::mem::replace(&mut self.1, true) => Err(io::ErrorKind::WouldBlock.into()),
+            count => Ok(count),
+        }
     }
 }
 
@@ -182,19 +196,32 @@ fn what_a_request_was_given_back_is_not_kept_room_for() {
     assert!(held.bytes_current + taken < 100_000, "{held:?}");
 }
 
-fn a_stream_of_big_messages_keeps_its_buffer() {
-    /// Up to here the sender has sent; then it pauses.
-    struct Pausing<'a>(&'a [u8], bool);
+/// What comes next is another big message for certain, but perhaps not for hours.
+fn a_big_message_of_a_fixed_length_gives_its_memory_back_when_the_next_is_waited_for() {
+    const LENGTH: usize = 1_000_000;
+    let wire = vec![b'x'; LENGTH];
+    let mut framed = Framed::new(Pausing(&wire, false), FixedLengthCodec::new(LENGTH));
+    let held = measure(|| {
+        assert_eq!(framed.next_ref().unwrap().unwrap().len(), LENGTH);
+        assert_eq!(framed.next_ref().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    });
+    assert!(held.bytes_current < 100_000, "{held:?}");
+}
 
-    impl Read for Pausing<'_> {
-        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-            match self.0.read(out)? {
-                0 if !std::mem::replace(&mut self.1, true) => Err(io::ErrorKind::WouldBlock.into()),
-                count => Ok(count),
-            }
-        }
+/// Who collects messages would else keep a big buffer for each.
+fn an_owned_message_is_not_much_smaller_than_its_memory() {
+    let message = |length: usize| [format!("{length}:").as_bytes(), &vec![b'x'; length], b","].concat();
+    let wire = [message(7_000_000), message(100_000).repeat(3)].concat();
+    let mut framed = Framed::new(&wire[..], NetstringCodec::new());
+    assert_eq!(framed.next_ref().unwrap().unwrap().len(), 7_000_000);
+    for _ in 0..3 {
+        let owned = framed.next().unwrap().unwrap();
+        assert_eq!(owned.len(), 100_000);
+        assert!(owned.capacity() < 200_000 + 1024, "{}", owned.capacity());
     }
+}
 
+fn a_stream_of_big_messages_keeps_its_buffer() {
     const COUNT: usize = 8;
     let big = [&b"300000:"[..], &vec![b'x'; 300_000], b","].concat();
     let wire = [&big.repeat(COUNT)[..], b"2:ok,"].concat();

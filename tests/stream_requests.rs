@@ -40,6 +40,8 @@ tests![
     a_last_flush_that_fails_is_reported,
     a_read_past_its_timeout_is_timed_out,
     a_write_past_its_timeout_is_timed_out,
+    a_read_that_failed_leaves_nothing_that_was_not_sent,
+    a_flush_into_a_stream_that_takes_nothing_ends,
     a_timeout_ends_one_request_not_the_server,
     a_timeout_of_zero_is_refused,
     disabling_nagle_sets_the_option,
@@ -489,6 +491,28 @@ fn a_write_past_its_timeout_is_timed_out() {
     };
     // The client does not read before the handler has given up.
     serve_well(handler, |_| assert_eq!(kinds.recv().unwrap(), ErrorKind::TimedOut));
+}
+
+/// The buffer was made ready for it, and has what came before in it still.
+fn a_read_that_failed_leaves_nothing_that_was_not_sent() {
+    let pieces = [Ok(b"one\n".to_vec()), Err(ErrorKind::WouldBlock), Ok(b"two\n".to_vec())];
+    let mut request = StreamRequest::new(support::pieces::Pieces::with_errors(pieces), "a client");
+    let mut lines = String::new();
+    request.read_line(&mut lines).unwrap();
+    assert_eq!(request.read_line(&mut lines).unwrap_err().kind(), ErrorKind::TimedOut);
+    request.read_line(&mut lines).unwrap();
+    assert_eq!(lines, "one\ntwo\n");
+}
+
+fn a_flush_into_a_stream_that_takes_nothing_ends() {
+    let mut stream = support::pieces::Pieces::default();
+    stream.writes.extend([Ok(0)]);
+    let mut request = StreamRequest::new(stream, "a client");
+    request.set_wbufsize(1024);
+    request.write_all(b"gathered").unwrap();
+    assert_eq!(request.flush().unwrap_err().kind(), ErrorKind::WriteZero);
+    request.flush().unwrap();
+    assert_eq!(request.get_ref().written, b"gathered");
 }
 
 fn a_timeout_ends_one_request_not_the_server() {
