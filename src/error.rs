@@ -310,6 +310,27 @@ mod tests {
         assert!(failed(Cause::Error(other.expect("a BindError"))).is_disconnect());
     }
 
+    /// What the network does each day is logged lower than faults.
+    #[test]
+    fn a_clients_leaving_is_told_from_a_fault() {
+        use io::ErrorKind::{
+            AddrInUse, BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, PermissionDenied,
+            TimedOut, UnexpectedEof,
+        };
+        let is_disconnect = |kind: &io::ErrorKind| failed(Cause::Error(io::Error::from(*kind).into())).is_disconnect();
+        let leaving = [
+            BrokenPipe,
+            ConnectionAborted,
+            ConnectionReset,
+            NotConnected,
+            TimedOut,
+            UnexpectedEof,
+        ];
+        assert_eq!(leaving.map(|kind| is_disconnect(&kind)), [true; 6]);
+        assert!(![AddrInUse, InvalidData, PermissionDenied].iter().any(is_disconnect));
+        assert!(!failed(Cause::Panic(Box::new("BrokenPipe"))).is_disconnect());
+    }
+
     #[test]
     fn a_bind_error_keeps_its_kind_and_names_the_address() {
         let error = bind_error(&"127.0.0.1:80".into(), Errno::EADDRINUSE);

@@ -79,6 +79,8 @@ tests![
     once_a_second_the_drain_says_how_far_it_is,
     without_a_deadline_the_drain_says_how_many_are_left,
     a_sync_server_keeps_the_deadline_of_one_shutdown,
+    a_sync_server_told_to_stop_before_it_serves_keeps_the_deadline,
+    closing_a_sync_server_keeps_the_deadline,
     threads_that_accept_keep_the_deadline,
     a_pool_serves_its_queue_before_the_deadline,
     a_forking_server_tells_what_it_loses_at_the_deadline,
@@ -1091,6 +1093,35 @@ fn a_sync_server_keeps_the_deadline_of_one_shutdown() {
     let report = serving.join().unwrap().unwrap();
     assert_eq!(counts(report), [1, 0, 0, 1, 0]);
     assert!(report.elapsed >= Duration::from_millis(50), "{report:?}");
+}
+
+/// What the kernel has queued of a client that says nothing is served when the server has been told already.
+#[track_caller]
+fn assert_ends_with_a_silent_client_queued(end: impl FnOnce(TcpServer<Lines>) -> Report) {
+    let server = TcpServer::new(ANY_PORT, Lines).drain_timeout(Duration::from_millis(50));
+    let server = server.bind().unwrap();
+    let client = connect(&server.server_address());
+    let silent = client.try_clone().unwrap();
+    // Not for ever, if nobody keeps the deadline: then the report has the request as drained.
+    let watch = thread::spawn(move || {
+        silent.set_read_timeout(Some(CEILING)).unwrap();
+        let end = (&silent).read(&mut [0]);
+        let _ = silent.shutdown(Shutdown::Both);
+        end
+    });
+    assert_eq!(counts(end(server)), [1, 0, 0, 1, 0]);
+    assert_eq!(watch.join().unwrap().unwrap(), 0);
+}
+
+fn a_sync_server_told_to_stop_before_it_serves_keeps_the_deadline() {
+    assert_ends_with_a_silent_client_queued(|server| {
+        server.shutdown_handle().shutdown();
+        server.serve_forever().unwrap()
+    });
+}
+
+fn closing_a_sync_server_keeps_the_deadline() {
+    assert_ends_with_a_silent_client_queued(|server| Arc::new(server).close().unwrap());
 }
 
 /// All threads are busy with clients that say nothing, the one that serves included.
