@@ -36,7 +36,7 @@ use support::{
 };
 
 tests![
-    roles: serves_a_handler_that_never_returns, serves_a_handler_that_writes_to_standard_error_for_ever,
+    roles: serves_a_handler_that_never_returns, serves_a_handler_that_asks_for_the_end_and_returns_late, serves_a_handler_that_writes_to_standard_error_for_ever,
         binds_and_serves_in_the_background, serves_and_serves_again_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
@@ -94,6 +94,7 @@ tests![
     what_a_hook_holds_up_past_the_deadline_does_not_hold_up_a_pool,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
+    a_late_handler_ends_no_process_that_no_signal_has_asked_to_end,
     a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
     a_stray_nudge_changes_nothing,
     a_server_that_went_to_the_background_after_binding_ends_as_any_other,
@@ -1315,6 +1316,26 @@ fn a_handler_of_a_sync_server_that_never_returns_ends_the_process() {
 fn a_second_signal_ends_a_process_whose_handler_never_returns() {
     // Two of one kind that are pending at once would be one.
     assert_exits("for ever", &[Signal::SIGTERM, Signal::SIGINT]);
+}
+
+fn serves_a_handler_that_asks_for_the_end_and_returns_late() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        request.server().shutdown();
+        request.read_to_end(&mut Vec::new())?;
+        // A process that a signal had asked would be ended after a second.
+        thread::sleep(Duration::from_millis(1500));
+        Ok(())
+    };
+    serve_as_role(TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO));
+}
+
+/// What the program does after serving is its own matter.
+fn a_late_handler_ends_no_process_that_no_signal_has_asked_to_end() {
+    let process = Process::start(&mut role("serves_a_handler_that_asks_for_the_end_and_returns_late"));
+    let client = TcpStream::connect(process.address()).unwrap();
+    let ended = process.end();
+    drop(client);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
 fn serves_a_handler_that_writes_to_standard_error_for_ever() {

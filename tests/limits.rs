@@ -64,6 +64,7 @@ tests![
     faster_than_the_rate_a_client_waits_for_its_turn,
     one_that_waits_for_its_turn_runs_then_whoever_else_is_busy,
     one_whose_turn_comes_as_another_is_accepted_runs_whoever_is_busy,
+    one_whose_turn_comes_at_a_limit_that_rejects_waits_on,
     rejected_clients_are_closed_where_waiting_for_the_server_is_a_deadlock,
     one_that_waits_for_its_turn_is_no_thread_that_ends,
     datagrams_that_come_too_fast_are_dropped,
@@ -942,6 +943,36 @@ fn one_that_waits_for_its_turn_runs_then_whoever_else_is_busy() {
 
 fn one_whose_turn_comes_as_another_is_accepted_runs_whoever_is_busy() {
     assert_runs_at_its_turn_beside(4);
+}
+
+/// There was room when it came, and another has taken that.
+fn one_whose_turn_comes_at_a_limit_that_rejects_waits_on() {
+    let attempt = || {
+        let server = threading().max_rate_per_address(RateLimit::wait(4).burst(1));
+        let running = server.max_connections(Limit::reject(2)).spawn().unwrap();
+        let handle = running.handle();
+        let first = connect_from(2, running.server_address());
+        assert_echoes(&first);
+        let waiting = connect_from(2, running.server_address());
+        (&waiting).write_all(b"hello\n").unwrap();
+        wait_until("it has come", || handle.stats().accepted == 2);
+        let other = connect_from(3, running.server_address());
+        (&other).write_all(b"hello\n").unwrap();
+        wait_until("it has come, too", || handle.stats().accepted == 3);
+        let in_time = handle.stats().waiting == 1 && handle.stats().running == 2;
+        if in_time {
+            assert_eq!(exchange_line(&other, ""), "hello\n");
+            for _ in 0..8 {
+                assert_waits(&waiting);
+            }
+            finish(&first);
+            assert_eq!(exchange_line(&waiting, ""), "hello\n");
+        }
+        drop((first, waiting, other));
+        running.stop().unwrap();
+        in_time
+    };
+    until_in_time(attempt);
 }
 
 /// Its time is over as another is accepted.

@@ -5,7 +5,7 @@ mod support;
 use std::cell::Cell;
 use std::io::{self, BufRead, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, mpsc};
 use std::thread;
@@ -51,6 +51,7 @@ tests![
     the_stream_ends_for_a_client_that_sends_until_then,
     the_stream_ends_although_the_handler_kept_another_handle,
     the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor,
+    the_stream_ends_for_a_client_that_has_ended_its_own_although_the_handler_kept_a_copy,
     a_client_that_has_left_is_noticed_without_a_read,
     a_client_that_was_reset_is_noticed_without_a_read,
     a_connection_that_the_server_ends_is_disconnected,
@@ -645,6 +646,27 @@ fn the_stream_ends_although_the_handler_kept_a_copy_of_wfiles_descriptor() {
     };
     assert_eq!(serve_well(handler, |_| {}), b"all");
     assert!(kept.try_recv().is_ok(), "the copy was open all the time");
+}
+
+/// Of such a client closing alone would do, were it the last.
+fn the_stream_ends_for_a_client_that_has_ended_its_own_although_the_handler_kept_a_copy() {
+    fn keep(request: &mut TcpRequest, way: usize) -> io::Result<OwnedFd> {
+        match way {
+            0 => request.get_ref().as_fd().try_clone_to_owned(),
+            1 => request.get_mut().as_fd().try_clone_to_owned(),
+            _ => request.split().1.fileno().unwrap().try_clone_to_owned(),
+        }
+    }
+    for way in 0..3 {
+        let (sender, kept) = mpsc::channel();
+        let handler = move |request: &mut TcpRequest| -> Handled {
+            sender.send(keep(request, way)?).unwrap();
+            request.read_to_end(&mut Vec::new()).map(drop)
+        };
+        let answer = serve_well(handler, |client| client.shutdown(Shutdown::Write).unwrap());
+        assert_eq!(answer, b"");
+        assert!(kept.try_recv().is_ok(), "the copy was open all the time");
+    }
 }
 
 /// What is asked of a request whose client has sent four bytes; then they are still there.
