@@ -3,14 +3,16 @@
 
 mod support;
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::unistd::gettid;
 use socketserver::prelude::*;
+use socketserver::run_handler;
 use support::attempts::until_in_time;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
@@ -29,6 +31,8 @@ tests![
     a_signal_does_not_end_the_wait_for_a_client_that_may_send_on,
     what_a_hook_that_keeps_the_connection_left_unread_stays,
     what_a_handler_that_gave_its_socket_away_left_unread_stays,
+    a_long_answer_arrives_through_wrapped_streams_although_its_client_still_sends,
+    what_a_wrapped_stream_that_outlives_its_handler_left_unread_stays,
 ];
 
 type Handled = io::Result<()>;
@@ -66,27 +70,30 @@ fn a_unix_client_that_sent_more_than_was_read_reads_the_end_under_every_strategy
     check(PreForkUnixStreamServer::new(&place.path, first_line));
 }
 
+/// Serves one client with [`long_answer`].
+#[track_caller]
+fn a_long_answer_arrives(server: impl BaseServer) {
+    let running = server.spawn().unwrap();
+    let client = connect(running.server_address());
+    // It has begun to send more before it is answered.
+    (&client).write_all(b"one\ntwo\n").unwrap();
+    let answer = thread::scope(|scope| {
+        let sent = scope.spawn(|| (&client).write_all(&vec![b'y'; LONG]));
+        let answer = read_to_end(&client);
+        sent.join().unwrap().unwrap();
+        answer
+    });
+    assert_eq!(answer.len(), 4 + LONG);
+    drop(client);
+    assert_eq!(running.stop().unwrap().served, 1);
+}
+
 fn a_long_answer_arrives_under_every_strategy_although_its_client_still_sends() {
-    fn check(server: impl BaseServer) {
-        let running = server.spawn().unwrap();
-        let client = connect(running.server_address());
-        // It has begun to send more before it is answered.
-        (&client).write_all(b"one\ntwo\n").unwrap();
-        let answer = thread::scope(|scope| {
-            let sent = scope.spawn(|| (&client).write_all(&vec![b'y'; LONG]));
-            let answer = read_to_end(&client);
-            sent.join().unwrap().unwrap();
-            answer
-        });
-        assert_eq!(answer.len(), 4 + LONG);
-        drop(client);
-        assert_eq!(running.stop().unwrap().served, 1);
-    }
-    check(TcpServer::new(ANY_PORT, long_answer));
-    check(ThreadingTcpServer::new(ANY_PORT, long_answer));
-    check(ThreadPoolTcpServer::new(ANY_PORT, long_answer));
-    check(ForkingTcpServer::new(ANY_PORT, long_answer));
-    check(PreForkTcpServer::new(ANY_PORT, long_answer));
+    a_long_answer_arrives(TcpServer::new(ANY_PORT, long_answer));
+    a_long_answer_arrives(ThreadingTcpServer::new(ANY_PORT, long_answer));
+    a_long_answer_arrives(ThreadPoolTcpServer::new(ANY_PORT, long_answer));
+    a_long_answer_arrives(ForkingTcpServer::new(ANY_PORT, long_answer));
+    a_long_answer_arrives(PreForkTcpServer::new(ANY_PORT, long_answer));
 }
 
 fn a_client_that_has_sent_all_and_stays_is_not_waited_for() {
@@ -235,4 +242,67 @@ fn what_a_handler_that_gave_its_socket_away_left_unread_stays() {
         let descriptor = wfile.fileno().expect("it is a socket");
         Ok(descriptor.try_clone_to_owned()?.into())
     });
+}
+
+/// A stream around another, as TLS is.
+struct Wrapped(TcpStream);
+
+impl Wrapped {
+    fn around<S: Stream>(request: &StreamRequest<S>) -> io::Result<StreamRequest<Self>> {
+        let socket = request.get_ref().fileno().expect("it is a socket");
+        request.wrap(Wrapped(socket.try_clone_to_owned()?.into()))
+    }
+}
+
+impl Read for Wrapped {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+impl Write for Wrapped {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Wrapped {
+    fn fileno(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fileno()
+    }
+}
+
+fn a_long_answer_arrives_through_wrapped_streams_although_its_client_still_sends() {
+    let once = |request: &mut TcpRequest| run_handler(&long_answer, &mut Wrapped::around(request)?);
+    let twice = |request: &mut TcpRequest| {
+        let inner = Wrapped::around(request)?;
+        run_handler(&long_answer, &mut Wrapped::around(&inner)?)
+    };
+    a_long_answer_arrives(TcpServer::new(ANY_PORT, once));
+    a_long_answer_arrives(ThreadingTcpServer::new(ANY_PORT, twice));
+}
+
+fn what_a_wrapped_stream_that_outlives_its_handler_left_unread_stays() {
+    fn check(wrap: fn(&mut TcpRequest) -> io::Result<StreamRequest<Wrapped>>) {
+        let (sender, given) = mpsc::channel();
+        let handler = move |request: &mut TcpRequest| -> Handled {
+            let mut inner = wrap(request)?;
+            first_line(&mut inner)?;
+            sender.send(inner).map_err(io::Error::other)
+        };
+        let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
+        let mut client = connect(running.server_address());
+        client.write_all(b"one\ntwo\n").unwrap();
+        let given = given.recv().unwrap();
+        wait_until("the request has ended", || running.handle().stats().served == 1);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(given), b"two\n");
+        running.stop().unwrap();
+    }
+    check(|request| Wrapped::around(request));
+    check(|request| Wrapped::around(&Wrapped::around(request)?));
 }

@@ -46,6 +46,7 @@ tests![
     a_client_that_stops_reading_is_gone_at_the_write_timeout,
     a_handler_with_the_librarys_stream_around_its_request_keeps_to_the_clocks,
     a_long_answer_is_complete_although_signals_interrupt_it,
+    a_long_answer_is_complete_although_its_client_still_sends,
     idle_connections_are_told_at_once_and_in_tls,
     idle_connections_are_told_at_once_under_every_strategy,
     a_client_in_the_handshake_is_answered_once,
@@ -405,6 +406,33 @@ fn a_long_answer_is_complete_although_signals_interrupt_it() {
     }
     assert!(read_to_end(client) == whole);
     running.stop().unwrap();
+}
+
+fn a_long_answer_is_complete_although_its_client_still_sends() {
+    /// More than the buffers of both ends have room for at first.
+    const LONG: usize = 8 << 20;
+    let identity = Identity::new();
+    let running = identity
+        .serve(|request: &mut StreamRequest<TlsStream>| {
+            request.read_exact(&mut [0])?;
+            request.write_all(&vec![b'x'; LONG])
+        })
+        .spawn()
+        .unwrap();
+    let mut client = identity.connect(running.server_address());
+    client.write_all(b"1").unwrap();
+    client.conn.set_buffer_limit(None);
+    client.conn.writer().write_all(&vec![b'y'; LONG]).unwrap();
+    let more = to_send(&mut client.conn);
+    let mut socket = client.sock.try_clone().unwrap();
+    let sending = thread::spawn(move || socket.write_all(&more));
+    let mut answer = Vec::new();
+    // To the last word of TLS: without it this fails.
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.len(), LONG);
+    sending.join().unwrap().unwrap();
+    drop(client);
+    assert_eq!(running.stop().unwrap().served, 1);
 }
 
 // ----- The drain ---------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
@@ -50,8 +51,8 @@ pub(crate) fn has_not_forked() {
 /// read `ECONNRESET` behind it. The sending side ends first, so the client has all of its answer. If it sends more than was
 /// read, the request lasts until it has closed or is silent for half a second, at most 30 seconds (nginx's
 /// `lingering_time`) and the [`request`](Timeouts#structfield.request) time; a server that serves one at a time serves
-/// nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref): somebody else may have another handle to it
-/// and be reading.
+/// nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref), but to [wrap](Self::wrap) it: somebody else
+/// may have another handle to it and be reading.
 ///
 /// For what has not arrived by then nobody waits. So a handler reads the request before it ends, also where the answer
 /// is always the same: a client that sends only now finds the connection closed, over a Unix socket at once (`EPIPE`),
@@ -177,6 +178,8 @@ pub struct StreamRequest<S> {
     pub(super) writing: Writing,
     pub(super) clock: Clock,
     client_address: Address,
+    /// Shared with the requests of streams around this one's, as long as there are any.
+    around: OnceLock<Arc<()>>,
 }
 
 impl<S: Stream> StreamRequest<S> {
@@ -193,12 +196,17 @@ impl<S: Stream> StreamRequest<S> {
             wbuf: WriteBuffer::default(),
             lent: AtomicBool::new(false),
             is_over: false,
+            around: OnceLock::new(),
         }
     }
 
     /// A request of a stream around this one's (TLS), for a handler within, to be run with
     /// [`run_handler`](crate::run_handler): it has the same client, server and clocks. Those of the request and of the
     /// handshake run from where they began. [`Stream`] has an example.
+    ///
+    /// The raw stream counts as taken for it. When the wrapped request is dropped before the handler of this one ends, and
+    /// the raw stream was not taken again since, nobody has it any more: what the client has sent and nobody read is
+    /// [read away](StreamRequest) as ever.
     ///
     /// # Errors
     ///
@@ -208,6 +216,10 @@ impl<S: Stream> StreamRequest<S> {
         wrapped.context = self.context.clone();
         wrapped.clock = self.clock.for_wrapped();
         wrapped.set_timeouts(self.timeouts())?;
+        // Around that stream may be another in its turn, which may be what is left.
+        wrapped.around = Arc::clone(self.around.get_or_init(Arc::default)).into();
+        // Who has the socket now is known.
+        self.lent.store(false, Ordering::Relaxed);
         Ok(wrapped)
     }
 
@@ -583,7 +595,8 @@ impl<S: Stream> Request for StreamRequest<S> {
     /// Closing ends the stream for the peer, too, unless something that it has sent is unread, with which closing is a
     /// reset, or another handle to it is open. Then this does.
     fn shutdown(&mut self) {
-        let lent = *self.lent.get_mut();
+        let is_around = |around: &Arc<()>| Arc::strong_count(around) > 1;
+        let lent = *self.lent.get_mut() || self.around.get().is_some_and(is_around);
         // What a drain has ended is no end of the client's.
         let has_ended = self.reading.has_ended() && !self.context.is_draining();
         self.is_over = !lent && !has_ended;
