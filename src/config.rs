@@ -78,8 +78,8 @@ pub struct Config {
     /// A bare server that is busy in a handler keeps it, too: a timer interrupts it with SIGURG, which must
     /// not be blocked in every thread of the program, and the handler's reads and writes end.
     pub drain_timeout: Option<Duration>,
-    /// How long the peers of connections may take. Default: for ever, as in Python. Datagrams have no
-    /// clocks.
+    /// How long the peers of connections may take. Default: for ever, as in Python. Of datagrams only replies have a
+    /// clock, [`write`](Timeouts#structfield.write).
     pub timeouts: Timeouts,
     /// The permissions of a Unix socket's file: who has write permission may connect (unix(7)). They are
     /// exactly these, whatever the umask, before anybody can connect. `None` (the default): what the umask
@@ -327,8 +327,8 @@ pub trait Configure: BaseServer {
         self
     }
 
-    /// Sets how long one write to a connection may take in all
-    /// ([`Timeouts::write`](Timeouts#structfield.write)).
+    /// Sets how long one write to a connection may take in all, or a reply may wait for a Unix datagram client that does
+    /// not read ([`Timeouts::write`](Timeouts#structfield.write)).
     #[must_use]
     fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.core().configure(|config| config.timeouts.write = timeout.into());

@@ -52,6 +52,10 @@ pub struct Timeouts {
     pub read: Option<Duration>,
     /// How long one write may take in all. A write is a call of [`write`](io::Write::write),
     /// [`write_all`](io::Write::write_all) or [`flush`](io::Write::flush): each sends all that it has to.
+    ///
+    /// It is the one clock of datagrams, too: how long a [reply](crate::DatagramRequest::reply) waits for a Unix client
+    /// that does not read, to within a few tenths of a second. Those that are [held back](crate::Replies) wait together, and
+    /// what does not find room then is logged as lost.
     pub write: Option<Duration>,
     /// How long the whole request may take, reads and writes included.
     pub request: Option<Duration>,

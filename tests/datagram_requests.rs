@@ -21,8 +21,8 @@ use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Udp
 use support::clients::ipv6_available;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
-use support::matrix::{udp_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, TempPath, address_of_ones_own, inet, temp_path, wait_until};
+use support::matrix::{udp_client, unconnected_client, unix_datagram_client, unnamed_datagram_client};
+use support::{CEILING, EchoLine, TempPath, address_of_ones_own, inet, logged, temp_path, wait_until};
 
 tests![
     a_udp_datagram_over_the_limit_is_cut_and_says_so,
@@ -54,6 +54,7 @@ tests![
     a_unix_client_that_stops_reading_does_not_keep_a_sync_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end,
+    a_unix_client_that_stops_reading_is_left_at_the_write_timeout_under_every_strategy,
     a_request_that_the_deadline_ended_is_forced_whoever_notices_the_deadline_first,
     a_second_signal_ends_a_sync_server_whose_reply_waits,
     a_failing_datagram_costs_no_other,
@@ -542,6 +543,44 @@ fn a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_en
 
 fn a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end() {
     ends_although_a_client_stops_reading(|address| ThreadPoolUnixDatagramServer::new(address, reply_without_end));
+}
+
+fn a_unix_client_that_stops_reading_is_left_at_the_write_timeout_under_every_strategy() {
+    /// Without end to those who ask for nothing.
+    fn reply(request: &mut DatagramRequest) -> std::io::Result<()> {
+        if request.packet().is_empty() {
+            reply_without_end(request)
+        } else {
+            request.reply(request.packet())
+        }
+    }
+    fn check<S: BaseServer>(make: impl FnOnce(Address) -> S) {
+        let place = temp_path("server");
+        let server = make(place.path.as_path().into()).write_timeout(Duration::from_millis(50));
+        let running = server.spawn().unwrap();
+        let (silent, _its_path) = unconnected_client();
+        silent.send_to(b"", &place.path).unwrap();
+        let (other, _path) = unix_datagram_client(running.server_address());
+        other.send(b"hello").unwrap();
+        let mut answer = [0; 9];
+        let length = other.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..length], b"hello");
+        wait_until("nobody is waited for", || running.handle().stats().running == 0);
+        let report = running.stop().unwrap();
+        assert_eq!((report.served, report.failed, report.forced), (1, 1, 0));
+    }
+    check(|address| UnixDatagramServer::new(address, reply));
+    check(|address| UnixDatagramServer::new(address, reply).replies(Replies::Batched));
+    check(|address| ThreadingUnixDatagramServer::new(address, reply));
+    check(|address| ThreadPoolUnixDatagramServer::new(address, reply).workers(1));
+    check(|address| ForkingUnixDatagramServer::new(address, reply));
+    check(|address| PreForkUnixDatagramServer::new(address, reply).workers(1));
+    let is_told = |line: &&String| {
+        line.starts_with("INFO handle failed for ")
+            && line.ends_with(": write: the peer did not take all of it within 0.05 s")
+    };
+    // Those of processes are told in these.
+    assert_eq!(logged().iter().filter(is_told).count(), 4, "{:?}", logged());
 }
 
 /// The thread that drains gets on only when nothing is in progress any more.

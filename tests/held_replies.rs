@@ -4,12 +4,10 @@
 
 mod support;
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::iter;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -24,8 +22,8 @@ use support::batch::{Stall, next_message};
 use support::clients::ipv6_available;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
-use support::matrix::{udp_client, unix_datagram_client};
-use support::{CEILING, TempPath, inet, logged, temp_path};
+use support::matrix::{FILLING, udp_client, unconnected_client, unix_datagram_client};
+use support::{CEILING, inet, logged, temp_path};
 
 tests![
     udp_replies_to_several_clients_arrive_whole_and_in_order,
@@ -46,6 +44,8 @@ tests![
     replies_wait_for_a_unix_client_that_reads_later,
     a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_busy_server_from_its_end,
+    a_unix_client_that_stops_reading_costs_no_other_its_reply_beyond_the_write_timeout,
+    a_handler_that_sends_on_does_not_fail_for_a_unix_client_that_stops_reading,
     stopping_loses_no_reply,
     stopping_loses_no_reply_to_a_unix_client_that_reads_later,
     a_socket_that_was_kept_replies_at_once,
@@ -443,22 +443,6 @@ fn a_handler_that_sends_on_does_not_fail_for_another_client_that_is_gone() {
     running.stop().unwrap();
 }
 
-const FILLING: &[u8] = b"filling";
-
-/// A Unix client that has room for 10 datagrams or so; one that is connected has more. Where queues are longer than
-/// the kernel makes them by default (`net.unix.max_dgram_qlen`), this one's is filled up to that.
-#[track_caller]
-fn unconnected_client() -> (UnixDatagram, TempPath) {
-    let path = temp_path("client");
-    let client = UnixDatagram::bind(&path.path).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    let length = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
-    for _ in 10..length.trim().parse().unwrap() {
-        UnixDatagram::unbound().unwrap().send_to(FILLING, &path.path).unwrap();
-    }
-    (client, path)
-}
-
 // As those that are sent at once; signals interrupt the wait of a flush, too.
 fn replies_wait_for_a_unix_client_that_reads_later() {
     const REPLIES: u32 = 2_000;
@@ -541,6 +525,51 @@ fn a_unix_client_that_stops_reading_does_not_keep_a_busy_server_from_its_end() {
     assert_eq!(next(|bytes| client.recv(bytes)), b"again");
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed, report.leaked), (0, 1, 0));
+}
+
+/// What is said of a reply that a client has not had room for.
+const NOT_TAKEN: &str = "could not be sent: write: the peer did not take all of it within 0.05 s";
+
+fn a_unix_client_that_stops_reading_costs_no_other_its_reply_beyond_the_write_timeout() {
+    let place = temp_path("server");
+    let handler = |request: &mut DatagramRequest| -> io::Result<()> {
+        let other = Address::from(str::from_utf8(request.packet()).unwrap());
+        // Fewer than are held.
+        (0..20).try_for_each(|_| request.reply(b"not read"))?;
+        request.send_to(b"read", &other)
+    };
+    let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
+    let running = server.write_timeout(Duration::from_millis(50)).spawn().unwrap();
+    let (client, _path) = unconnected_client();
+    let (other, other_path) = unix_datagram_client(running.server_address());
+    let other_name = other_path.path.to_str().unwrap();
+    client.send_to(other_name.as_bytes(), &place.path).unwrap();
+    assert_eq!(next(|bytes| other.recv(bytes)), b"read");
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
+    assert!(logged().iter().any(|line| line.contains(NOT_TAKEN)), "{:?}", logged());
+}
+
+fn a_handler_that_sends_on_does_not_fail_for_a_unix_client_that_stops_reading() {
+    let place = temp_path("server");
+    let handler = |request: &mut DatagramRequest| -> io::Result<()> {
+        let other = Address::from(str::from_utf8(request.packet()).unwrap());
+        (0..20).try_for_each(|_| request.reply(b"not read"))?;
+        // More than are held, to one who reads.
+        (0..40).try_for_each(|_| request.send_to(b"read", &other))
+    };
+    let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
+    let running = server.write_timeout(Duration::from_millis(50)).spawn().unwrap();
+    let (client, _path) = unconnected_client();
+    let (other, other_path) = unix_datagram_client(running.server_address());
+    let other_name = other_path.path.to_str().unwrap();
+    client.send_to(other_name.as_bytes(), &place.path).unwrap();
+    for _ in 0..40 {
+        assert_eq!(next(|bytes| other.recv(bytes)), b"read");
+    }
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 0));
+    assert!(logged().iter().any(|line| line.contains(NOT_TAKEN)), "{:?}", logged());
 }
 
 fn stopping_loses_no_reply() {

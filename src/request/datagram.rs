@@ -6,11 +6,12 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Request, ServerContext};
 use crate::address::Address;
 use crate::sys;
+use crate::timeouts::{TimeoutError, TimeoutKind, Timeouts};
 
 /// A socket that datagrams are answered through.
 pub trait DatagramSocket: Send + Sync + 'static {
@@ -72,6 +73,8 @@ pub struct DatagramRequest {
     socket: Arc<dyn DatagramSocket>,
     context: ServerContext,
     answer: Option<Vec<u8>>,
+    /// How long a receiver may have no room.
+    write_timeout: Option<Duration>,
 }
 
 impl DatagramRequest {
@@ -96,6 +99,7 @@ impl DatagramRequest {
             socket,
             context: ServerContext::detached(),
             answer: None,
+            write_timeout: None,
         }
     }
 
@@ -185,9 +189,12 @@ impl DatagramRequest {
     /// * Those of sendto(2). Over UDP more than 65,507 bytes are too many (`EMSGSIZE`), over IPv6 more than 65,527.
     /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the client is [`Unnamed`](Address::Unnamed), or the address is
     ///   of another family than the server.
-    /// * [`TimedOut`](io::ErrorKind::TimedOut): a Unix client does not read, and the server is to stop at once. Until
-    ///   then it is waited for. (A receiver's queue holds as many datagrams as the sysctl `net.unix.max_dgram_qlen`
-    ///   says, and one more.)
+    /// * [`TimedOut`](io::ErrorKind::TimedOut): a Unix client does not read, and the server's
+    ///   [`write`](crate::Timeouts#structfield.write) time is over, or it is to stop at once. Until then it is waited for:
+    ///   without that time one such client keeps a bare server from all others, as in Python. A receiver's queue holds as
+    ///   many datagrams as the sysctl `net.unix.max_dgram_qlen` says, and one more. That of one that has connected itself
+    ///   to the server has no such end: what it leaves unread takes the room of the server's socket (`SO_SNDBUF`), which is
+    ///   everybody's, and until it reads or closes no reply can be sent to anybody.
     ///
     /// What goes wrong with a reply that is held back is known when this has returned, and logged as a warning.
     pub fn reply(&self, packet: impl AsRef<[u8]>) -> io::Result<()> {
@@ -204,10 +211,19 @@ impl DatagramRequest {
     }
 
     fn send(&self, packet: &[u8], to: &Address) -> io::Result<()> {
+        let mut waits_since = None;
         loop {
+            // Asked before: a socket that holds replies back, whose time has begun sooner, is done by then with others'.
+            let over = self.write_over(waits_since);
             match self.socket.send_datagram(packet, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_room()?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if let Some(over) = over {
+                        return Err(over.into());
+                    }
+                    self.wait_for_room()?;
+                    waits_since.get_or_insert_with(Instant::now);
+                }
                 Err(error) => return Err(error),
                 Ok(()) => break,
             }
@@ -240,6 +256,12 @@ impl DatagramRequest {
     /// ```
     pub fn get_ref(&self) -> &Arc<dyn DatagramSocket> {
         &self.socket
+    }
+
+    /// What there is to say to a receiver that has had no room since then, if that is too long.
+    fn write_over(&self, waits_since: Option<Instant>) -> Option<TimeoutError> {
+        let (timeout, since) = (self.write_timeout?, waits_since?);
+        (since.elapsed() >= timeout).then(|| TimeoutError::new(TimeoutKind::Write, timeout))
     }
 
     /// Goes on waiting for a receiver that has no room for a datagram, unless the server's patience is over.
@@ -288,6 +310,11 @@ impl Request for DatagramRequest {
     fn attach(&mut self, context: ServerContext) {
         context.received_at_once(self.packet.len());
         self.context = context;
+    }
+
+    fn begin(&mut self, timeouts: Timeouts) -> io::Result<()> {
+        self.write_timeout = timeouts.write;
+        Ok(())
     }
 
     /// Sends what was written to [`wfile`](DatagramRequest::wfile).

@@ -108,7 +108,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> Boxes<S, P> {
             replies => {
                 // A kernel that does not know it would send one long datagram.
                 let segments = replies == Replies::Segmented && getsockopt(socket, UdpGsoSegment).is_ok();
-                Some(Outbox::new(Arc::clone(socket), segments).into())
+                Some(Outbox::new(Arc::clone(socket), segments, config.timeouts.write).into())
             }
         };
         Boxes {

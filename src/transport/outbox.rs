@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -15,6 +15,7 @@ use crate::address::Address;
 use crate::mutex::Mutex;
 use crate::request::DatagramSocket;
 use crate::sys::{self, Outgoing, PacketInfo};
+use crate::timeouts::{TimeoutError, TimeoutKind};
 
 /// How many bytes are held at the most: as many as one message in segments may have over IPv4. A longer datagram is
 /// never held.
@@ -42,6 +43,10 @@ struct Held<P> {
     order: Vec<usize>,
     /// Those to one address go as segments of one message, unless they are longer than this; 0: never.
     longest_segment: usize,
+    /// How long receivers without room are waited for.
+    write_timeout: Option<Duration>,
+    /// Since when what is held is to leave, if that matters.
+    began: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -59,7 +64,7 @@ struct Reply<P> {
 }
 
 impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
-    pub(super) fn new(socket: Arc<S>, segments: bool) -> Self {
+    pub(super) fn new(socket: Arc<S>, segments: bool, write_timeout: Option<Duration>) -> Self {
         Outbox {
             socket,
             holds: AtomicBool::new(false),
@@ -68,6 +73,8 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
                 replies: Vec::with_capacity(MOST),
                 order: Vec::with_capacity(MOST),
                 longest_segment: if segments { BYTES } else { 0 },
+                write_timeout,
+                began: None,
             }),
         }
     }
@@ -83,8 +90,8 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
         let _ = self.held.lock().send(&*self.socket, true, None);
     }
 
-    /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so;
-    /// what they cannot take then is lost.
+    /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so, and
+    /// their time is not over; what they cannot take then is lost.
     pub(super) fn flush(&self, patient: &dyn Fn() -> bool) {
         let mut held = self.held.lock();
         self.holds.store(false, Ordering::Relaxed);
@@ -151,11 +158,12 @@ impl<P: Peer> Held<P> {
     }
 
     /// Sends all there is, and reports what cannot be sent. With `wait`, it gives up when a receiver has no room or a
-    /// signal came: `WouldBlock` or `Interrupted`, to be called again. Without, such a receiver's are reported, too.
+    /// signal came: `WouldBlock` or `Interrupted`, to be called again. Without, or when the time of all receivers is over,
+    /// such a receiver's are reported, too.
     ///
     /// Whoever sends to an address `again` learns what has become of that before: the error of the last that failed.
     fn send(&mut self, socket: &impl AsFd, wait: bool, again: Option<&P>) -> io::Result<()> {
-        let mut outcome = Ok(());
+        let (mut outcome, mut over) = (Ok(()), None);
         while !self.replies.is_empty() {
             self.arrange();
             let datagrams = self.order.iter().map(|&number| {
@@ -166,11 +174,16 @@ impl<P: Peer> Held<P> {
                     from: reply.from,
                 }
             });
+            let wait = wait && over.is_none();
             match sys::send::<MOST, _>(socket.as_fd(), datagrams, wait) {
                 Ok(messages) => self.went(messages),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => {
+                    over = Some(self.time_over().ok_or(error)?);
+                }
                 Err(error) => {
+                    let over = over.filter(|_| error.kind() == io::ErrorKind::WouldBlock);
+                    let error = over.map_or(error, io::Error::from);
                     if self.failed(&error).is_some_and(|to| Some(to) == again) {
                         outcome = Err(error);
                     }
@@ -178,7 +191,15 @@ impl<P: Peer> Held<P> {
             }
             self.forget_sent();
         }
+        self.began = None;
         outcome
+    }
+
+    /// A receiver has no room: what there is to say if that has been so for too long.
+    fn time_over(&mut self) -> Option<TimeoutError> {
+        let timeout = self.write_timeout?;
+        let began = self.began.get_or_insert_with(Instant::now);
+        (began.elapsed() >= timeout).then(|| TimeoutError::new(TimeoutKind::Write, timeout))
     }
 
     /// Decides which replies go together. Those to one address keep their order.

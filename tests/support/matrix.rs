@@ -1,5 +1,6 @@
 //! One cell of CPython's matrix: a server of one kind under one strategy, from binding to closing.
 
+use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -174,6 +175,23 @@ pub fn unix_datagram_client(server: &Address) -> (UnixDatagram, TempPath) {
     (client, path)
 }
 
+/// What is in the queue of an [`unconnected_client`] before.
+pub const FILLING: &[u8] = b"filling";
+
+/// A Unix client that has room for 10 datagrams or so; one that is connected has more. Where queues are longer than
+/// the kernel makes them by default (`net.unix.max_dgram_qlen`), this one's is filled up to that.
+#[track_caller]
+pub fn unconnected_client() -> (UnixDatagram, TempPath) {
+    let path = temp_path("client");
+    let client = UnixDatagram::bind(&path.path).unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    let length = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+    for _ in 10..length.trim().parse().unwrap() {
+        UnixDatagram::unbound().unwrap().send_to(FILLING, &path.path).unwrap();
+    }
+    (client, path)
+}
+
 /// A Unix client of a datagram server that cannot be answered.
 #[track_caller]
 pub fn unnamed_datagram_client(server: &Address) -> UnixDatagram {
@@ -233,7 +251,7 @@ pub fn cell<S: Construct<Handler = EchoOrFail>>(kind: Kind, foreign: &[u32]) {
     assert_eq!(journal.count("handle_error"), failures);
 
     // M6, M9: the address is free again, and no path is left.
-    assert_eq!(std::fs::read_dir(place.path.parent().unwrap()).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path.parent().unwrap()).unwrap().count(), 0);
     assert!(kind.is_free(&address), "{address} is still taken");
 
     // M7, M8: no child of the server is left, and every other is.
