@@ -30,6 +30,7 @@ use support::interrupt::wait_until_asleep;
 use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, pid, role, serve_as_role};
 use support::talk::ECHO_LINES;
+use support::wrapped::Wrapped;
 use support::{
     CEILING, Lines, can_refuse_clients, children_of, connect, exchange_line, inet, logged, process_state, read_to_end,
     temp_path, wait_until, wait_until_draining,
@@ -195,37 +196,8 @@ fn an_idle_connection_whose_halves_are_split_is_told_at_once() {
     assert_told(ThreadingTcpServer::new(ANY_PORT, handler), 3, connect);
 }
 
-/// A stream around another, as TLS is.
-struct Wrapped(TcpStream);
-
-impl Read for Wrapped {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.read(out)
-    }
-}
-
-impl Write for Wrapped {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Stream for Wrapped {
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fileno()
-    }
-}
-
 fn an_idle_connection_whose_stream_a_handler_has_wrapped_is_told_at_once() {
-    let handler = |request: &mut TcpRequest| {
-        let stream = Wrapped(request.get_ref().try_clone()?);
-        let mut inner = request.wrap(stream)?;
-        run_handler(&Lines, &mut inner)
-    };
+    let handler = |request: &mut TcpRequest| run_handler(&Lines, &mut Wrapped::around(request)?);
     assert_told(TcpServer::new(ANY_PORT, handler), 1, connect);
     assert_told(ThreadingTcpServer::new(ANY_PORT, handler), 3, connect);
     assert_told(ForkingTcpServer::new(ANY_PORT, handler), 3, connect);

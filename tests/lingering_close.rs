@@ -3,9 +3,8 @@
 
 mod support;
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::matrix::connect_unix;
 use support::talk::ECHO_LINES;
+use support::wrapped::Wrapped;
 use support::{CEILING, connect, exchange_line, read_to_end, temp_path, wait_until};
 
 tests![
@@ -242,38 +242,6 @@ fn what_a_handler_that_gave_its_socket_away_left_unread_stays() {
         let descriptor = wfile.fileno().expect("it is a socket");
         Ok(descriptor.try_clone_to_owned()?.into())
     });
-}
-
-/// A stream around another, as TLS is.
-struct Wrapped(TcpStream);
-
-impl Wrapped {
-    fn around<S: Stream>(request: &StreamRequest<S>) -> io::Result<StreamRequest<Self>> {
-        let socket = request.get_ref().fileno().expect("it is a socket");
-        request.wrap(Wrapped(socket.try_clone_to_owned()?.into()))
-    }
-}
-
-impl Read for Wrapped {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.0.read(out)
-    }
-}
-
-impl Write for Wrapped {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.0.write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-impl Stream for Wrapped {
-    fn fileno(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fileno()
-    }
 }
 
 fn a_long_answer_arrives_through_wrapped_streams_although_its_client_still_sends() {

@@ -22,6 +22,7 @@ pub mod rest;
 pub mod serving;
 pub mod surroundings;
 pub mod talk;
+pub mod wrapped;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
