@@ -12,6 +12,8 @@ clients=(
     "python3 python3"
     "strace strace"
     "faketime faketime"
+    "unshare util-linux"
+    "ip iproute2"
 )
 missing=()
 for client in "${clients[@]}"; do

@@ -6,6 +6,7 @@ mod support;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::BorrowedFd;
+use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -15,17 +16,21 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{DatagramSocket, Handled, MemoryDatagrams, Replies, Running, Udp};
 use support::batch::{Stall, next_message};
-use support::clients::{ipv6_available, lack};
+use support::clients::{available, ipv6_available, lack};
 use support::matrix::unix_datagram_client;
+use support::process::ROLE;
 use support::{CEILING, inet, temp_path};
 
 tests![
+    roles: answers_where_addresses_come_and_go;
     a_reply_comes_from_the_address_that_was_asked,
     over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked,
     at_all_ipv4_addresses_written_as_ipv6_a_reply_comes_from_the_one_that_was_asked,
     over_ipv6_a_reply_comes_from_the_address_that_was_asked,
     over_ipv6_a_link_local_address_answers_a_client_that_has_another,
     over_ipv6_a_datagram_to_a_group_is_answered,
+    over_ipv6_an_address_that_the_host_has_by_a_route_alone_answers,
+    over_ipv6_an_address_that_is_removed_before_the_reply_answers,
     a_datagram_to_all_hosts_is_answered,
     handle_request_answers_from_the_address_that_was_asked,
     a_thread_that_has_served_a_server_at_one_address_answers_from_the_address_that_was_asked,
@@ -179,6 +184,70 @@ fn over_ipv6_a_datagram_to_a_group_is_answered() {
     let group = "ff01::1".parse().unwrap();
     let (packet, sender, port) = answer_over_ipv6(other, group, interface);
     assert_eq!((packet, sender.port()), (b"hello".to_vec(), port));
+}
+
+const ASKED: &str = "SOCKETSERVER_TEST_ASKED";
+const REMOVE: &str = "SOCKETSERVER_TEST_REMOVE";
+
+/// In a network of its own, whose only interface is set up by these commands (ip(8)), who answers what is sent to an
+/// address; the server removes it, if told so, before it replies. `None`: the test is to return at once.
+#[track_caller]
+fn answer_in_a_network(set_up: &str, asked: &str, remove: &str) -> Option<String> {
+    if !available("ip") || !available("unshare") {
+        return None;
+    }
+    let set_up = format!("ip link set lo up && {set_up} && exec \"$0\"");
+    let this = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--map-root-user", "--net", "sh", "-c", &set_up])
+        .arg(this);
+    command.env(ROLE, "answers_where_addresses_come_and_go");
+    let output = command.env(ASKED, asked).env(REMOVE, remove).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    if told.is_empty() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        assert!(!why.contains("panicked"), "{why}");
+        lack(format!("no network namespace with IPv6: {}", why.trim()));
+        return None;
+    }
+    Some(told)
+}
+
+/// Tells who has answered a client, or why nobody has.
+fn answers_where_addresses_come_and_go() {
+    let (tell, told) = mpsc::channel();
+    let handler = move |request: &mut DatagramRequest| {
+        let remove = std::env::var(REMOVE).unwrap();
+        assert!(Command::new("sh").args(["-c", &remove]).status().unwrap().success());
+        tell.send(request.reply(request.packet())).unwrap();
+    };
+    let running = UdpServer::new("[::]:0", handler).spawn().unwrap();
+    let client = UdpSocket::bind("[::1]:0").unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    let asked: Ipv6Addr = std::env::var(ASKED).unwrap().parse().unwrap();
+    let port = inet(running.server_address()).port();
+    client.send_to(b"hello", (asked, port)).unwrap();
+    match told.recv().unwrap() {
+        Ok(_) => print!("{}", next(&client).1.ip()),
+        Err(error) => print!("{error}"),
+    }
+    running.stop().unwrap();
+}
+
+fn over_ipv6_an_address_that_the_host_has_by_a_route_alone_answers() {
+    let set_up = "ip -6 route add local 2001:db8::/64 dev lo";
+    if let Some(told) = answer_in_a_network(set_up, "2001:db8::7", "true") {
+        assert_eq!(told, "2001:db8::7");
+    }
+}
+
+fn over_ipv6_an_address_that_is_removed_before_the_reply_answers() {
+    let set_up = "ip -6 address add 2001:db8::7/128 dev lo nodad";
+    let remove = "ip -6 address del 2001:db8::7/128 dev lo";
+    if let Some(told) = answer_in_a_network(set_up, "2001:db8::7", remove) {
+        assert_eq!(told, "2001:db8::7");
+    }
 }
 
 fn a_datagram_to_all_hosts_is_answered() {

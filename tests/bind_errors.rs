@@ -254,6 +254,15 @@ fn an_address_of_another_machine_is_told() {
         ErrorKind::AddrNotAvailable,
         text,
     );
+    if clients::ipv6_available() {
+        // For documentation (RFC 3849).
+        let text = "Cannot assign requested address ([2001:db8::1]:0): no interface of this machine has that address";
+        assert_fails(
+            UdpServer::new("[2001:db8::1]:0", EchoLine),
+            ErrorKind::AddrNotAvailable,
+            text,
+        );
+    }
 }
 
 /// A link-local address means nothing without it (RFC 4007). Interface 1 is the loopback one, which has

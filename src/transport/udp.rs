@@ -25,9 +25,10 @@ use crate::sys;
 /// [`local_ip`](DatagramRequest::local_ip) says which address that was. What was sent to a group or to all is answered from
 /// an address of the host.
 ///
-/// From an address that the host has no more nothing can be sent: the reply fails (`ENETUNREACH`, over IPv6 `EINVAL`). Over
-/// IPv6 so it does from one that the host has by a route alone (`ip -6 route add local`), unless
-/// [`before_bind`](crate::Configure::before_bind) gives the socket `IPV6_FREEBIND` (ipv6(7)) or `IP_FREEBIND` (ip(7)).
+/// Over IPv6 a client is answered also from an address that the host has by a route alone (`ip -6 route add local`), or has
+/// lost since the request came: once it is bound, the socket has `IP_FREEBIND` (ip(7)), which needs no privilege. Over
+/// IPv4 routes are enough without it; but from an address that the host has no more nothing can be sent: the reply fails
+/// (`ENETUNREACH`).
 ///
 /// A server at `[::]` has IPv4 clients, too, unless the system or [`only_v6`](crate::Config::only_v6) says otherwise. For a
 /// server at `0.0.0.0` and another at `[::]` with the same port, the latter needs `only_v6(true)`.
@@ -59,6 +60,7 @@ impl Udp {
         let ask = |address: SocketAddr| {
             if address.is_ipv6() {
                 setsockopt(self.socket(), sockopt::Ipv6RecvPacketInfo, &true)?;
+                self.let_send_from_where_routes_lead();
             }
             // Of IPv4 clients a socket for IPv6 can have, too.
             Ok(setsockopt(self.socket(), sockopt::Ipv4PacketInfo, &true)?)
@@ -72,6 +74,14 @@ impl Udp {
         asked
             .inspect_err(|error| log::debug!("replies leave from the address that the system prefers: {error}"))
             .is_ok()
+    }
+
+    /// Where receiving asks the routes which addresses are the host's, sending over IPv6 asks the interfaces, unless it is
+    /// let. So is binding by this, but that is over.
+    fn let_send_from_where_routes_lead(&self) {
+        if let Err(error) = setsockopt(self.socket(), sockopt::IpFreebind, &true) {
+            log::debug!("replies leave from addresses of interfaces only: {error}");
+        }
     }
 }
 
