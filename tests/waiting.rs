@@ -30,9 +30,31 @@ tests![
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// How many threads of this process are in this system call (`/proc/PID/task/TID/syscall`, proc(5)).
+/// How a system call begins in `/proc/PID/task/TID/syscall` (proc(5)), in all ways that a C library makes it: the number,
+/// and where that is no system call of its own, the first argument.
+fn beginnings(system_call: libc::c_long) -> Vec<String> {
+    let mut beginnings = vec![format!("{system_call} ")];
+    // With 64 bits for the time, wherever a long has 32.
+    if cfg!(target_pointer_width = "32") && system_call == libc::SYS_recvmmsg {
+        beginnings.push("417 ".to_owned());
+    }
+    #[cfg(target_arch = "x86")]
+    for (of_its_own, number) in [
+        (libc::SYS_accept4, 18),
+        (libc::SYS_recvfrom, 12),
+        (libc::SYS_recvmmsg, 19),
+    ] {
+        if system_call == of_its_own {
+            beginnings.push(format!("{} {number:#x} ", libc::SYS_socketcall));
+        }
+    }
+    beginnings
+}
+
+/// How many threads of this process are in this system call.
 fn threads_in(system_call: libc::c_long) -> usize {
-    let is_in = |call: &str| call.split(' ').next() == Some(&system_call.to_string());
+    let beginnings = beginnings(system_call);
+    let is_in = |call: &str| beginnings.iter().any(|beginning| call.starts_with(beginning));
     fs::read_dir("/proc/self/task")
         .unwrap()
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("syscall")).ok())
