@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
 
 use crate::address::Address;
@@ -11,16 +12,31 @@ use crate::config::Config;
 use crate::error::bind_error;
 use crate::sys;
 
-/// A bound socket at the first of the addresses that takes one; the error of the last if none does.
+/// A bound socket at the first of the addresses that takes one; the most telling error if none does.
 pub(super) fn bound_socket(address: &Address, config: &Config, kind: SockType) -> io::Result<OwnedFd> {
+    bound_to_one_of(address.resolve()?, config, kind)?
+        .ok_or_else(|| bind_error(address, io::ErrorKind::AddrNotAvailable))
+}
+
+/// `None` if there is no address.
+fn bound_to_one_of(candidates: Vec<SocketAddr>, config: &Config, kind: SockType) -> io::Result<Option<OwnedFd>> {
     let mut failure = None;
-    for candidate in address.resolve()? {
+    for candidate in candidates {
         match try_bind(candidate, config, kind) {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) => return Ok(Some(socket)),
+            // That `localhost` is also `::1`, which a machine without IPv6 has not, is no news if its 127.0.0.1 is taken.
+            Err(error) if failure.is_some() && is_of_another_machine(&error) => {}
             Err(error) => failure = Some(bind_error(&candidate.into(), error)),
         }
     }
-    Err(failure.unwrap_or_else(|| bind_error(address, io::ErrorKind::AddrNotAvailable)))
+    failure.map_or(Ok(None), Err)
+}
+
+/// This machine has no such address, or none of its family.
+fn is_of_another_machine(error: &io::Error) -> bool {
+    [Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT]
+        .map(|errno| Some(errno as i32))
+        .contains(&error.raw_os_error())
 }
 
 fn try_bind(address: SocketAddr, config: &Config, kind: SockType) -> io::Result<OwnedFd> {
@@ -57,4 +73,24 @@ fn set_tcp_options(socket: BorrowedFd<'_>, config: &Config) -> io::Result<()> {
         sys::set_fast_open(socket, i32::try_from(connections).unwrap_or(i32::MAX))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn of_several_addresses_the_error_is_of_one_that_this_machine_has() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = taken.local_addr().unwrap();
+        // TEST-NET-1 (RFC 5737) is nobody's.
+        let foreign = SocketAddr::from(([192, 0, 2, 1], taken.port()));
+        for candidates in [[taken, foreign], [foreign, taken]] {
+            let error = bound_to_one_of(candidates.into(), &Config::default(), SockType::Stream).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+            assert!(error.to_string().contains(&taken.to_string()), "{error}");
+        }
+    }
 }
