@@ -229,7 +229,7 @@ fn answers_where_addresses_come_and_go() {
     let port = inet(running.server_address()).port();
     client.send_to(b"hello", (asked, port)).unwrap();
     match told.recv().unwrap() {
-        Ok(_) => print!("{}", next(&client).1.ip()),
+        Ok(()) => print!("{}", next(&client).1.ip()),
         Err(error) => print!("{error}"),
     }
     running.stop().unwrap();
