@@ -4,6 +4,7 @@ use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
@@ -236,14 +237,23 @@ impl BindError {
                 "another socket is bound there (one at [::] has IPv4 clients, too, unless it has only_v6(true)); stop that \
                  program, choose another address, or port 0 for any free port"
             }
-            Some(Errno::EADDRINUSE) => {
+            Some(Errno::EADDRINUSE) if self.address.ip().is_some() => {
                 "another socket is bound there; stop that program, choose another address, or port 0 for any free port"
             }
+            Some(Errno::EADDRINUSE) => "another socket is bound there; stop that program, or choose another name",
             Some(Errno::EADDRNOTAVAIL) => "no interface of this machine has that address",
-            Some(Errno::EACCES | Errno::EPERM) => {
-                "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write permission on its \
-                 directory"
+            Some(Errno::EINVAL) if self.is_link_local() => {
+                "an address of a link needs its interface, which `ip address` tells: [fe80::1%eth0]:8080"
             }
+            Some(Errno::ENODEV) => "no interface has the number behind its `%`; `ip link` tells those there are",
+            Some(Errno::EACCES | Errno::EPERM) if self.address.ip().is_some() => {
+                "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+            }
+            Some(Errno::EACCES) => "no permission; a path needs write permission on its directory",
+            Some(Errno::EPERM) => {
+                "no permission; in a directory for everybody (sticky, such as /tmp) only its owner replaces what is there"
+            }
+            Some(Errno::ENOENT) if self.ends_in_slash() => "a path that ends in `/` is a directory's; write it without",
             Some(Errno::ENOENT) => "its directory does not exist; create it first",
             Some(Errno::ENOTDIR) => "a part of the path before its last is not a directory",
             Some(Errno::EROFS) => "the file system is read-only",
@@ -252,6 +262,19 @@ impl BindError {
             Some(Errno::ENFILE) => "the system has no free file descriptor",
             _ => "the server cannot listen there",
         }
+    }
+
+    /// It means something on one link only (RFC 4291, 2.5.6 and 2.7).
+    fn is_link_local(&self) -> bool {
+        match self.address.ip() {
+            Some(IpAddr::V6(ip)) => ip.is_unicast_link_local() || ip.segments()[0] == 0xff02,
+            _ => false,
+        }
+    }
+
+    fn ends_in_slash(&self) -> bool {
+        let path = self.address.path();
+        path.is_some_and(|path| path.as_os_str().as_encoded_bytes().ends_with(b"/"))
     }
 }
 

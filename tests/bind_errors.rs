@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -35,6 +36,7 @@ tests![
     a_url_is_told,
     an_address_of_another_machine_is_told,
     an_ipv6_address_may_name_its_interface,
+    an_address_of_a_link_needs_its_interface,
     a_path_for_a_tcp_server_is_told,
     an_abstract_name_for_a_tcp_server_is_told,
     an_internet_address_for_a_unix_server_is_told,
@@ -42,9 +44,11 @@ tests![
     the_longest_path_is_fine,
     an_abstract_name_that_is_too_long_is_told,
     an_empty_path_is_told,
+    a_path_that_ends_in_a_slash_is_told,
     a_path_in_a_missing_directory_is_told,
     a_path_below_a_file_is_told,
     a_path_without_permission_is_told,
+    a_path_of_another_users_stale_socket_is_told,
     a_port_without_permission_is_told,
     a_pool_of_zero_workers_is_refused,
     a_pool_of_more_workers_than_there_can_be_is_refused,
@@ -181,9 +185,12 @@ fn a_port_in_use_is_refused_under_every_strategy() {
 fn an_abstract_name_in_use_is_refused() {
     let name = Address::abstract_name(format!("socketserver-test-{}", std::process::id()));
     let _first = unix(name.clone()).bind().unwrap();
-    assert_fails(unix(name.clone()), ErrorKind::AddrInUse, &in_use(&name));
+    let text = format!(
+        "Address already in use ({name}): another socket is bound there; stop that program, or choose another name"
+    );
+    assert_fails(unix(name.clone()), ErrorKind::AddrInUse, &text);
     let _other_type = unixgram(name.clone()).bind().unwrap();
-    assert_fails(unixgram(name.clone()), ErrorKind::AddrInUse, &in_use(&name));
+    assert_fails(unixgram(name.clone()), ErrorKind::AddrInUse, &text);
 }
 
 fn serve_forever_and_spawn_fail_as_bind_does() {
@@ -277,6 +284,23 @@ fn an_ipv6_address_may_name_its_interface() {
     assert!(text.starts_with("cannot resolve `fe80::1%no-such`: "), "{text}");
 }
 
+fn an_address_of_a_link_needs_its_interface() {
+    for (address, text) in [
+        (
+            "[fe80::1]:0",
+            "an address of a link needs its interface, which `ip address` tells: [fe80::1%eth0]:8080",
+        ),
+        (
+            "[fe80::1%2147483647]:0",
+            "no interface has the number behind its `%`; `ip link` tells those there are",
+        ),
+    ] {
+        for error in [error_of(tcp(address)), error_of(UdpServer::new(address, EchoLine))] {
+            assert!(error.to_string().ends_with(text), "{error}");
+        }
+    }
+}
+
 fn a_path_for_a_tcp_server_is_told() {
     let text = "`/run/x.sock` is a Unix socket address; TCP and UDP take HOST:PORT";
     assert_fails(tcp(Path::new("/run/x.sock")), ErrorKind::InvalidInput, text);
@@ -356,6 +380,15 @@ fn an_empty_path_is_told() {
     }
 }
 
+fn a_path_that_ends_in_a_slash_is_told() {
+    let place = temp_path("socket");
+    let path = format!("{}/", place.path.display());
+    let text =
+        format!("No such file or directory ({path}): a path that ends in `/` is a directory's; write it without");
+    assert_fails(unix(path.as_str()), ErrorKind::NotFound, &text);
+    assert_fails(unixgram(path.as_str()), ErrorKind::NotFound, &text);
+}
+
 fn a_path_in_a_missing_directory_is_told() {
     let place = temp_path("missing");
     let path = place.path.join("socket");
@@ -381,9 +414,6 @@ fn a_path_below_a_file_is_told() {
 
 // ----- Permission --------------------------------------------------------------------------------
 
-const NO_PERMISSION: &str = "no permission; ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs write \
-                             permission on its directory";
-
 /// What the example says when a user without privileges starts it; it fails.
 #[track_caller]
 fn failure_of_an_ordinary_user(place: &TempPath, transport: &str, address: &str) -> String {
@@ -405,10 +435,33 @@ fn a_path_without_permission_is_told() {
     for transport in ["unix", "unixgram"] {
         assert_eq!(
             failure_of_an_ordinary_user(&place, transport, &path),
-            format!("echo: Permission denied ({path}): {NO_PERMISSION}\n")
+            format!(
+                "echo: Permission denied ({path}): no permission; a path needs write permission on its directory\n"
+            )
         );
     }
     fs::set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
+}
+
+fn a_path_of_another_users_stale_socket_is_told() {
+    if !nix::unistd::geteuid().is_root() {
+        clients::lack("no other user's socket without root".to_owned());
+        return;
+    }
+    let place = echo_for_everybody();
+    fs::set_permissions(place.path.parent().unwrap(), Permissions::from_mode(0o1777)).unwrap();
+    let stale = place.path.with_extension("socket");
+    drop(UnixListener::bind(&stale).unwrap());
+    // Whether it is stale is for those to find out who may connect.
+    fs::set_permissions(&stale, Permissions::from_mode(0o666)).unwrap();
+    let path = stale.display();
+    let text = failure_of_an_ordinary_user(&place, "unix", &path.to_string());
+    let told = format!(
+        "echo: Operation not permitted ({path}): no permission; in a directory for everybody (sticky, such as /tmp) only \
+         its owner replaces what is there\n"
+    );
+    assert!(text.ends_with(&told), "{text}");
+    assert!(stale.exists());
 }
 
 fn a_port_without_permission_is_told() {
@@ -426,7 +479,10 @@ fn a_port_without_permission_is_told() {
     for transport in ["tcp", "udp"] {
         assert_eq!(
             failure_of_an_ordinary_user(&place, transport, &format!("127.0.0.1:{port}")),
-            format!("echo: Permission denied (127.0.0.1:{port}): {NO_PERMISSION}\n")
+            format!(
+                "echo: Permission denied (127.0.0.1:{port}): no permission; ports below 1024 need root or \
+                 CAP_NET_BIND_SERVICE\n"
+            )
         );
     }
 }
