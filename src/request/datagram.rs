@@ -192,9 +192,9 @@ impl DatagramRequest {
     /// * [`TimedOut`](io::ErrorKind::TimedOut): a Unix client does not read, and the server's
     ///   [`write`](crate::Timeouts#structfield.write) time is over, or it is to stop at once. Until then it is waited for:
     ///   without that time one such client keeps a bare server from all others, as in Python. A receiver's queue holds as
-    ///   many datagrams as the sysctl `net.unix.max_dgram_qlen` says, and one more. That of one that has connected itself
-    ///   to the server has no such end: what it leaves unread takes the room of the server's socket (`SO_SNDBUF`), which is
-    ///   everybody's, and until it reads or closes no reply can be sent to anybody.
+    ///   many datagrams as the sysctl `net.unix.max_dgram_qlen` says, and one more; that of one that has connected itself
+    ///   to the server has no such end. What all of them leave unread takes the room of the server's socket (`SO_SNDBUF`):
+    ///   when that is full, no reply can be sent to anybody until one of them reads or closes.
     ///
     /// What goes wrong with a reply that is held back is known when this has returned, and logged as a warning.
     pub fn reply(&self, packet: impl AsRef<[u8]>) -> io::Result<()> {
