@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ tests![
     a_child_that_is_ended_as_it_begins_does_not_stop_the_server,
     a_server_in_a_child_hears_of_its_own_children,
     a_server_in_a_child_hears_of_its_own_signals,
+    a_server_in_a_child_hears_of_a_signal_that_the_program_listens_to_by_itself,
     a_child_ends_without_running_the_programs_exit,
     other_threads_are_warned_of,
     a_program_without_other_threads_is_not_warned,
@@ -498,10 +500,10 @@ fn a_panic_in_a_child_is_reported_in_the_child() {
 // ----- What they share ---------------------------------------------------------------------------
 
 fn what_a_handler_changes_stays_in_the_child() {
-    let counter = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counter = Arc::new(AtomicU32::new(0));
     let in_handler = Arc::clone(&counter);
     let count = move |request: &mut TcpRequest| {
-        let before = in_handler.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let before = in_handler.fetch_add(1, Ordering::SeqCst);
         writeln!(request, "{before}")
     };
     let running = ForkingTcpServer::new(ANY_PORT, count).spawn().unwrap();
@@ -509,7 +511,7 @@ fn what_a_handler_changes_stays_in_the_child() {
         assert_eq!(read_to_end(connect(running.server_address())), b"0\n");
     }
     running.stop().unwrap();
-    assert_eq!(counter.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(counter.load(Ordering::SeqCst), 0);
 }
 
 /// Else the port would stay taken, and clients in its queue unserved, until the last child has ended.
@@ -566,10 +568,7 @@ fn sigterm_ends_a_child_although_the_program_listens_to_it() {
         journal.events(),
         [format!("{}: Some(15) None", client.local_addr().unwrap())]
     );
-    assert!(
-        !told.load(std::sync::atomic::Ordering::SeqCst),
-        "it was not the program's"
-    );
+    assert!(!told.load(Ordering::SeqCst), "it was not the program's");
     signal_hook::low_level::unregister(listening);
 }
 
@@ -676,6 +675,23 @@ fn a_server_in_a_child_hears_of_its_own_signals() {
     let running = server.spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"stopped");
     assert_eq!(counts(running.stop().unwrap()), (1, 0));
+}
+
+fn a_server_in_a_child_hears_of_a_signal_that_the_program_listens_to_by_itself() {
+    let come = Arc::new(AtomicBool::new(false));
+    let listening = signal_hook::flag::register(signal::SIGTERM, Arc::clone(&come)).unwrap();
+    let serve = |request: &mut TcpRequest| -> io::Result<()> {
+        let server = TcpServer::new(ANY_PORT, EchoLine).shutdown_on_signals([signal::SIGTERM]);
+        let server = server.bind()?;
+        raise(Signal::SIGTERM)?;
+        server.serve_forever()?;
+        request.write_all(b"stopped")
+    };
+    let running = ForkingTcpServer::new(ANY_PORT, serve).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"stopped");
+    assert_eq!(counts(running.stop().unwrap()), (1, 0));
+    assert!(!come.load(Ordering::SeqCst), "it was for the child");
+    signal_hook::low_level::unregister(listening);
 }
 
 fn a_child_ends_without_running_the_programs_exit() {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use socketserver::prelude::*;
-use socketserver::{Active, Cause, Construct, Event, State};
+use socketserver::{Active, Cause, Construct, Event, Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::failures;
 use support::journal::journal;
@@ -58,6 +58,8 @@ tests![
     a_child_of_the_program_is_left_to_the_program,
     a_worker_does_not_keep_the_connections_of_another_server_open,
     a_worker_does_not_keep_the_port_of_another_server_taken,
+    a_server_in_a_worker_hears_of_a_signal_for_both,
+    a_server_in_a_worker_ends_with_the_outer_one,
     a_handlers_shutdown_stops_all,
     a_handler_sees_that_the_server_drains,
     connections_that_are_idle_end_when_the_server_drains,
@@ -499,6 +501,42 @@ fn a_worker_does_not_keep_the_port_of_another_server_taken() {
     request(&again.server_address().to_string());
     assert_eq!(again.stop().unwrap().served, 1);
     stop(running, 0, 0);
+}
+
+/// Serves in a worker with a server that listens to SIGTERM, as the outer one does: `told` is called before it serves.
+fn serve_in_a_worker(told: fn(&mut TcpRequest) -> io::Result<()>) -> Running {
+    let serve = move |request: &mut TcpRequest| -> io::Result<()> {
+        let inner = TcpServer::new(ANY_PORT, Commanded).shutdown_on_signals([signal::SIGTERM]);
+        let inner = inner.bind()?;
+        told(request)?;
+        write!(request, "{}", inner.serve_forever()?)
+    };
+    let outer = PreForkTcpServer::new(ANY_PORT, serve).workers(1);
+    outer.shutdown_on_signals([signal::SIGTERM]).spawn().unwrap()
+}
+
+fn a_server_in_a_worker_hears_of_a_signal_for_both() {
+    let running = serve_in_a_worker(|_| Ok(raise(Signal::SIGTERM)?));
+    let workers = children();
+    let report = read_to_end(connect(running.server_address()));
+    assert_eq!(report, b"served=0 failed=0 drained=0 forced=0 leaked=0");
+    wait_until("the worker has left, too", || {
+        !children().iter().any(|worker| workers.contains(worker))
+    });
+    assert_eq!(running.handle().state(), State::Serving);
+    stop(running, 1, 0);
+}
+
+fn a_server_in_a_worker_ends_with_the_outer_one() {
+    let running = serve_in_a_worker(|request| {
+        request.write_all(b"serving\n")?;
+        request.flush()
+    });
+    let client = connect(running.server_address());
+    assert_eq!(exchange_line(&client, ""), "serving\n");
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.forced), (1, 0));
+    assert_eq!(read_to_end(client), b"served=0 failed=0 drained=0 forced=0 leaked=0");
 }
 
 fn a_handlers_shutdown_stops_all() {

@@ -1,10 +1,10 @@
 //! Signals: what is done in their handlers, and who is sent them.
 
 use std::io;
-use std::mem::zeroed;
+use std::mem::{transmute, zeroed};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -56,28 +56,33 @@ pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
     unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
 }
 
-/// The handlers of the signals that a server has listened to, by number. A child has them from its parent: it writes to
-/// no page for them.
-static HANDLERS: [AtomicUsize; 65] = [const { AtomicUsize::new(0) }; 65];
+/// signal-hook's own handler, the same one for all signals. A child has it from its parent: it writes to no page for it.
+static DISPATCHER: AtomicUsize = AtomicUsize::new(0);
 
-/// After listening to a signal: the handler is there, also if this is a forked child that has put the default back
-/// ([`default_action`]). signal-hook, which makes a signal come once, does not know that it does not come any more.
-fn keep_handler(number: i32) {
-    let Some(handler) = usize::try_from(number).ok().and_then(|number| HANDLERS.get(number)) else {
-        return;
-    };
+/// What is done at this signal; the default for a number that is none.
+fn action_of(number: i32) -> libc::sigaction {
     // SAFETY: all fields are integers or pointers, for which zero is a value: the default action.
     let mut now: libc::sigaction = unsafe { zeroed() };
     // SAFETY: the pointer is to a value that lives through the call, which changes nothing else.
     unsafe { libc::sigaction(number, ptr::null(), &raw mut now) };
-    if now.sa_sigaction != libc::SIG_DFL {
-        handler.store(now.sa_sigaction, Ordering::Relaxed);
-        return;
+    now
+}
+
+/// After listening to a signal, at which `before` was done until then: signal-hook hears of it, also if this is a forked
+/// child that has put the default back ([`default_action`]), or a worker, which has a way of its own
+/// ([`on_sigterm_in_worker`]). signal-hook, which makes a signal come once, does not know that it does not come any more.
+fn keep_handler(number: i32, before: &libc::sigaction) {
+    let mut now = action_of(number);
+    if now.sa_sigaction != before.sa_sigaction {
+        DISPATCHER.store(now.sa_sigaction, Ordering::Relaxed);
+    } else if now.sa_sigaction == libc::SIG_DFL {
+        now.sa_sigaction = DISPATCHER.load(Ordering::Relaxed);
+        now.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        // SAFETY: signal-hook has had it as a handler before, with these flags, for this signal, too; or it is none.
+        unsafe { libc::sigaction(number, &raw const now, ptr::null_mut()) };
+    } else if now.sa_sigaction == tell_worker as *const () as usize {
+        BESIDE.store(true, Ordering::SeqCst);
     }
-    now.sa_sigaction = handler.load(Ordering::Relaxed);
-    now.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
-    // SAFETY: it has been the signal's handler before, with these flags, or is none.
-    unsafe { libc::sigaction(number, &raw const now, ptr::null_mut()) };
 }
 
 /// A registered signal action; dropped, it is taken back.
@@ -154,12 +159,13 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     };
     // This thread is not sent one before signal-hook knows what to do then: it would be lost.
     change_mask(libc::SIG_BLOCK, signal);
+    let before = action_of(signal);
     // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2), getpid(2),
     // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited
     // for, an allocation or a panic, and errno is as the interrupted code left it.
     let registered = unsafe { signal_hook::low_level::register(signal, handler) };
     if registered.is_ok() {
-        keep_handler(signal);
+        keep_handler(signal, &before);
     }
     // Whoever started the program may have had it blocked (sigprocmask(2)), too, and it would never come.
     unblock(signal);
@@ -171,30 +177,56 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
 /// What SIGTERM says to this process if it is a worker: set once and never freed.
 static TOLD: AtomicPtr<(Arc<Wakeup>, Arc<Master>)> = AtomicPtr::new(ptr::null_mut());
 
-/// In a worker: from now on SIGTERM is [`Master::told`], and nothing else that the program had to do then.
+/// A server that a handler has started in this worker listens to SIGTERM, too.
+static BESIDE: AtomicBool = AtomicBool::new(false);
+
+/// In a worker: from now on SIGTERM is [`Master::told`], and nothing else that the program had to do then, until a server
+/// that a handler starts listens to it.
 ///
 /// Not through signal-hook: what other threads of the master were at in there when this process was forked
 /// would be waited for, for ever.
 pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> io::Result<()> {
-    extern "C" fn handler(_: libc::c_int) {
-        // SAFETY: the pointer comes from `Box::into_raw` below, and nothing ever frees or changes it.
-        let Some((wakeup, master)) = (unsafe { TOLD.load(Ordering::SeqCst).as_ref() }) else {
-            return;
-        };
-        let errno = Errno::last_raw();
-        if master.is_worker() {
-            master.told(wakeup);
-        } else {
-            // What a handler has forked is none of the master's business, and ends as a program without a handler does.
-            default_action(libc::SIGTERM);
-            let _ = raise(Signal::SIGTERM);
-        }
-        Errno::set_raw(errno);
-    }
     TOLD.store(Box::into_raw(Box::new((wakeup, master))), Ordering::SeqCst);
-    let action = SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler is async-signal-safe: all it does is atomics, getpid(2), getppid(2), _exit(2), signal(2), raise(3) and
-    // the methods of `Wakeup` that `on_signal` calls, and errno is as the interrupted code left it.
+    // If this worker's master is one in a worker itself.
+    BESIDE.store(false, Ordering::SeqCst);
+    let action = SigAction::new(SigHandler::SigAction(tell_worker), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler is async-signal-safe: all it does is atomics, getpid(2), getppid(2), _exit(2), signal(2), raise(3),
+    // the methods of `Wakeup` that `on_signal` calls, and signal-hook's handler, which is one; and errno is as the
+    // interrupted code left it.
     unsafe { sigaction(Signal::SIGTERM, &action) }?;
     Ok(())
+}
+
+/// The handler of SIGTERM in a worker.
+extern "C" fn tell_worker(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the pointer comes from `Box::into_raw` in `on_sigterm_in_worker`, and nothing ever frees or changes it.
+    let Some((wakeup, master)) = (unsafe { TOLD.load(Ordering::SeqCst).as_ref() }) else {
+        return;
+    };
+    let errno = Errno::last_raw();
+    if master.is_worker() {
+        master.told(wakeup);
+        // Not while it runs already: in a worker of a worker, what it calls first may be this handler, which was there before.
+        if BESIDE.swap(false, Ordering::SeqCst) {
+            dispatch(signal, info, context);
+            BESIDE.store(true, Ordering::SeqCst);
+        }
+    } else {
+        // What a handler has forked is none of the master's business, and ends as a program without a handler does.
+        default_action(libc::SIGTERM);
+        let _ = raise(Signal::SIGTERM);
+    }
+    Errno::set_raw(errno);
+}
+
+/// As if signal-hook had been sent a signal, with what the kernel has told its handler of it.
+fn dispatch(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+    let dispatcher = DISPATCHER.load(Ordering::Relaxed);
+    if dispatcher != libc::SIG_DFL {
+        // SAFETY: a function pointer has the size of its address, and this one has been the handler of a signal with
+        // SA_SIGINFO: it has these arguments.
+        let dispatcher = unsafe { transmute::<usize, Handler>(dispatcher) };
+        dispatcher(signal, info, context);
+    }
 }
