@@ -58,6 +58,7 @@ tests![
     a_child_of_the_program_is_left_to_the_program,
     a_worker_does_not_keep_the_connections_of_another_server_open,
     a_worker_does_not_keep_the_port_of_another_server_taken,
+    a_signal_for_a_worker_is_not_for_a_server_that_serves_later,
     a_server_in_a_worker_hears_of_a_signal_for_both,
     a_server_in_a_worker_ends_with_the_outer_one,
     a_handlers_shutdown_stops_all,
@@ -501,6 +502,20 @@ fn a_worker_does_not_keep_the_port_of_another_server_taken() {
     request(&again.server_address().to_string());
     assert_eq!(again.stop().unwrap().served, 1);
     stop(running, 0, 0);
+}
+
+fn a_signal_for_a_worker_is_not_for_a_server_that_serves_later() {
+    let other = ThreadingTcpServer::new(ANY_PORT, Commanded).shutdown_on_signals([signal::SIGUSR1]);
+    // One that waits for requests in epoll: it looks whether it was told to stop, by whomever.
+    let other = other.poll_interval(CEILING).bind().unwrap();
+    let (running, address) = serve(server().workers(1), 1);
+    let process = request(&address);
+    kill(pid(process), Signal::SIGUSR1).unwrap();
+    assert_eq!(request(&address), process, "it has taken the signal and goes on");
+    let other = other.spawn().unwrap();
+    request(&other.server_address().to_string());
+    assert_eq!(other.stop().unwrap().served, 1);
+    stop(running, 2, 0);
 }
 
 /// Serves in a worker with a server that listens to SIGTERM, as the outer one does: `told` is called before it serves.

@@ -318,6 +318,7 @@ impl<T: Transport> Core<T> {
     ///
     /// The process has no free descriptor, or its master is gone already.
     pub(crate) fn after_fork(&self, wake: &EventFd, duty: Duty) -> io::Result<()> {
+        sys::next_generation();
         // What `handle_request` has left before.
         self.leave_connections_to_parent();
         let wakeup = self.shared.wakeup()?;

@@ -25,7 +25,7 @@ pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use packet_info::PacketInfo;
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
-pub(crate) use process::{Fork, exit_now, fork, reap};
+pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap};
 pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
 pub(crate) use send::{Outgoing, send, send_past_reports};

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -17,6 +18,20 @@ pub(crate) enum Fork {
     Child(SigSet),
     /// In the process that called, with the new process's id.
     Parent(Pid),
+}
+
+/// How many workers lie between the program's first process and this one, itself included.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Tells a worker, and what is forked from it, from its master. What the program forks by itself is of the same generation:
+/// it may become a daemon. So is a child of `Forking`, which would have one more page copied to be told from its parent.
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// This process has become a worker.
+pub(crate) fn next_generation() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
 /// fork(2).

@@ -56,6 +56,8 @@ pub(crate) struct Wakeup {
     in_child: AtomicBool,
     /// The process that serves, whose matter signals are, which the terminal sends to the whole group; 0: none has yet.
     process: AtomicI32,
+    /// That of the process that serves, or has made the server ([`sys::generation`]).
+    generation: AtomicU32,
     inline: InlineSlot,
     /// Threads that wait for requests without looking at any of these.
     sleepers: OnceLock<Sleepers>,
@@ -86,6 +88,7 @@ impl Wakeup {
             waiting: AtomicUsize::new(0),
             in_child: AtomicBool::new(false),
             process: AtomicI32::new(0),
+            generation: sys::generation().into(),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
             deadlines: [const { OnceLock::new() }; 2],
@@ -174,6 +177,7 @@ impl Wakeup {
 
     /// This process serves: not earlier, because a program may become a daemon after it has bound.
     pub(crate) fn serves_here(&self) {
+        self.generation.store(sys::generation(), Ordering::Relaxed);
         self.process.store(Pid::this().as_raw(), Ordering::Relaxed);
     }
 
@@ -181,7 +185,9 @@ impl Wakeup {
     /// forked has these handlers, too, and shares the descriptors.
     fn is_deaf(&self) -> bool {
         let process = self.process.load(Ordering::Relaxed);
-        process != 0 && process != Pid::this().as_raw()
+        // A worker is no daemon: it is none of those whose server does not serve yet, either.
+        self.generation.load(Ordering::Relaxed) != sys::generation()
+            || (process != 0 && process != Pid::this().as_raw())
     }
 
     /// Signals are numbered from 1 to 64 (signal(7)).
