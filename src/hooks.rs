@@ -1,5 +1,6 @@
 //! The hooks of a server whose type is erased.
 
+use std::any::TypeId;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -92,17 +93,30 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
         guarded("handle_error", || BaseServer::handle_error(self, error));
     }
 
+    // What ends the requests and the server is the inner layers' matter although an outer one panics, perhaps once more.
     fn drain_requests(&self) {
-        guarded("drain_requests", || BaseServer::drain_requests(self));
+        if guarded("drain_requests", || BaseServer::drain_requests(self)).is_none() && !is_bottom::<S>() {
+            Hooks::drain_requests(self.inner());
+        }
     }
 
     fn terminate_requests(&self, force: Force) {
-        guarded("terminate_requests", || BaseServer::terminate_requests(self, force));
+        if guarded("terminate_requests", || BaseServer::terminate_requests(self, force)).is_none() && !is_bottom::<S>()
+        {
+            Hooks::terminate_requests(self.inner(), force);
+        }
     }
 
     fn server_close(&self) {
-        guarded("server_close", || BaseServer::server_close(self));
+        if guarded("server_close", || BaseServer::server_close(self)).is_none() && !is_bottom::<S>() {
+            Hooks::server_close(self.inner());
+        }
     }
+}
+
+/// Whether there is no layer inside.
+fn is_bottom<S: BaseServer>() -> bool {
+    TypeId::of::<S>() == TypeId::of::<S::Inner>()
 }
 
 /// Runs a hook; `None` if it panics, which is logged and never ends the loop.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{Active, Cause, Handled, Phase, State, Tcp};
+use socketserver::{Active, Cause, Force, Handled, Phase, State, Tcp};
 use support::interrupt::wait_until_asleep;
 use support::journal::{Pen, journal};
 use support::matrix::{connect_unix, udp_client, unix_datagram_client};
@@ -69,10 +69,12 @@ tests![
     process_request_outside_runs_in_the_parent_once,
     errors_of_children_take_effect_inside_and_outside,
     service_actions_that_panic_keep_no_child_from_being_reaped,
+    hooks_of_the_end_that_panic_leave_no_child_behind,
     a_hook_that_panics_in_the_child_costs_one_request,
     three_mix_ins_call_each_other_in_the_child,
     handle_request_forks,
     handle_request_reaps_what_ended_before,
+    a_server_that_is_dropped_leaves_no_zombie,
     a_thread_that_waits_for_a_place_hears_of_a_child_after_another_has_gone,
     closing_waits_for_the_children,
     children_that_do_not_end_are_terminated_at_the_deadline,
@@ -909,6 +911,21 @@ impl<S: BaseServer> BaseServer for Panicking<S> {
         self.0.service_actions();
     }
 
+    fn drain_requests(&self) {
+        self.panic_in("drain_requests");
+        self.0.drain_requests();
+    }
+
+    fn terminate_requests(&self, force: Force) {
+        self.panic_in("terminate_requests");
+        self.0.terminate_requests(force);
+    }
+
+    fn server_close(&self) {
+        self.panic_in("server_close");
+        self.0.server_close();
+    }
+
     fn process_request(&self, job: Job<S::Transport>) {
         self.panic_in("process_request");
         self.0.process_request(job);
@@ -944,6 +961,17 @@ fn service_actions_that_panic_keep_no_child_from_being_reaped() {
     }
     wait_until_reaped();
     assert_eq!(counts(running.stop().unwrap()), (3, 0));
+}
+
+fn hooks_of_the_end_that_panic_leave_no_child_behind() {
+    for hook in ["drain_requests", "terminate_requests", "server_close"] {
+        let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).drain_timeout(Duration::from_millis(50));
+        let running = Panicking(Panicking(server, hook), "none").spawn().unwrap();
+        let _client = client_in_progress(running.server_address());
+        let report = running.stop().unwrap();
+        assert_eq!((report.failed, report.forced, report.leaked), (1, 1, 0), "{hook}");
+        assert!(children().is_empty(), "{hook}");
+    }
 }
 
 fn a_hook_that_panics_in_the_child_costs_one_request() {
@@ -1019,6 +1047,19 @@ fn handle_request_reaps_what_ended_before() {
     assert_eq!(process_state(process), None);
     assert_eq!(server.active_children(), 0);
     server.close().unwrap();
+}
+
+/// As far as its children have ended: nobody waits for one that has not.
+fn a_server_that_is_dropped_leaves_no_zombie() {
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS);
+    let server = Arc::new(server.bind().unwrap());
+    let client = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    let process = told_process(&client);
+    finish(&client);
+    wait_until("the child has ended", || process_state(process).as_deref() == Some("Z"));
+    drop(server);
+    assert_eq!(process_state(process), None);
 }
 
 /// Two threads handle requests, one of them waits for a place. The other one's leaving is no reason not to tell it.

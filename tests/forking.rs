@@ -22,6 +22,7 @@ use support::failures::{self, Steps};
 use support::gate::Gate;
 use support::journal::journal;
 use support::process::pid;
+use support::talk::{TELL_PROCESS, finish, told_process};
 use support::{children, connect, is_listening, process_state, read_to_end, wait_until};
 
 tests![
@@ -394,21 +395,18 @@ fn closing_after_handle_request_waits_for_its_children() {
 }
 
 fn dropped_without_being_closed_it_listens_no_more_although_a_child_was_not_reaped() {
-    let server = Arc::new(
-        ForkingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {})
-            .bind()
-            .unwrap(),
-    );
+    let server = Arc::new(ForkingTcpServer::new("127.0.0.1:0", TELL_PROCESS).bind().unwrap());
     let (address, handle) = (server.server_address().to_string(), server.handle());
     let client = connect(&server.server_address());
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
-    assert_eq!(read_to_end(client), b"");
-    let child = children()[0];
+    // The child has let go of the listening socket, and still runs when the server is dropped.
+    let child = told_process(&client);
     assert!(is_listening(&address));
     drop(server);
     assert!(!is_listening(&address));
     let stats = handle.stats();
     assert_eq!((stats.state, stats.running, stats.failed), (State::Closed, 0, 1));
+    finish(&client);
     // Nobody is left to do it.
     waitpid(pid(child), None).unwrap();
 }

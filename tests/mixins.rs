@@ -18,7 +18,7 @@ use socketserver::{Active, Cause, Construct, Handled, Phase, Tcp, ThreadPool, Th
 use support::accepting::Accepting;
 use support::detached::Detached;
 use support::journal::{Journaled, Pen, journal};
-use support::{CEILING, EchoLine, LOGGER_PANICS, connect, exchange_line, logged, read_to_end, wait_until};
+use support::{CEILING, EchoLine, LOGGER_PANICS, connect, exchange_line, logged, read_to_end, threads, wait_until};
 
 tests![
     verify_request_takes_effect_on_either_side_of_a_strategy,
@@ -67,6 +67,7 @@ tests![
     a_panic_in_get_request_costs_nothing,
     a_panic_in_handle_timeout_costs_nothing,
     a_panic_in_server_close_costs_nothing,
+    a_panic_in_server_close_leaves_no_thread_resting,
     a_panic_in_server_bind_or_server_activate_leaves_nothing_behind,
     what_panics_once_more_when_it_is_dropped_costs_one_request,
     a_logger_that_panics_costs_nothing,
@@ -1112,6 +1113,30 @@ fn a_panic_in_server_close_costs_nothing() {
         assert_survives(server, "hello\n", (2, 0));
     });
     assert_logged_for_each_stack("ERROR server_close panicked: server_close as told", 5);
+}
+
+/// Serves so many clients at once that threads are left over, and returns how many threads there are when it has ended.
+#[track_caller]
+fn threads_left_by(server: impl BaseServer) -> usize {
+    let running = server.spawn().unwrap();
+    let handle = running.handle();
+    let clients = [(); 8].map(|()| connect(running.server_address()));
+    wait_until("all are served", || handle.stats().running == 8);
+    for client in &clients {
+        assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+        wait_closed(client);
+    }
+    assert_eq!(counts(running.stop().unwrap()), (8, 0));
+    threads()
+}
+
+fn a_panic_in_server_close_leaves_no_thread_resting() {
+    let before = threads();
+    let inside = || Panicking::over(TcpServer::new(ANY_PORT, echo_or_fail), "server_close");
+    assert_eq!(threads_left_by(inside().threading()), before);
+    assert_eq!(threads_left_by(inside().thread_pool().workers(8).queue_size(2)), before);
+    let outside = Panicking::over(ThreadingTcpServer::new(ANY_PORT, echo_or_fail), "server_close");
+    assert_eq!(threads_left_by(outside), before);
 }
 
 fn a_panic_in_server_bind_or_server_activate_leaves_nothing_behind() {

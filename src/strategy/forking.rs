@@ -173,6 +173,13 @@ impl<S: BaseServer> Forking<S> {
     }
 }
 
+/// Of a server that was never closed, what has ended leaves no zombie. What still runs is not waited for.
+impl<S: BaseServer> Drop for Forking<S> {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
 construct!(Forking);
 
 impl<S: BaseServer> BaseServer for Forking<S> {

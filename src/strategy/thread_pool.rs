@@ -235,7 +235,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     }
 
     fn server_close(&self) {
-        self.inner.server_close();
+        // First: the others may panic.
         *self.queue.lock() = Queue::Closed;
         let all_ended = self.core().shared().registry.running() == 0;
         for worker in self.threads.lock().drain(..) {
@@ -244,6 +244,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
                 let _ = worker.join();
             }
         }
+        self.inner.server_close();
     }
 }
 

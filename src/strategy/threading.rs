@@ -131,9 +131,10 @@ impl<S: BaseServer> BaseServer for Threading<S> {
     }
 
     fn server_close(&self) {
-        self.inner.server_close();
+        // First: the others may panic.
         let all_ended = self.core().shared().registry.running() == 0;
         self.threads.close(all_ended);
+        self.inner.server_close();
     }
 }
 
