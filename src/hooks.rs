@@ -51,10 +51,13 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
         guarded("capacity", || BaseServer::capacity(self)).unwrap_or_else(|| BaseServer::core(self).capacity())
     }
 
-    /// And what signals ask for: both are done at each turn of the accept loop, and while it drains.
+    /// And what signals ask for: both are done at each turn of the accept loop, and while it drains. Children are reaped
+    /// although a layer outside of their strategy panics.
     fn service_actions(&self) {
         BaseServer::core(self).run_signal_actions();
-        guarded("service_actions", || BaseServer::service_actions(self));
+        if guarded("service_actions", || BaseServer::service_actions(self)).is_none() && !is_bottom::<S>() {
+            Hooks::service_actions(self.inner());
+        }
     }
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {

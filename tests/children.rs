@@ -953,14 +953,20 @@ impl<S: BaseServer> BaseServer for Panicking<S> {
 }
 
 fn service_actions_that_panic_keep_no_child_from_being_reaped() {
-    let inside = Panicking(TcpServer::new(ANY_PORT, TELL_PROCESS), "service_actions");
-    let running = inside.forking().max_children(1).spawn().unwrap();
-    for _ in 0..3 {
-        let (client, _) = client_in_progress(running.server_address());
-        finish(&client);
+    #[track_caller]
+    fn check(server: impl BaseServer) {
+        let running = server.spawn().unwrap();
+        for _ in 0..3 {
+            let (client, _) = client_in_progress(running.server_address());
+            finish(&client);
+        }
+        wait_until_reaped();
+        assert_eq!(counts(running.stop().unwrap()), (3, 0));
     }
-    wait_until_reaped();
-    assert_eq!(counts(running.stop().unwrap()), (3, 0));
+    let inside = Panicking(TcpServer::new(ANY_PORT, TELL_PROCESS), "service_actions");
+    check(inside.forking().max_children(1));
+    let server = ForkingTcpServer::new(ANY_PORT, TELL_PROCESS).max_children(1);
+    check(Panicking(server, "service_actions"));
 }
 
 fn hooks_of_the_end_that_panic_leave_no_child_behind() {

@@ -362,7 +362,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Cleans up and closes the socket. Called once the requests are done (or given up). It is not to be called instead of
     /// [`close`](Self::close), which stops accepting first. If it panics, that of the wrapped server is called, perhaps once
-    /// more, as are [`drain_requests`](Self::drain_requests) and [`terminate_requests`](Self::terminate_requests).
+    /// more; so it is with [`service_actions`](Self::service_actions), [`drain_requests`](Self::drain_requests) and
+    /// [`terminate_requests`](Self::terminate_requests).
     fn server_close(&self) {
         self.inner().server_close();
     }
