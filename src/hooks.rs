@@ -55,9 +55,7 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     /// although a layer outside of their strategy panics.
     fn service_actions(&self) {
         BaseServer::core(self).run_signal_actions();
-        if guarded("service_actions", || BaseServer::service_actions(self)).is_none() && !is_bottom::<S>() {
-            Hooks::service_actions(self.inner());
-        }
+        guarded_through(self, "service_actions", S::service_actions, Hooks::service_actions);
     }
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
@@ -96,30 +94,29 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
         guarded("handle_error", || BaseServer::handle_error(self, error));
     }
 
-    // What ends the requests and the server is the inner layers' matter although an outer one panics, perhaps once more.
     fn drain_requests(&self) {
-        if guarded("drain_requests", || BaseServer::drain_requests(self)).is_none() && !is_bottom::<S>() {
-            Hooks::drain_requests(self.inner());
-        }
+        guarded_through(self, "drain_requests", S::drain_requests, Hooks::drain_requests);
     }
 
     fn terminate_requests(&self, force: Force) {
-        if guarded("terminate_requests", || BaseServer::terminate_requests(self, force)).is_none() && !is_bottom::<S>()
-        {
-            Hooks::terminate_requests(self.inner(), force);
-        }
+        let run = |server: &S| S::terminate_requests(server, force);
+        guarded_through(self, "terminate_requests", run, |inner| {
+            Hooks::terminate_requests(inner, force)
+        });
     }
 
     fn server_close(&self) {
-        if guarded("server_close", || BaseServer::server_close(self)).is_none() && !is_bottom::<S>() {
-            Hooks::server_close(self.inner());
-        }
+        guarded_through(self, "server_close", S::server_close, Hooks::server_close);
     }
 }
 
-/// Whether there is no layer inside.
-fn is_bottom<S: BaseServer>() -> bool {
-    TypeId::of::<S>() == TypeId::of::<S::Inner>()
+/// Runs a hook that is the inner layers' matter, too, which have children and threads: if it panics, theirs is called,
+/// perhaps once more.
+fn guarded_through<S: BaseServer>(server: &S, hook: &str, run: impl FnOnce(&S), inside: impl FnOnce(&S::Inner)) {
+    let is_bottom = TypeId::of::<S>() == TypeId::of::<S::Inner>();
+    if guarded(hook, || run(server)).is_none() && !is_bottom {
+        inside(server.inner());
+    }
 }
 
 /// Runs a hook; `None` if it panics, which is logged and never ends the loop.

@@ -226,7 +226,7 @@ fn dispatch(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc:
     if dispatcher != libc::SIG_DFL {
         // SAFETY: a function pointer has the size of its address, and this one has been the handler of a signal with
         // SA_SIGINFO: it has these arguments.
-        let dispatcher = unsafe { transmute::<usize, Handler>(dispatcher) };
+        let dispatcher = unsafe { transmute::<*const (), Handler>(dispatcher as *const ()) };
         dispatcher(signal, info, context);
     }
 }
