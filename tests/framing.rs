@@ -50,6 +50,7 @@ tests![
     a_request_that_gathers_writes_gathers_messages,
     a_write_that_fails_in_a_request_cuts_no_message,
     what_a_failed_write_has_left_is_not_tried_again_at_the_end,
+    what_a_failed_write_of_a_half_has_left_is_not_tried_again_at_the_end,
     the_halves_of_a_request_are_framed_apart,
     what_the_halves_have_left_goes_back_to_the_request,
     a_timeout_in_the_middle_of_a_message_loses_nothing,
@@ -628,6 +629,23 @@ fn what_a_failed_write_has_left_is_not_tried_again_at_the_end() {
         run_handler(&handler, &mut request).unwrap_err();
         assert_eq!(request.get_ref().written, b"3:o");
     }
+}
+
+/// The client reads as soon as the write has failed: tried again, it would have the rest.
+fn what_a_failed_write_of_a_half_has_left_is_not_tried_again_at_the_end() {
+    const LENGTH: usize = 32 << 20;
+    let (sender, failed) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| -> io::Result<()> {
+        request.set_timeout(Duration::from_millis(50))?;
+        let (_, wfile) = request.split();
+        let codec = NetstringCodec::new().max_frame_length(LENGTH);
+        let sent = wfile.framed(codec).send(vec![b'x'; LENGTH]);
+        sender.send(()).unwrap();
+        sent
+    };
+    let (answer, failures) = serve_one(handler, |_| failed.recv().unwrap());
+    assert!((1..LENGTH).contains(&answer.len()), "{}", answer.len());
+    assert_eq!(failures.len(), 1, "{failures:?}");
 }
 
 fn the_halves_of_a_request_are_framed_apart() {
