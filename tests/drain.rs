@@ -38,7 +38,7 @@ use support::{
 
 tests![
     roles: serves_a_handler_that_never_returns, serves_a_handler_that_asks_for_the_end_and_returns_late, serves_a_handler_that_writes_to_standard_error_for_ever,
-        binds_and_serves_in_the_background, serves_and_serves_again_in_the_background;
+        serves_a_late_handler_in_the_background, serves_a_late_handler_until_sigusr1, binds_and_serves_in_the_background, serves_and_serves_again_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
@@ -96,6 +96,8 @@ tests![
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_late_handler_ends_no_process_that_no_signal_has_asked_to_end,
+    a_late_handler_in_the_background_ends_no_process,
+    a_late_handler_ends_no_process_at_a_signal_that_only_stops_the_server,
     a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
     a_stray_nudge_changes_nothing,
     a_server_that_went_to_the_background_after_binding_ends_as_any_other,
@@ -1308,6 +1310,47 @@ fn a_late_handler_ends_no_process_that_no_signal_has_asked_to_end() {
     let ended = process.end();
     drop(client);
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// A server whose handler ends later than a process would be ended.
+fn late() -> TcpServer<impl BaseRequestHandler<TcpRequest> + Clone> {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        request.write_all(b"begun\n")?;
+        request.read_to_end(&mut Vec::new())?;
+        thread::sleep(Duration::from_millis(1500));
+        Ok(())
+    };
+    TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO)
+}
+
+fn serves_a_late_handler_in_the_background() {
+    let running = late().shutdown_on_signals([signal::SIGTERM]).spawn().unwrap();
+    println!("listening on {}", running.server_address());
+    running.join().unwrap();
+}
+
+fn serves_a_late_handler_until_sigusr1() {
+    serve_as_role(late().shutdown_on_signals([signal::SIGUSR1]));
+}
+
+#[track_caller]
+fn assert_ends_by_itself(role_name: &str, signal: Signal) {
+    let process = Process::start(&mut role(role_name));
+    let client = TcpStream::connect(process.address()).unwrap();
+    assert_eq!(exchange_line(&client, ""), "begun\n");
+    process.signal(signal);
+    let ended = process.end();
+    drop(client);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+}
+
+/// The program has a main thread that goes on.
+fn a_late_handler_in_the_background_ends_no_process() {
+    assert_ends_by_itself("serves_a_late_handler_in_the_background", Signal::SIGTERM);
+}
+
+fn a_late_handler_ends_no_process_at_a_signal_that_only_stops_the_server() {
+    assert_ends_by_itself("serves_a_late_handler_until_sigusr1", Signal::SIGUSR1);
 }
 
 fn serves_a_handler_that_writes_to_standard_error_for_ever() {
