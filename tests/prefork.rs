@@ -70,17 +70,20 @@ tests![
     told_to_stop_while_it_starts_its_workers_it_starts_no_more,
     a_request_that_does_not_end_is_forced_at_the_deadline,
     a_worker_that_does_not_end_is_killed_after_the_deadline,
+    a_worker_that_hangs_ends_at_its_deadline_although_its_master_is_in_the_background,
     a_worker_that_is_stopped_is_killed_after_the_deadline,
     each_worker_is_initialised_before_it_accepts,
     mix_ins_take_effect_inside_and_outside,
     process_request_outside_runs_in_a_worker_once,
     service_actions_run_in_the_master_and_in_the_workers,
+    a_signal_that_came_before_the_workers_is_the_masters_alone,
     closing_hooks_run_in_the_master_only,
     the_loop_of_the_master_serves_metrics_without_a_thread,
     handle_request_serves_in_this_process,
     what_handle_request_serves_is_forced_at_the_deadline,
     a_worker_keeps_the_deadline_although_requests_were_handled_before,
     a_worker_does_not_wait_for_what_its_master_serves,
+    a_worker_does_not_count_what_its_master_serves_of_an_address,
     what_handle_request_has_left_waiting_is_served_once,
     a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
@@ -707,6 +710,17 @@ fn a_worker_that_does_not_end_is_killed_after_the_deadline() {
 }
 
 /// What it is told, it does not hear.
+/// Nobody looks after it any more, so it ends itself.
+fn a_worker_that_hangs_ends_at_its_deadline_although_its_master_is_in_the_background() {
+    let (running, address) = serve(server().workers(1).drain_timeout(Duration::from_millis(100)), 1);
+    let client = Client::start(&address, "hang");
+    let worker = client.process;
+    kill(pid(worker), Signal::SIGTERM).unwrap();
+    client.expect_loss();
+    wait_until_replaced(worker, 1);
+    running.stop().unwrap();
+}
+
 fn a_worker_that_is_stopped_is_killed_after_the_deadline() {
     let (running, _) = serve(server().workers(1).drain_timeout(Duration::from_millis(50)), 1);
     let worker = children()[0];
@@ -827,6 +841,18 @@ fn service_actions_run_in_the_master_and_in_the_workers() {
         places.iter().all(ran)
     });
     stop(running, 0, 0);
+}
+
+fn a_signal_that_came_before_the_workers_is_the_masters_alone() {
+    let (journal, pen) = journal();
+    let told = move |_: &ServerHandle| pen.note("signal");
+    let server = server().workers(2).on_signal(signal::SIGUSR1, told).bind().unwrap();
+    raise(Signal::SIGUSR1).unwrap();
+    let (running, address) = serve(server, 2);
+    request(&address);
+    stop(running, 1, 0);
+    let places: Vec<_> = journal.of("signal").iter().map(|entry| entry.process).collect();
+    assert_eq!(places, [std::process::id()]);
 }
 
 fn closing_hooks_run_in_the_master_only() {
@@ -987,8 +1013,19 @@ fn a_worker_keeps_the_deadline_although_requests_were_handled_before() {
 
 // It has a copy of the records, and would wait for ever.
 fn a_worker_does_not_wait_for_what_its_master_serves() {
-    let server = ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(1);
-    let server = Arc::new(server.drain_timeout(None).bind().unwrap());
+    assert_serves_beside_its_master(ThreadingTcpServer::new(ANY_PORT, Commanded));
+}
+
+fn a_worker_does_not_count_what_its_master_serves_of_an_address() {
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded);
+    assert_serves_beside_its_master(server.max_per_address(Limit::reject(1)));
+}
+
+/// A worker serves a client and ends while its master has one of the same address in progress.
+#[track_caller]
+fn assert_serves_beside_its_master(server: ThreadingTcpServer<Commanded>) {
+    let server = server.prefork().workers(1).drain_timeout(None);
+    let server = Arc::new(server.bind().unwrap());
     let address = server.server_address().to_string();
     let here = std::thread::spawn({
         let address = address.clone();
