@@ -376,6 +376,19 @@ mod tests {
     }
 
     #[test]
+    fn a_read_only_file_system_is_told() {
+        let text = bind_error(&"127.0.0.1:80".into(), Errno::EROFS).to_string();
+        assert!(text.ends_with(": the file system is read-only"), "{text}");
+    }
+
+    #[test]
+    fn the_source_of_a_failure_is_the_error_of_its_handler() {
+        let error = failed(Cause::Error("not today".into()));
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("not today"));
+        assert!(failed(Cause::Panic(Box::new("not today"))).source().is_none());
+    }
+
+    #[test]
     fn a_failure_is_told_in_one_line() {
         let error = failed(Cause::Panic(Box::new("out of cheese")));
         assert_eq!(error.to_string(), "handle panicked for 127.0.0.1:1: out of cheese");
