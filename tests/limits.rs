@@ -43,12 +43,15 @@ tests![
     a_limit_that_rises_by_itself_is_seen_at_the_next_poll_interval_under_every_strategy,
     a_rejected_client_that_has_sent_a_lot_reads_the_farewell,
     a_rejected_client_that_goes_on_sending_reads_the_farewell,
+    a_rejected_client_that_reads_late_reads_the_farewell,
+    a_rejected_client_that_is_gone_sends_the_process_no_sigpipe,
     without_a_farewell_a_rejected_client_reads_the_end,
     a_rejected_client_reads_the_end_although_hooks_keep_its_connection_open,
     a_farewell_that_is_too_long_is_cut_and_keeps_nobody_waiting,
     a_mix_in_tells_rejected_clients_something_else,
     a_reject_request_hook_that_panics_costs_one_request,
     clients_rejected_just_before_the_end_read_the_farewell,
+    a_server_ends_as_soon_as_the_last_rejected_client_has_gone,
     told_to_stop_at_once_a_server_waits_for_no_rejected_client,
     a_signal_does_not_cut_the_time_of_clients_rejected_just_before_the_end,
     many_rejected_clients_do_not_cost_a_descriptor_each,
@@ -368,6 +371,43 @@ fn a_rejected_client_that_goes_on_sending_reads_the_farewell() {
     until_in_time(reads_the_end);
 }
 
+/// What it has sent is read away before its connection is closed: else what it has not been sent yet would be lost.
+fn a_rejected_client_that_reads_late_reads_the_farewell() {
+    let server = Counting::over(threading().farewell("x".repeat(64 << 20)));
+    let counts = server.counts();
+    let (running, client) = full(server);
+    let rejected = connect(running.server_address());
+    (&rejected).write_all(&[b'x'; 10_000]).unwrap();
+    wait_until("its time is over", || counts() == (1, 1));
+    assert!(read_to_end(rejected).len() > 1);
+    drop(client);
+    stop(running, 1, 0);
+}
+
+/// A program may have that signal end it.
+fn a_rejected_client_that_is_gone_sends_the_process_no_sigpipe() {
+    let (place, sent) = (temp_path("server"), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&sent);
+    let server = ThreadingUnixStreamServer::new(place.path.as_path(), EchoLine).on_signal(
+        Signal::SIGPIPE as i32,
+        move |_: &ServerHandle| {
+            count.fetch_add(1, Ordering::SeqCst);
+        },
+    );
+    let server = server.farewell("busy\n").max_connections(Limit::reject(1));
+    let running = server.spawn().unwrap();
+    let client = connect_unix(running.server_address());
+    wait_until("it runs", || running.handle().stats().running == 1);
+    // Suspended, so that it is gone before it is accepted.
+    running.handle().suspend();
+    drop(connect_unix(running.server_address()));
+    running.handle().resume();
+    wait_until("it is rejected", || running.handle().stats().rejected == 1);
+    assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+    stop(running, 1, 0);
+    assert_eq!(sent.load(Ordering::SeqCst), 0);
+}
+
 fn without_a_farewell_a_rejected_client_reads_the_end() {
     let (running, client) = full(threading());
     let rejected = connect(running.server_address());
@@ -389,6 +429,11 @@ fn a_farewell_that_is_too_long_is_cut_and_keeps_nobody_waiting() {
     wait_until("there is a place", || running.handle().stats().running == 0);
     assert_echoes(&connect(running.server_address()));
     assert_eq!(running.handle().stats().rejected, 2);
+    assert!(
+        logged()
+            .iter()
+            .any(|line| line.ends_with(&format!(" of {LENGTH} bytes of the farewell were sent")))
+    );
     drop(deaf);
     stop(running, 2, 0);
 }
@@ -562,6 +607,19 @@ fn a_rejected_client_reads_the_end_although_hooks_keep_its_connection_open() {
     drop(client);
     stop(running, 1, 0);
     assert_eq!(kept.lock().unwrap().len(), 2);
+}
+
+fn a_server_ends_as_soon_as_the_last_rejected_client_has_gone() {
+    let ends_early = || {
+        let (running, client) = full(threading().farewell("busy\n"));
+        let begun = Instant::now();
+        assert_rejected(connect(running.server_address()));
+        drop(client);
+        stop(running, 1, 0);
+        begun.elapsed() < Duration::from_millis(500)
+    };
+    // The half second that the client would have may be over before.
+    until_in_time(ends_early);
 }
 
 fn told_to_stop_at_once_a_server_waits_for_no_rejected_client() {
