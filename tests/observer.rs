@@ -45,6 +45,7 @@ tests![
     backing_off_is_told_when_it_begins_and_when_it_ends,
     draining_is_told,
     draining_is_told_at_once_although_every_worker_is_busy,
+    draining_is_told_with_those_that_wait_for_their_turn,
     suspending_and_resuming_are_told_once_each,
     several_observers_hear_the_same,
     an_observer_that_panics_costs_nothing,
@@ -547,6 +548,20 @@ fn draining_is_told_at_once_although_every_worker_is_busy() {
     let report = without_rest(|| running.stop().unwrap());
     assert_eq!((report.served, report.drained, report.forced), (1, 1, 0));
     assert_eq!(lines.get(), ["1 accepted", "1 started", "draining 1", "1 served"]);
+}
+
+fn draining_is_told_with_those_that_wait_for_their_turn() {
+    let (server, lines) = observed(ThreadingTcpServer::new(ANY_PORT, EchoLine).max_per_address(1));
+    let running = server.spawn().unwrap();
+    // Neither has said anything yet, so both are waited for.
+    let runs = connect(running.server_address());
+    lines.wait_for("1 started");
+    let waits = connect(running.server_address());
+    lines.wait_for("2 waits: max_per_address");
+    running.shutdown_handle().shutdown();
+    lines.wait_for("draining 2");
+    drop((runs, waits));
+    running.join().unwrap();
 }
 
 fn suspending_and_resuming_are_told_once_each() {
