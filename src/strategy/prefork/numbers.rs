@@ -187,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn no_more_than_a_batch_is_started_at_a_time() {
+        let mut trend = Trend::default();
+        let numbers = Numbers {
+            max: 1000,
+            ..Numbers::default()
+        };
+        let started: Vec<_> = (0..7).map(|_| trend.missing(&numbers, load(5, 0))).collect();
+        assert_eq!(started, [2, 4, 8, 16, 32, 32, 32]);
+    }
+
+    #[test]
     fn those_that_start_are_counted_as_spare() {
         let starting = Load {
             workers: 7,
@@ -211,6 +222,43 @@ mod tests {
     }
 
     #[test]
+    fn too_many_that_wait_are_looked_at_again_when_one_may_end() {
+        let (mut trend, numbers, begin) = (Trend::default(), Numbers::default(), Instant::now());
+        assert_eq!(trend.next_look(), None);
+        assert!(!trend.one_too_many(&numbers, load(20, 15), begin));
+        assert_eq!(trend.next_look(), Some(begin + SHRINK_INTERVAL));
+    }
+
+    #[test]
+    fn too_many_for_a_moment_only_do_not_end() {
+        let (mut trend, numbers, begin) = (Trend::default(), Numbers::default(), Instant::now());
+        for (seconds, waiting) in [(0, 15), (1, 10), (2, 15)] {
+            assert!(!trend.one_too_many(&numbers, load(20, waiting), begin + SHRINK_INTERVAL * seconds));
+        }
+    }
+
+    #[test]
+    fn the_minimum_stays_although_too_many_wait() {
+        let numbers = Numbers {
+            min: 20,
+            ..Numbers::default()
+        };
+        let (mut trend, begin) = (Trend::default(), Instant::now());
+        assert!((0..3).all(|seconds| !trend.one_too_many(&numbers, load(20, 15), begin + SHRINK_INTERVAL * seconds)));
+        assert_eq!(trend.next_look(), None);
+    }
+
+    #[test]
+    fn between_equal_bounds_the_number_does_not_follow_the_load() {
+        let numbers = |max| Numbers {
+            min: 5,
+            max,
+            ..Numbers::default()
+        };
+        assert_eq!([5, 6].map(|max| numbers(max).vary()), [false, true]);
+    }
+
+    #[test]
     fn more_than_the_maximum_end_at_once_although_none_waits() {
         let (mut trend, numbers, now) = (Trend::default(), Numbers::default(), Instant::now());
         assert!((0..3).all(|_| trend.one_too_many(&numbers, load(51, 0), now)));
@@ -229,7 +277,9 @@ mod tests {
             numbers.check().map_err(|error| error.to_string())
         };
         assert_eq!(check(1, 1, 0, 0), Ok(()));
+        assert_eq!(check(1, 1, usize::MAX, usize::MAX), Ok(()), "never so many");
         assert!(check(0, 1, 0, 0).unwrap_err().contains("0 workers"));
+        assert!(check(5, 0, 0, 0).unwrap_err().contains("0 workers"));
         assert!(
             check(5, 3, 0, 0)
                 .unwrap_err()
