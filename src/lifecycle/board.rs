@@ -107,3 +107,36 @@ impl Board {
         self.is_set(Word::QueueDone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Told at each look, the workers would wake up for nothing.
+    #[test]
+    fn workers_are_told_of_a_suspension_only_if_it_has_changed() {
+        let board = Board::new().unwrap();
+        for (suspended, changed) in [
+            (false, false),
+            (true, true),
+            (true, false),
+            (false, true),
+            (false, false),
+        ] {
+            board.suspend(suspended);
+            assert_eq!(board.is_suspended(), suspended);
+            assert_eq!(board.take_suspension_change(), changed);
+        }
+    }
+
+    #[test]
+    fn a_master_that_rests_is_woken_once() {
+        let board = Board::new().unwrap();
+        assert!(!board.take_rest());
+        board.rest(true);
+        assert_eq!([(); 2].map(|()| board.take_rest()), [true, false]);
+        board.rest(true);
+        board.rest(false);
+        assert!(!board.take_rest());
+    }
+}

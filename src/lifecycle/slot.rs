@@ -323,7 +323,7 @@ impl Pulse {
     pub(crate) fn busy_since(&mut self, slot: &Slot, now: Instant) -> Option<Instant> {
         let (progress, waits) = (slot.last_progress(), slot.is_waiting());
         // One that has waited, perhaps for hours, gets on by ending that, but says so a moment later.
-        if waits || self.waits || progress != self.progress {
+        if self.waits || progress != self.progress {
             self.since = now;
         }
         (self.progress, self.waits) = (progress, waits);
@@ -394,6 +394,48 @@ mod tests {
             }
         });
         assert_eq!(slot.last_progress(), 2 * EACH);
+    }
+
+    #[test]
+    fn a_worker_gets_on_with_whatever_it_begins_and_ends() {
+        let slot = Slot::new().unwrap();
+        let steps: [fn(&Slot); 5] = [
+            |slot| {
+                slot.accepted();
+            },
+            |slot| slot.ended(End::Served, Way::Usual),
+            Slot::begin_waiting,
+            Slot::end_waiting,
+            Slot::progress,
+        ];
+        for (index, step) in steps.iter().enumerate() {
+            let before = slot.last_progress();
+            step(&slot);
+            assert_ne!(slot.last_progress(), before, "step {index}");
+        }
+    }
+
+    #[test]
+    fn only_a_request_that_has_succeeded_has_been_served() {
+        let slot = Slot::new().unwrap();
+        slot.ended(End::Failed, Way::Usual);
+        slot.ended(End::Refused, Way::Usual);
+        assert!(!slot.has_served());
+        slot.ended(End::Served, Way::Forced);
+        assert!(slot.has_served());
+    }
+
+    #[test]
+    fn what_a_worker_could_not_use_of_its_time_does_not_count() {
+        let slot = Slot::new().unwrap();
+        let begin = Instant::now();
+        let mut pulse = Pulse::new(begin);
+        let at = |hours| begin + Duration::from_hours(hours);
+        for (late, since) in [(2, 2), (1, 3), (9, 5)] {
+            // It has gone on until now at most.
+            pulse.put_off(at(5), Duration::from_hours(late));
+            assert_eq!(pulse.busy_since(&slot, at(5)), Some(at(since)));
+        }
     }
 
     #[test]
