@@ -796,6 +796,11 @@ impl<S: BaseServer> BaseServer for Noting<S> {
         self.0.service_actions();
     }
 
+    fn drain_requests(&self) {
+        self.note("drain_requests");
+        self.0.drain_requests();
+    }
+
     fn server_close(&self) {
         self.note("server_close");
         self.0.server_close();
@@ -814,6 +819,22 @@ fn mix_ins_take_effect_inside_and_outside() {
         assert!(entries.iter().all(|entry| entry.process == worker), "{entries:?}");
         let events: Vec<_> = entries.into_iter().map(|entry| entry.event).collect();
         assert_eq!(events, [format!("{hook} outside"), format!("{hook} inside")]);
+    }
+    for process in [worker, std::process::id()] {
+        let mut entries = journal.entries();
+        entries.retain(|entry| entry.process == process);
+        let of = |hook: &str| -> Vec<_> {
+            let events = entries.iter().map(|entry| entry.event.as_str());
+            events.filter(|event| event.starts_with(hook)).collect()
+        };
+        assert_eq!(
+            of("drain_requests"),
+            ["drain_requests outside", "drain_requests inside"]
+        );
+        assert_eq!(
+            of("service_actions")[..2],
+            ["service_actions outside", "service_actions inside"]
+        );
     }
 }
 
