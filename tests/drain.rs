@@ -1313,7 +1313,7 @@ fn a_late_handler_ends_no_process_that_no_signal_has_asked_to_end() {
 }
 
 /// A server whose handler ends later than a process would be ended.
-fn late() -> TcpServer<impl BaseRequestHandler<TcpRequest> + Clone> {
+fn late() -> TcpServer<impl BaseRequestHandler<TcpRequest>> {
     let handler = |request: &mut TcpRequest| -> HandlerResult {
         request.write_all(b"begun\n")?;
         request.read_to_end(&mut Vec::new())?;
