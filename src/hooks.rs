@@ -55,7 +55,12 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     /// although a layer outside of their strategy panics.
     fn service_actions(&self) {
         BaseServer::core(self).run_signal_actions();
-        guarded_through(self, "service_actions", S::service_actions, Hooks::service_actions);
+        guarded_through(
+            self,
+            "service_actions",
+            BaseServer::service_actions,
+            Hooks::service_actions,
+        );
     }
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
@@ -95,18 +100,22 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
     }
 
     fn drain_requests(&self) {
-        guarded_through(self, "drain_requests", S::drain_requests, Hooks::drain_requests);
+        guarded_through(
+            self,
+            "drain_requests",
+            BaseServer::drain_requests,
+            Hooks::drain_requests,
+        );
     }
 
     fn terminate_requests(&self, force: Force) {
-        let run = |server: &S| S::terminate_requests(server, force);
-        guarded_through(self, "terminate_requests", run, |inner| {
-            Hooks::terminate_requests(inner, force)
-        });
+        let run = |server: &S| BaseServer::terminate_requests(server, force);
+        let inside = |inner: &S::Inner| Hooks::terminate_requests(inner, force);
+        guarded_through(self, "terminate_requests", run, inside);
     }
 
     fn server_close(&self) {
-        guarded_through(self, "server_close", S::server_close, Hooks::server_close);
+        guarded_through(self, "server_close", BaseServer::server_close, Hooks::server_close);
     }
 }
 
