@@ -37,8 +37,10 @@ use support::{
 };
 
 tests![
-    roles: serves_a_handler_that_never_returns, serves_a_handler_that_asks_for_the_end_and_returns_late, serves_a_handler_that_writes_to_standard_error_for_ever,
-        serves_a_late_handler_in_the_background, serves_a_late_handler_until_sigusr1, binds_and_serves_in_the_background, serves_and_serves_again_in_the_background;
+    roles: serves_a_handler_that_never_returns, serves_a_handler_that_asks_for_the_end_and_returns_late,
+        serves_a_late_handler_in_the_background, serves_a_late_handler_until_sigusr1,
+        serves_a_handler_that_writes_to_standard_error_for_ever, binds_and_serves_in_the_background,
+        serves_and_serves_again_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
