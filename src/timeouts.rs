@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{HandlerResult, invalid_input};
 use crate::handler::BaseRequestHandler;
@@ -204,6 +204,11 @@ pub struct TimeoutError {
 impl TimeoutError {
     pub(crate) fn new(kind: TimeoutKind, length: Duration) -> Self {
         TimeoutError { kind, length }
+    }
+
+    /// What there is to say of what lasts since then, if that is too long.
+    pub(crate) fn since(begun: Instant, kind: TimeoutKind, length: Duration) -> Option<Self> {
+        (begun.elapsed() >= length).then(|| TimeoutError::new(kind, length))
     }
 
     /// Which clock ran out.

@@ -335,10 +335,7 @@ impl<S: Read, C: Decoder> Framed<S, C> {
             self.io.limit_message(Some((now, timeout)));
             now
         });
-        if begun.elapsed() >= timeout {
-            return Err(TimeoutError::new(TimeoutKind::Message, timeout).into());
-        }
-        Ok(())
+        TimeoutError::since(begun, TimeoutKind::Message, timeout).map_or(Ok(()), |over| Err(over.into()))
     }
 
     /// The stream has ended.

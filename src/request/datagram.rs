@@ -260,8 +260,7 @@ impl DatagramRequest {
 
     /// What there is to say to a receiver that has had no room since then, if that is too long.
     fn write_over(&self, waits_since: Option<Instant>) -> Option<TimeoutError> {
-        let (timeout, since) = (self.write_timeout?, waits_since?);
-        (since.elapsed() >= timeout).then(|| TimeoutError::new(TimeoutKind::Write, timeout))
+        TimeoutError::since(waits_since?, TimeoutKind::Write, self.write_timeout?)
     }
 
     /// Goes on waiting for a receiver that has no room for a datagram, unless the server's patience is over.

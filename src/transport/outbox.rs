@@ -198,8 +198,8 @@ impl<P: Peer> Held<P> {
     /// A receiver has no room: what there is to say if that has been so for too long.
     fn time_over(&mut self) -> Option<TimeoutError> {
         let timeout = self.write_timeout?;
-        let began = self.began.get_or_insert_with(Instant::now);
-        (began.elapsed() >= timeout).then(|| TimeoutError::new(TimeoutKind::Write, timeout))
+        let began = *self.began.get_or_insert_with(Instant::now);
+        TimeoutError::since(began, TimeoutKind::Write, timeout)
     }
 
     /// Decides which replies go together. Those to one address keep their order.
