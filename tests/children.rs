@@ -665,15 +665,19 @@ fn a_server_in_a_child_hears_of_its_own_children() {
     assert_eq!(counts(running.stop().unwrap()), (1, 0));
 }
 
-fn a_server_in_a_child_hears_of_its_own_signals() {
-    let serve = |request: &mut TcpRequest| -> io::Result<()> {
-        let server = TcpServer::new(ANY_PORT, EchoLine).shutdown_on_signals([signal::SIGHUP]);
+/// In a child, serves with a server that a signal stops, which has come.
+fn serve_until(signal: Signal) -> impl Fn(&mut TcpRequest) -> io::Result<()> + Clone + Send + Sync {
+    move |request: &mut TcpRequest| {
+        let server = TcpServer::new(ANY_PORT, EchoLine).shutdown_on_signals([signal as i32]);
         let server = server.bind()?;
-        raise(Signal::SIGHUP)?;
+        raise(signal)?;
         server.serve_forever()?;
         request.write_all(b"stopped")
-    };
-    let server = ForkingTcpServer::new(ANY_PORT, serve).shutdown_on_signals([signal::SIGHUP]);
+    }
+}
+
+fn a_server_in_a_child_hears_of_its_own_signals() {
+    let server = ForkingTcpServer::new(ANY_PORT, serve_until(Signal::SIGHUP)).shutdown_on_signals([signal::SIGHUP]);
     let running = server.spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"stopped");
     assert_eq!(counts(running.stop().unwrap()), (1, 0));
@@ -682,14 +686,8 @@ fn a_server_in_a_child_hears_of_its_own_signals() {
 fn a_server_in_a_child_hears_of_a_signal_that_the_program_listens_to_by_itself() {
     let come = Arc::new(AtomicBool::new(false));
     let listening = signal_hook::flag::register(signal::SIGTERM, Arc::clone(&come)).unwrap();
-    let serve = |request: &mut TcpRequest| -> io::Result<()> {
-        let server = TcpServer::new(ANY_PORT, EchoLine).shutdown_on_signals([signal::SIGTERM]);
-        let server = server.bind()?;
-        raise(Signal::SIGTERM)?;
-        server.serve_forever()?;
-        request.write_all(b"stopped")
-    };
-    let running = ForkingTcpServer::new(ANY_PORT, serve).spawn().unwrap();
+    let server = ForkingTcpServer::new(ANY_PORT, serve_until(Signal::SIGTERM));
+    let running = server.spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"stopped");
     assert_eq!(counts(running.stop().unwrap()), (1, 0));
     assert!(!come.load(Ordering::SeqCst), "it was for the child");

@@ -1294,15 +1294,22 @@ fn a_second_signal_ends_a_process_whose_handler_never_returns() {
     assert_exits("for ever", &[Signal::SIGTERM, Signal::SIGINT]);
 }
 
-fn serves_a_handler_that_asks_for_the_end_and_returns_late() {
-    let handler = |request: &mut TcpRequest| -> HandlerResult {
-        request.server().shutdown();
+/// A server whose handler does this and ends later than a process that a signal had asked would be ended.
+fn late(begin: fn(&mut TcpRequest) -> io::Result<()>) -> TcpServer<impl BaseRequestHandler<TcpRequest>> {
+    let handler = move |request: &mut TcpRequest| -> HandlerResult {
+        begin(request)?;
         request.read_to_end(&mut Vec::new())?;
-        // A process that a signal had asked would be ended after a second.
         thread::sleep(Duration::from_millis(1500));
         Ok(())
     };
-    serve_as_role(TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO));
+    TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO)
+}
+
+fn serves_a_handler_that_asks_for_the_end_and_returns_late() {
+    serve_as_role(late(|request| {
+        request.server().shutdown();
+        Ok(())
+    }));
 }
 
 /// What the program does after serving is its own matter.
@@ -1314,25 +1321,18 @@ fn a_late_handler_ends_no_process_that_no_signal_has_asked_to_end() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
-/// A server whose handler ends later than a process would be ended.
-fn late() -> TcpServer<impl BaseRequestHandler<TcpRequest>> {
-    let handler = |request: &mut TcpRequest| -> HandlerResult {
-        request.write_all(b"begun\n")?;
-        request.read_to_end(&mut Vec::new())?;
-        thread::sleep(Duration::from_millis(1500));
-        Ok(())
-    };
-    TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO)
+fn tell_begun(request: &mut TcpRequest) -> io::Result<()> {
+    request.write_all(b"begun\n")
 }
 
 fn serves_a_late_handler_in_the_background() {
-    let running = late().shutdown_on_signals([signal::SIGTERM]).spawn().unwrap();
+    let running = late(tell_begun).shutdown_on_signals([signal::SIGTERM]).spawn().unwrap();
     println!("listening on {}", running.server_address());
     running.join().unwrap();
 }
 
 fn serves_a_late_handler_until_sigusr1() {
-    serve_as_role(late().shutdown_on_signals([signal::SIGUSR1]));
+    serve_as_role(late(tell_begun).shutdown_on_signals([signal::SIGUSR1]));
 }
 
 #[track_caller]

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::iter;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use support::clients::ipv6_available;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::matrix::{FILLING, udp_client, unconnected_client, unix_datagram_client};
-use support::{CEILING, inet, logged, temp_path};
+use support::{CEILING, TempPath, inet, logged, temp_path};
 
 tests![
     udp_replies_to_several_clients_arrive_whole_and_in_order,
@@ -478,6 +479,16 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
     assert_eq!((report.served, report.failed), (1, 0));
 }
 
+/// A client that does not read has asked with the name of another: both.
+#[track_caller]
+fn ask_for_another(running: &Running) -> [(UnixDatagram, TempPath); 2] {
+    let (client, other) = (unconnected_client(), unix_datagram_client(running.server_address()));
+    let name = other.1.path.to_str().unwrap();
+    let server = running.server_address().path().unwrap();
+    client.0.send_to(name.as_bytes(), server).unwrap();
+    [client, other]
+}
+
 /// A client whose queue is full of replies, at a server that waits to send one more and then one to another.
 fn a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end() {
     let place = temp_path("server");
@@ -491,10 +502,7 @@ fn a_unix_client_that_stops_reading_does_not_keep_the_server_from_its_end() {
     };
     let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
     let running = server.drain_timeout(Duration::from_millis(20)).spawn().unwrap();
-    let (client, _path) = unconnected_client();
-    let (other, other_path) = unix_datagram_client(running.server_address());
-    let other_name = other_path.path.to_str().unwrap();
-    client.send_to(other_name.as_bytes(), &place.path).unwrap();
+    let [_client, (other, _path)] = ask_for_another(&running);
     wait_until_asleep(thread.recv_timeout(CEILING).unwrap());
     let report = running.stop().unwrap();
     assert_eq!((report.served, report.failed, report.leaked), (1, 0, 0));
@@ -538,10 +546,7 @@ fn assert_one_is_left_at_the_write_timeout(others: usize) {
     };
     let server = UnixDatagramServer::new(&place.path, handler).replies(Replies::Batched);
     let running = server.write_timeout(Duration::from_millis(50)).spawn().unwrap();
-    let (client, _path) = unconnected_client();
-    let (other, other_path) = unix_datagram_client(running.server_address());
-    let other_name = other_path.path.to_str().unwrap();
-    client.send_to(other_name.as_bytes(), &place.path).unwrap();
+    let [_client, (other, _path)] = ask_for_another(&running);
     for _ in 0..others {
         assert_eq!(next(|bytes| other.recv(bytes)), b"read");
     }

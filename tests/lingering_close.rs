@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
@@ -220,24 +220,29 @@ fn what_a_hook_that_keeps_the_connection_left_unread_stays() {
     running.stop().unwrap();
 }
 
+/// A handler reads a line and gives the connection away.
+#[track_caller]
+fn assert_the_rest_stays_unread<G: Read + Send + Sync + 'static>(give_away: fn(&mut TcpRequest) -> io::Result<G>) {
+    let (sender, given) = mpsc::channel();
+    let handler =
+        move |request: &mut TcpRequest| -> Handled { sender.send(give_away(request)?).map_err(io::Error::other) };
+    let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
+    let mut client = connect(running.server_address());
+    client.write_all(b"one\ntwo\n").unwrap();
+    let given = given.recv().unwrap();
+    wait_until("the request has ended", || running.handle().stats().served == 1);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(given), b"two\n");
+    running.stop().unwrap();
+}
+
 fn what_a_handler_that_gave_its_socket_away_left_unread_stays() {
-    fn check(give_away: fn(&mut TcpRequest) -> io::Result<TcpStream>) {
-        let (sender, given) = mpsc::channel();
-        let handler = move |request: &mut TcpRequest| -> Handled {
-            first_line(request)?;
-            sender.send(give_away(request)?).map_err(io::Error::other)
-        };
-        let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
-        let mut client = connect(running.server_address());
-        client.write_all(b"one\ntwo\n").unwrap();
-        let given = given.recv().unwrap();
-        wait_until("the request has ended", || running.handle().stats().served == 1);
-        client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(read_to_end(given), b"two\n");
-        running.stop().unwrap();
-    }
-    check(|request| request.get_ref().try_clone());
-    check(|request| {
+    assert_the_rest_stays_unread(|request| {
+        first_line(request)?;
+        request.get_ref().try_clone()
+    });
+    assert_the_rest_stays_unread::<TcpStream>(|request| {
+        first_line(request)?;
         let (_, wfile) = request.split();
         let descriptor = wfile.fileno().expect("it is a socket");
         Ok(descriptor.try_clone_to_owned()?.into())
@@ -255,22 +260,10 @@ fn a_long_answer_arrives_through_wrapped_streams_although_its_client_still_sends
 }
 
 fn what_a_wrapped_stream_that_outlives_its_handler_left_unread_stays() {
-    fn check(wrap: fn(&mut TcpRequest) -> io::Result<StreamRequest<Wrapped>>) {
-        let (sender, given) = mpsc::channel();
-        let handler = move |request: &mut TcpRequest| -> Handled {
-            let mut inner = wrap(request)?;
-            first_line(&mut inner)?;
-            sender.send(inner).map_err(io::Error::other)
-        };
-        let running = TcpServer::new(ANY_PORT, handler).spawn().unwrap();
-        let mut client = connect(running.server_address());
-        client.write_all(b"one\ntwo\n").unwrap();
-        let given = given.recv().unwrap();
-        wait_until("the request has ended", || running.handle().stats().served == 1);
-        client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(read_to_end(given), b"two\n");
-        running.stop().unwrap();
+    fn with_a_line_read(mut wrapped: StreamRequest<Wrapped>) -> io::Result<StreamRequest<Wrapped>> {
+        first_line(&mut wrapped)?;
+        Ok(wrapped)
     }
-    check(|request| Wrapped::around(request));
-    check(|request| Wrapped::around(&Wrapped::around(request)?));
+    assert_the_rest_stays_unread(|request| with_a_line_read(Wrapped::around(request)?));
+    assert_the_rest_stays_unread(|request| with_a_line_read(Wrapped::around(&Wrapped::around(request)?)?));
 }
