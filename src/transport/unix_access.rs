@@ -2,17 +2,18 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{UnixAddr, bind};
+use nix::sys::stat::Mode;
 
 use crate::address::Address;
 use crate::config::Config;
@@ -102,8 +103,9 @@ impl fmt::Display for Access {
 /// A handle to the file itself. A link, or anything else that somebody has put there meanwhile, is not
 /// touched.
 fn open_socket(path: &Path) -> io::Result<File> {
-    let flags = libc::O_PATH | libc::O_NOFOLLOW;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    // Not by `OpenOptions`, which drops O_PATH with musl: it counts it to the ways of access there.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = File::from(open(path, flags, Mode::empty())?);
     if file.metadata()?.file_type().is_socket() {
         Ok(file)
     } else {
