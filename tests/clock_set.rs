@@ -72,9 +72,13 @@ fn serves_in_threads_with_a_deadline() {
 
 fn does_nothing() {}
 
-/// Whether there is faketime, for programs of this one's kind: a program of 32 bits takes no library of 64 bits. If not,
-/// the test that asks is to return at once.
+/// Whether there is faketime, for programs of this one's kind: one of 32 bits takes no library of 64 bits, one that is
+/// linked statically takes none. If not, the test that asks is to return at once.
 fn faketime_available() -> bool {
+    if cfg!(target_feature = "crt-static") {
+        lack("no faketime in programs that are linked statically".to_owned());
+        return false;
+    }
     if !available("faketime") {
         return false;
     }
