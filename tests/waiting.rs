@@ -34,6 +34,10 @@ const ANY_PORT: &str = "127.0.0.1:0";
 /// and where that is no system call of its own, the first argument.
 fn beginnings(system_call: libc::c_long) -> Vec<String> {
     let mut beginnings = vec![format!("{system_call} ")];
+    // So musl waits in epoll.
+    if system_call == libc::SYS_epoll_wait {
+        beginnings.push(format!("{} ", libc::SYS_epoll_pwait));
+    }
     // With 64 bits for the time, wherever a long has 32.
     if cfg!(target_pointer_width = "32") && system_call == libc::SYS_recvmmsg {
         beginnings.push("417 ".to_owned());
