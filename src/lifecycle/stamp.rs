@@ -27,6 +27,10 @@ impl Stamp {
         set.is_ok()
     }
 
+    pub(crate) fn is_set(&self) -> bool {
+        self.at.load(Ordering::SeqCst) != 0
+    }
+
     /// It has not happened.
     pub(crate) fn clear(&self) {
         self.at.store(0, Ordering::SeqCst);

@@ -79,10 +79,10 @@ impl Wakeup {
         }
         if self.in_child.load(Ordering::Relaxed) {
             self.attend_inline();
-        } else if self.forced_at.is_past(Some(GRACE)) {
+        } else if self.forced.is_past(Some(GRACE)) {
             self.exit_if_stuck();
         } else if self
-            .stopped_at
+            .stopped
             .is_past(self.deadline().and_then(|deadline| deadline.timeout))
         {
             // Once only: it nudges those that sleep, and they would nudge one another without end.
@@ -97,8 +97,7 @@ impl Wakeup {
     /// Ends the patience of a drain. A loop that is busy in a handler cannot hear of it: its socket is
     /// shut down from here, so that the handler's reads and writes end.
     pub(crate) fn force(&self) {
-        self.forced.store(true, Ordering::SeqCst);
-        if let (true, Some(deadline)) = (self.forced_at.set(), self.deadline()) {
+        if let (true, Some(deadline)) = (self.forced.set(), self.deadline()) {
             deadline.timer.set(GRACE);
         }
         self.attend_inline();
@@ -128,6 +127,6 @@ impl Wakeup {
     }
 
     pub(crate) fn is_forced(&self) -> bool {
-        self.forced.load(Ordering::SeqCst)
+        self.forced.is_set()
     }
 }

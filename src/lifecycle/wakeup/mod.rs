@@ -40,10 +40,10 @@ pub(crate) struct Wakeup {
     place: EventFd,
     turn: EventFd,
     ended: EventFd,
-    stopping: AtomicBool,
-    stopped_at: Stamp,
-    forced: AtomicBool,
-    forced_at: Stamp,
+    /// When the server was told to stop.
+    stopped: Stamp,
+    /// When the patience with its requests ended.
+    forced: Stamp,
     /// The loops have ended, and one thread drains.
     draining: AtomicBool,
     shutdown_signals: AtomicU32,
@@ -77,10 +77,8 @@ impl Wakeup {
             place: event(EfdFlags::EFD_SEMAPHORE)?,
             turn: event(EfdFlags::empty())?,
             ended: event(EfdFlags::empty())?,
-            stopping: AtomicBool::new(false),
-            stopped_at: Stamp::new(),
-            forced: AtomicBool::new(false),
-            forced_at: Stamp::new(),
+            stopped: Stamp::new(),
+            forced: Stamp::new(),
             draining: AtomicBool::new(false),
             shutdown_signals: AtomicU32::new(0),
             child_exited: AtomicBool::new(false),
@@ -119,8 +117,7 @@ impl Wakeup {
             flag.store(true, Ordering::SeqCst);
         }
         self.inline.give_back_in_child();
-        self.stopped_at.clear();
-        self.stopping.store(false, Ordering::SeqCst);
+        self.stopped.clear();
         if stopping {
             self.shutdown();
         }
@@ -141,15 +138,14 @@ impl Wakeup {
     /// The server was told to stop; a loop that saw `stop` readable was perhaps told by a child, whose
     /// flags are not ours. The first time, the deadline begins.
     pub(crate) fn stop_seen(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        if self.stopped_at.set() {
+        if self.stopped.set() {
             self.start_timer();
         }
     }
 
     /// When the server was told to stop; now, if it was not.
     pub(crate) fn stopped_at(&self) -> Instant {
-        self.stopped_at.get().unwrap_or_else(Instant::now)
+        self.stopped.get().unwrap_or_else(Instant::now)
     }
 
     /// A shutdown signal arrived: the first drains, a second, or `at_once` any, stops at once.
@@ -218,7 +214,7 @@ impl Wakeup {
 
     /// As [`is_stopping`](Self::is_stopping), without a system call: a forked child may not know yet.
     pub(crate) fn is_told_to_stop(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.stopped.is_set()
     }
 
     // ----- The request that the loop itself serves ---------------------------------------------------
