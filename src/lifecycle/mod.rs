@@ -31,7 +31,7 @@ pub(crate) use poll::poll_timeout;
 pub(crate) use registry::Registry;
 pub(crate) use shared::{Closing, Shared};
 pub(crate) use signals::run_actions;
-pub(crate) use slot::{Order, Pulse, Slot, Stage};
+pub(crate) use slot::{Order, Slot, Stage};
 pub(crate) use ticket::{Pause, Ticket};
 pub(crate) use wakeup::{Wakeup, event};
 

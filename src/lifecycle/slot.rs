@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::limits::LimitKind;
 use crate::stats::{Counts, End, Way};
@@ -297,40 +296,6 @@ impl Slot {
     }
 }
 
-/// What a worker last was seen to be at, by its master.
-pub(crate) struct Pulse {
-    progress: u64,
-    waits: bool,
-    /// It has not got on since.
-    since: Instant,
-}
-
-impl Pulse {
-    pub(crate) fn new(now: Instant) -> Self {
-        Pulse {
-            progress: 0,
-            waits: false,
-            since: now,
-        }
-    }
-
-    /// It could not get on for so long.
-    pub(crate) fn put_off(&mut self, now: Instant, late: Duration) {
-        self.since = self.since.checked_add(late).map_or(now, |since| since.min(now));
-    }
-
-    /// Since when it has not got on; `None` if it waits for a request.
-    pub(crate) fn busy_since(&mut self, slot: &Slot, now: Instant) -> Option<Instant> {
-        let (progress, waits) = (slot.last_progress(), slot.is_waiting());
-        // One that has waited, perhaps for hours, gets on by ending that, but says so a moment later.
-        if self.waits || progress != self.progress {
-            self.since = now;
-        }
-        (self.progress, self.waits) = (progress, waits);
-        (!waits).then_some(self.since)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -423,35 +388,6 @@ mod tests {
         assert!(!slot.has_served());
         slot.ended(End::Served, Way::Forced);
         assert!(slot.has_served());
-    }
-
-    #[test]
-    fn what_a_worker_could_not_use_of_its_time_does_not_count() {
-        let slot = Slot::new().unwrap();
-        let begin = Instant::now();
-        let mut pulse = Pulse::new(begin);
-        let at = |hours| begin + Duration::from_hours(hours);
-        for (late, since) in [(2, 2), (1, 3), (9, 5)] {
-            // It has gone on until now at most.
-            pulse.put_off(at(5), Duration::from_hours(late));
-            assert_eq!(pulse.busy_since(&slot, at(5)), Some(at(since)));
-        }
-    }
-
-    #[test]
-    fn a_worker_that_is_just_ending_a_long_wait_does_not_hang() {
-        let slot = Slot::new().unwrap();
-        let begin = Instant::now();
-        let mut pulse = Pulse::new(begin);
-        slot.begin_waiting();
-        assert_eq!(pulse.busy_since(&slot, begin), None);
-        // It may be put off in the middle of `end_waiting`.
-        slot.word(Word::Waiting).fetch_sub(1, Ordering::SeqCst);
-        let at = |hours| begin + Duration::from_hours(hours);
-        assert_eq!(pulse.busy_since(&slot, at(1)), Some(at(1)));
-        assert_eq!(pulse.busy_since(&slot, at(2)), Some(at(1)));
-        slot.progress();
-        assert_eq!(pulse.busy_since(&slot, at(3)), Some(at(3)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod master;
 mod numbers;
 mod process;
+mod pulse;
 mod worker;
 mod workers;
 

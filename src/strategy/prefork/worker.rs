@@ -9,8 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::process::TEMPORARY_FAILURE;
+use super::pulse::Pulse;
 use crate::hooks::Outermost;
-use crate::lifecycle::{Order, Pulse, Slot, Stage};
+use crate::lifecycle::{Order, Slot, Stage};
 use crate::transport::Transport;
 
 /// One worker.
@@ -88,7 +89,8 @@ impl<T: Transport> Worker<T> {
     /// count.
     pub(super) fn hangs_at(&mut self, now: Instant, late: Duration, timeout: Duration) -> Option<Instant> {
         self.pulse.put_off(now, late);
-        let busy_since = self.pulse.busy_since(&self.slot, now);
+        let (progress, waits) = (self.slot.last_progress(), self.slot.is_waiting());
+        let busy_since = self.pulse.busy_since(now, progress, waits);
         let watched = self.is_serving() && !self.killed;
         busy_since.filter(|_| watched)?.checked_add(timeout)
     }
