@@ -63,12 +63,12 @@ impl ServerHandle {
     /// that comes in the very moment in which one of them is suspended may wait until the next comes; and a worker of a
     /// [`PreFork`](crate::PreFork) server may still accept one that comes in the moment after.
     pub fn suspend(&self) {
-        self.shared.set_suspended(true);
+        self.shared.suspend();
     }
 
     /// Accepts again. Again is nothing.
     pub fn resume(&self) {
-        self.shared.set_suspended(false);
+        self.shared.resume();
     }
 
     /// Ends one connection, given by its [number](crate::Connection::number): its socket is shut down

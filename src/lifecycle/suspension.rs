@@ -22,26 +22,36 @@ impl Shared {
         self.suspended.load(Ordering::SeqCst) || self.master().is_some_and(|master| master.is_suspended())
     }
 
-    /// Whether the accept loop shall accept. It looks when it is woken up.
-    pub(super) fn set_suspended(&self, suspended: bool) {
+    /// The accept loop shall not accept. Returns when nobody does any more.
+    pub(super) fn suspend(&self) {
         if self.in_child() {
             return;
         }
-        let is_new = self.suspended.swap(suspended, Ordering::SeqCst) != suspended;
+        let is_new = !self.suspended.swap(true, Ordering::SeqCst);
+        self.tell_suspension();
         // Whoever suspends what another is just suspending waits as that one does.
-        if !is_new && !suspended {
-            return;
-        }
-        // Workers keep to it from now on, although the master has to wake them to see to their waiting.
-        self.tell_board();
-        self.wake();
-        if suspended && let Ok(wakeup) = self.wakeup() {
+        if let Ok(wakeup) = self.wakeup() {
             wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
             self.wait_until_nobody_accepts();
         }
         if is_new {
-            self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+            self.observe(|| Event::Suspended);
         }
+    }
+
+    /// The accept loop shall accept again.
+    pub(super) fn resume(&self) {
+        if !self.in_child() && self.suspended.swap(false, Ordering::SeqCst) {
+            self.tell_suspension();
+            self.observe(|| Event::Resumed);
+        }
+    }
+
+    /// Has all who accept look whether they are to.
+    fn tell_suspension(&self) {
+        // Workers keep to it from now on, although the master has to wake them to see to their waiting.
+        self.tell_board();
+        self.wake();
     }
 
     /// Has the board of the workers, if there is one, say whether they are to accept. Returns it.
@@ -105,9 +115,9 @@ mod tests {
                 }
             });
             let stays = (0..300_000).all(|_| {
-                shared.set_suspended(true);
+                shared.suspend();
                 let stays = (0..100).all(|_| board.is_suspended());
-                shared.set_suspended(false);
+                shared.resume();
                 stays
             });
             over.store(true, Ordering::SeqCst);
