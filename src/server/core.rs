@@ -40,11 +40,10 @@ pub struct Core<T: Transport> {
     pub(crate) backlog: OnceLock<Backlog>,
     /// The second of the drain that was last told of.
     pub(crate) told_second: AtomicU64,
-    /// What the program has asked for, as far as it is listened to.
+    /// What is listened to: what the program has asked for, and what says "look" to a thread that is busy in a handler.
     signals: Mutex<Vec<SignalGuard>>,
     /// Those that do the default in a forked child, a bit each. Apart, because it may not wait for a lock.
     not_for_children: AtomicU64,
-    nudge: Mutex<Option<SignalGuard>>,
     /// The process that has made that of the drain deadline, which it does once.
     timer: AtomicU32,
     /// As it is when the server is bound: asked for at each request, without a lock.
@@ -75,7 +74,6 @@ impl<T: Transport> Core<T> {
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
             not_for_children: AtomicU64::new(0),
-            nudge: Mutex::default(),
             timer: AtomicU32::new(0),
             capacity: OnceLock::new(),
             waiting_room: WaitingRoom::new(),
@@ -176,7 +174,7 @@ impl<T: Transport> Core<T> {
     pub(super) fn listen_to_nudges(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
         let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
-        *self.nudge.lock() = Some(nudge);
+        self.signals.lock().push(nudge);
         Ok(())
     }
 
@@ -196,7 +194,6 @@ impl<T: Transport> Core<T> {
 
     pub(super) fn ignore_signals(&self) {
         self.signals.lock().clear();
-        *self.nudge.lock() = None;
     }
 
     pub(super) fn server_bind(&self) -> io::Result<()> {
