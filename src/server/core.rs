@@ -28,9 +28,9 @@ pub struct Core<T: Transport> {
     shared: Arc<Shared>,
     address: Address,
     timeouts: OnceLock<Timeouts>,
-    pub(super) transport: OnceLock<T>,
+    transport: OnceLock<T>,
     /// The transport was made elsewhere: binding and listening are done.
-    pub(super) ready_made: bool,
+    ready_made: bool,
     waiter: OnceLock<Waiter>,
     /// A thread sees to the end of a server whose requests were handled one by one.
     pub(super) closing: AtomicBool,
@@ -79,6 +79,16 @@ impl<T: Transport> Core<T> {
             waiting_room: WaitingRoom::new(),
             linger: Linger::new(),
             config: Mutex::default(),
+        }
+    }
+
+    /// Of a server whose transport was made elsewhere.
+    pub(super) fn with_transport(transport: T) -> Self {
+        let address = transport.local_address().unwrap_or(Address::Unnamed);
+        Core {
+            transport: transport.into(),
+            ready_made: true,
+            ..Core::new(address)
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::sync::OnceLock;
 
 use super::core::{Core, not_bound};
 use super::{BaseServer, Concurrency, Construct};
@@ -87,11 +86,10 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn with_transport(transport: T, handler: H) -> Self {
-        let address = transport.local_address().unwrap_or(Address::Unnamed);
-        let mut core = Core::new(address);
-        core.transport = OnceLock::from(transport);
-        core.ready_made = true;
-        SocketServer { core, handler }
+        SocketServer {
+            core: Core::with_transport(transport),
+            handler,
+        }
     }
 }
 
