@@ -64,8 +64,8 @@ impl fmt::Debug for SignalAction {
 impl From<&SignalAction> for Reaction {
     fn from(action: &SignalAction) -> Self {
         match action {
-            SignalAction::Drain => Reaction::Shutdown(false),
-            SignalAction::Stop => Reaction::Shutdown(true),
+            SignalAction::Drain => Reaction::Shutdown { at_once: false },
+            SignalAction::Stop => Reaction::Shutdown { at_once: true },
             SignalAction::DumpStats | SignalAction::Run(_) => Reaction::Note,
         }
     }

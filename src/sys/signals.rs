@@ -105,8 +105,8 @@ impl Drop for SignalGuard {
 /// nothing but system calls.
 #[derive(Clone, Debug)]
 pub(crate) enum Reaction {
-    /// [`Wakeup::shutdown_signal`], and whether at once.
-    Shutdown(bool),
+    /// [`Wakeup::shutdown_signal`].
+    Shutdown { at_once: bool },
     /// [`Wakeup::note_signal`]: the rest is for the accept loop.
     Note,
     /// [`Wakeup::child_signal`].
@@ -118,10 +118,24 @@ pub(crate) enum Reaction {
 }
 
 impl Reaction {
+    /// In the handler of `signal`.
+    fn run(&self, signal: i32, wakeup: &Wakeup) {
+        match self {
+            Reaction::Shutdown { at_once } => wakeup.shutdown_signal(signal, *at_once),
+            Reaction::Note => wakeup.note_signal(signal),
+            Reaction::ChildExited => wakeup.child_signal(),
+            Reaction::Nudge => wakeup.nudge(),
+            Reaction::Count(count) => {
+                count.fetch_add(1, Ordering::SeqCst);
+                wakeup.wake();
+            }
+        }
+    }
+
     /// Whether both are the same one of those that a program may ask for.
     pub(crate) fn is_same_action(&self, other: &Reaction) -> bool {
         match (self, other) {
-            (Reaction::Shutdown(one), Reaction::Shutdown(other)) => one == other,
+            (Reaction::Shutdown { at_once: one }, Reaction::Shutdown { at_once: other }) => one == other,
             (Reaction::Note, Reaction::Note) => true,
             _ => false,
         }
@@ -145,16 +159,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     let in_handler = reaction.clone();
     let handler = move || {
         let errno = Errno::last_raw();
-        match &in_handler {
-            Reaction::Shutdown(at_once) => wakeup.shutdown_signal(signal, *at_once),
-            Reaction::Note => wakeup.note_signal(signal),
-            Reaction::ChildExited => wakeup.child_signal(),
-            Reaction::Nudge => wakeup.nudge(),
-            Reaction::Count(count) => {
-                count.fetch_add(1, Ordering::SeqCst);
-                wakeup.wake();
-            }
-        }
+        in_handler.run(signal, &wakeup);
         Errno::set_raw(errno);
     };
     // This thread is not sent one before signal-hook knows what to do then: it would be lost.
