@@ -8,21 +8,17 @@ use crate::sys;
 /// thread, the policy is as it was.
 #[derive(Debug)]
 pub(super) struct Batch {
-    before: Option<i32>,
+    before: i32,
 }
 
 impl Batch {
-    /// Switches to batches if `wanted`. It is a matter of speed: what fails is only logged.
-    pub(super) fn enter(wanted: bool) -> Self {
-        let before = if wanted {
-            switch().unwrap_or_else(|error| {
-                log::warn!("no SCHED_BATCH: {error}");
-                None
-            })
-        } else {
+    /// Switches to batches, unless another policy was chosen. It is a matter of speed: what fails is only logged.
+    pub(super) fn enter() -> Option<Self> {
+        let before = switch().unwrap_or_else(|error| {
+            log::warn!("no SCHED_BATCH: {error}");
             None
-        };
-        Batch { before }
+        });
+        before.map(|before| Batch { before })
     }
 }
 
@@ -46,9 +42,7 @@ fn switch() -> nix::Result<Option<i32>> {
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        if let Some(before) = self.before
-            && let Err(error) = sys::set_scheduling_policy(before)
-        {
+        if let Err(error) = sys::set_scheduling_policy(self.before) {
             log::warn!("the thread that served keeps SCHED_BATCH: {error}");
         }
     }

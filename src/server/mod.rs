@@ -549,7 +549,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
 /// Serves a bound server to its end.
 fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
-    let _batch = Batch::enter(server.core().attribute(|config| config.sched_batch));
+    let wants_batch = server.core().attribute(|config| config.sched_batch);
+    let _batch = wants_batch.then(Batch::enter);
     let shared = server.core().shared();
     let _closing = shared.closing();
     let _busy = shared.enter();
