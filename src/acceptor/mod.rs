@@ -303,14 +303,13 @@ impl<T: Transport> Acceptor<T> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         self.server.service_actions();
-        let patience = core.drain_time_left();
-        if wakeup.is_forced() || patience.is_zero() {
+        if !core.has_time() {
             core.give_up_queue(&self.server);
             return Ok(false);
         }
         core.tell_progress();
         // Not what wakes those that accept: of them one wakes the next.
-        wakeup.wait_ended(patience.min(SLICE))?;
+        wakeup.wait_ended(core.drain_time_left().min(SLICE))?;
         Ok(true)
     }
 
@@ -405,14 +404,13 @@ impl<T: Transport> Acceptor<T> {
         if backlog.is_empty() && !has_ahead {
             return Ok(self.stopped());
         }
-        let patience = core.drain_time_left();
-        if wakeup.is_forced() || patience.is_zero() {
+        if !core.has_time() {
             core.give_up_queue(&self.server);
             // A strategy may wait for its requests before it lets us drain.
             core.end_patience(&self.server);
             return Ok(self.stopped());
         }
-        let until_told = patience.min(core.tell_progress());
+        let until_told = core.drain_time_left().min(core.tell_progress());
         if !self.has_place(place) {
             wakeup.wait_place(until_told)?;
             return Ok(Turn::Again);
