@@ -42,7 +42,7 @@ struct Books<T: Transport> {
 }
 
 /// What a thread is to do next.
-enum Order<T: Transport> {
+enum Task<T: Transport> {
     /// Accept; it is counted as accepting already.
     Accept(Acceptor<T>),
     Run(Job<T>),
@@ -50,33 +50,33 @@ enum Order<T: Transport> {
     Leave,
 }
 
-/// Where a thread finds its next order.
+/// Where a thread finds its next task.
 struct Seat<T: Transport> {
-    order: Mutex<Option<Order<T>>>,
+    task: Mutex<Option<Task<T>>>,
     given: Condvar,
 }
 
 impl<T: Transport> Seat<T> {
-    fn new(order: Order<T>) -> Self {
+    fn new(task: Task<T>) -> Self {
         Seat {
-            order: Mutex::new(Some(order)),
+            task: Mutex::new(Some(task)),
             given: Condvar::new(),
         }
     }
 
-    fn give(&self, order: Order<T>) {
-        *self.order.lock() = Some(order);
+    fn give(&self, task: Task<T>) {
+        *self.task.lock() = Some(task);
         self.given.notify_one();
     }
 
-    fn take(&self) -> Option<Order<T>> {
-        self.order.lock().take()
+    fn take(&self) -> Option<Task<T>> {
+        self.task.lock().take()
     }
 
-    /// The next order, if it comes in time.
-    fn wait(&self, timeout: Duration) -> Option<Order<T>> {
-        let order = self.order.lock();
-        let waited = self.given.wait_timeout_while(order, timeout, |order| order.is_none());
+    /// The next task, if it comes in time.
+    fn wait(&self, timeout: Duration) -> Option<Task<T>> {
+        let task = self.task.lock();
+        let waited = self.given.wait_timeout_while(task, timeout, |task| task.is_none());
         waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 }
@@ -132,7 +132,7 @@ impl<T: Transport> Threads<T> {
         if !self.accepting.is_idle() || !self.accepting.join() {
             return Ok(());
         }
-        let called = self.give(&mut books, Order::Accept(acceptor.clone()));
+        let called = self.give(&mut books, Task::Accept(acceptor.clone()));
         called.map_err(|(_, error)| {
             self.accepting.leave();
             error
@@ -145,21 +145,21 @@ impl<T: Transport> Threads<T> {
         let Some(job) = self.accepting.run_here(job) else {
             return Ok(());
         };
-        match self.give(&mut self.books.lock(), Order::Run(job)) {
-            Err((Some(Order::Run(job)), error)) => Err((job, error)),
+        match self.give(&mut self.books.lock(), Task::Run(job)) {
+            Err((Some(Task::Run(job)), error)) => Err((job, error)),
             _ => Ok(()),
         }
     }
 
-    /// Gives an order to a thread that rests, or else to a new one. Not inlined: what it needs for a new thread would
+    /// Gives a task to a thread that rests, or else to a new one. Not inlined: what it needs for a new thread would
     /// stay on the stack below each handler.
     #[inline(never)]
-    fn give(self: &Arc<Self>, books: &mut Books<T>, order: Order<T>) -> Result<(), (Option<Order<T>>, io::Error)> {
+    fn give(self: &Arc<Self>, books: &mut Books<T>, task: Task<T>) -> Result<(), (Option<Task<T>>, io::Error)> {
         if let Some(seat) = books.resting.pop() {
-            seat.give(order);
+            seat.give(task);
             return Ok(());
         }
-        let seat = Arc::new(Seat::new(order));
+        let seat = Arc::new(Seat::new(task));
         let number = books.next;
         let (threads, its_seat) = (Arc::clone(self), Arc::clone(&seat));
         let thread = self.stack_size.thread().name(format!("request-{number}"));
@@ -174,19 +174,19 @@ impl<T: Transport> Threads<T> {
         }
     }
 
-    /// What a thread does from its first order to its end.
+    /// What a thread does from its first task to its end.
     fn live(self: &Arc<Self>, number: usize, seat: &Arc<Seat<T>>) {
         let mut acceptor = None;
-        let mut order = seat.take();
-        while let Some(current) = order {
+        let mut task = seat.take();
+        while let Some(current) = task {
             match current {
-                Order::Accept(new) => self.accept(acceptor.insert(new.for_thread(number))),
-                Order::Run(job) => {
+                Task::Accept(new) => self.accept(acceptor.insert(new.for_thread(number))),
+                Task::Run(job) => {
                     job.run();
                 }
-                Order::Leave => break,
+                Task::Leave => break,
             }
-            order = self.rest(seat, acceptor.as_ref());
+            task = self.rest(seat, acceptor.as_ref());
         }
         drop(acceptor);
         self.leave(number);
@@ -201,8 +201,8 @@ impl<T: Transport> Threads<T> {
         });
     }
 
-    /// The next order of a thread that has done what it was to do; `None`: to end.
-    fn rest(&self, seat: &Arc<Seat<T>>, acceptor: Option<&Acceptor<T>>) -> Option<Order<T>> {
+    /// The next task of a thread that has done what it was to do; `None`: to end.
+    fn rest(&self, seat: &Arc<Seat<T>>, acceptor: Option<&Acceptor<T>>) -> Option<Task<T>> {
         let mut books = self.books.lock();
         if !books.keeping || self.accepting.has_ended() {
             return None;
@@ -212,12 +212,12 @@ impl<T: Transport> Threads<T> {
         if let Some(acceptor) = acceptor
             && self.accepting.join()
         {
-            return Some(Order::Accept(acceptor.clone()));
+            return Some(Task::Accept(acceptor.clone()));
         }
         books.resting.push(Arc::clone(seat));
         drop(books);
-        if let Some(order) = seat.wait(KEPT) {
-            return Some(order);
+        if let Some(task) = seat.wait(KEPT) {
+            return Some(task);
         }
         let mut books = self.books.lock();
         match books.resting.iter().position(|resting| Arc::ptr_eq(resting, seat)) {
@@ -247,7 +247,7 @@ impl<T: Transport> Threads<T> {
         let mut books = self.books.lock();
         books.keeping = false;
         for seat in books.resting.drain(..) {
-            seat.give(Order::Leave);
+            seat.give(Task::Leave);
         }
         let running: Vec<_> = if all_ended {
             books.running.drain().collect()
