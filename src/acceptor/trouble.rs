@@ -174,7 +174,7 @@ impl<T: Transport> Acceptor<T> {
     fn takes_order(&self, wakeup: &Wakeup) -> bool {
         let master = self.shared().master().filter(|master| master.has_order());
         if let Some(master) = &master {
-            master.told(wakeup);
+            master.obey(wakeup);
         }
         master.is_some()
     }

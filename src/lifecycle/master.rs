@@ -95,7 +95,7 @@ impl Master {
     /// (`PR_SET_PDEATHSIG`).
     ///
     /// Async-signal-safe: getppid(2), `_exit` and what `Wakeup` does.
-    pub(crate) fn told(&self, wakeup: &Wakeup) {
+    pub(crate) fn obey(&self, wakeup: &Wakeup) {
         let order = self.duty.slot.order();
         if self.duty.slot.stage() == Stage::Starting && order != Order::Drain {
             // However long its initialisation takes: it has accepted nothing that it would have to serve.
@@ -177,7 +177,7 @@ impl Master {
     /// Before another request: SIGTERM says that there is an order, but a handler may have left it blocked or ignored.
     pub(crate) fn hear_order(&self, wakeup: &Wakeup) {
         if self.has_order() && !wakeup.is_told_to_stop() {
-            self.told(wakeup);
+            self.obey(wakeup);
         }
     }
 

@@ -81,7 +81,7 @@ fn keep_handler(number: i32, before: &libc::sigaction) {
         // SAFETY: signal-hook has had it as a handler before, with these flags, for this signal, too; or it is none.
         unsafe { libc::sigaction(number, &raw const now, ptr::null_mut()) };
     } else if now.sa_sigaction == tell_worker as *const () as usize {
-        BESIDE.store(true, Ordering::SeqCst);
+        SERVER_LISTENS_TOO.store(true, Ordering::SeqCst);
     }
 }
 
@@ -179,21 +179,21 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     Ok(SignalGuard { id, signal, reaction })
 }
 
-/// What SIGTERM says to this process if it is a worker: set once and never freed.
-static TOLD: AtomicPtr<(Arc<Wakeup>, Arc<Master>)> = AtomicPtr::new(ptr::null_mut());
+/// To whom SIGTERM goes if this process is a worker: set once and never freed.
+static WORKER: AtomicPtr<(Arc<Wakeup>, Arc<Master>)> = AtomicPtr::new(ptr::null_mut());
 
 /// A server that a handler has started in this worker listens to SIGTERM, too.
-static BESIDE: AtomicBool = AtomicBool::new(false);
+static SERVER_LISTENS_TOO: AtomicBool = AtomicBool::new(false);
 
-/// In a worker: from now on SIGTERM is [`Master::told`], and nothing else that the program had to do then, until a server
+/// In a worker: from now on SIGTERM is [`Master::obey`], and nothing else that the program had to do then, until a server
 /// that a handler starts listens to it.
 ///
 /// Not through signal-hook: what other threads of the master were at in there when this process was forked
 /// would be waited for, for ever.
 pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> io::Result<()> {
-    TOLD.store(Box::into_raw(Box::new((wakeup, master))), Ordering::SeqCst);
+    WORKER.store(Box::into_raw(Box::new((wakeup, master))), Ordering::SeqCst);
     // If this worker's master is one in a worker itself.
-    BESIDE.store(false, Ordering::SeqCst);
+    SERVER_LISTENS_TOO.store(false, Ordering::SeqCst);
     let action = SigAction::new(SigHandler::SigAction(tell_worker), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler is async-signal-safe: all it does is atomics, getpid(2), getppid(2), _exit(2), signal(2), raise(3),
     // the methods of `Wakeup` that `on_signal` calls, and signal-hook's handler, which is one; and errno is as the
@@ -205,16 +205,16 @@ pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> 
 /// The handler of SIGTERM in a worker.
 extern "C" fn tell_worker(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the pointer comes from `Box::into_raw` in `on_sigterm_in_worker`, and nothing ever frees or changes it.
-    let Some((wakeup, master)) = (unsafe { TOLD.load(Ordering::SeqCst).as_ref() }) else {
+    let Some((wakeup, master)) = (unsafe { WORKER.load(Ordering::SeqCst).as_ref() }) else {
         return;
     };
     let errno = Errno::last_raw();
     if master.is_worker() {
-        master.told(wakeup);
+        master.obey(wakeup);
         // Not while it runs already: in a worker of a worker, what it calls first may be this handler, which was there before.
-        if BESIDE.swap(false, Ordering::SeqCst) {
+        if SERVER_LISTENS_TOO.swap(false, Ordering::SeqCst) {
             dispatch(signal, info, context);
-            BESIDE.store(true, Ordering::SeqCst);
+            SERVER_LISTENS_TOO.store(true, Ordering::SeqCst);
         }
     } else {
         // What a handler has forked is none of the master's business, and ends as a program without a handler does.
