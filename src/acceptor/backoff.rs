@@ -18,7 +18,8 @@ pub(crate) struct Backoff {
     what: &'static str,
     /// Whose observers hear of it.
     server: Option<Arc<Shared>>,
-    /// The number of the trouble that there is, an odd one; even while all is well.
+    /// Odd while there is trouble, even while there is none. Each trouble has another: so an attempt can tell whether that
+    /// in which it began is still the one that there is.
     number: AtomicU64,
     /// Locked to change the number.
     trouble: Mutex<Trouble>,
@@ -31,9 +32,9 @@ struct Trouble {
     delay: u64,
     /// When the episode began.
     since: Option<Instant>,
-    /// That has been told: the end is not told before.
+    /// The observers have been told that it began: only then are they told that it ended.
     told: bool,
-    /// It has ended while its begin was being told.
+    /// It ended while they were being told that it began: whoever tells them that tells them the end, too.
     over: bool,
     /// The episode was worth a warning.
     warned: bool,

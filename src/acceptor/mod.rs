@@ -66,7 +66,7 @@ pub enum Handled {
 struct Place {
     /// Kept while waiting for one.
     ticket: Option<Ticket>,
-    /// There was no place for one.
+    /// There was no place for one: kept while waiting for that.
     pause: Option<Pause>,
 }
 

@@ -8,7 +8,7 @@ use super::{Shared, WaitError};
 thread_local! {
     /// The server whose loop or request this thread runs; compared, never followed.
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
-    /// Those in whose requests that one is served.
+    /// Those in whose requests that one is served. Apart, because there is rarely one, and each request enters its server.
     static BUSY_OUTSIDE: RefCell<Vec<*const Shared>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -38,19 +38,19 @@ pub struct Core<T: Transport> {
     pub(super) alone: AtomicBool,
     /// What is left to accept; set when the server was told to stop.
     pub(crate) backlog: OnceLock<Backlog>,
-    /// The second of the drain that was last told of.
+    /// How many seconds the drain had lasted when its progress was last told.
     pub(crate) told_second: AtomicU64,
     /// What is listened to: what the program has asked for, and what says "look" to a thread that is busy in a handler.
     signals: Mutex<Vec<SignalGuard>>,
     /// Those that do the default in a forked child, a bit each. Apart, because it may not wait for a lock.
     not_for_children: AtomicU64,
-    /// The process that has made that of the drain deadline, which it does once.
+    /// The process that has made the timer of the drain deadline: each makes its own, once; 0: none has.
     timer: AtomicU32,
     /// As it is when the server is bound: asked for at each request, without a lock.
     capacity: OnceLock<Capacity>,
     waiting_room: WaitingRoom<T>,
     linger: Linger<T>,
-    /// Behind what is told of as it is dropped: it has the observers.
+    /// It keeps the observers. Fields are dropped in their order, and observers hear of what is dropped above.
     config: Mutex<Config>,
     /// Whoever waits for a server that was dropped without having served must not wait for ever. The last
     /// field: dropped when the socket is closed.
