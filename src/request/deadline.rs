@@ -42,16 +42,11 @@ impl<S: Stream> StreamRequest<S> {
     /// One of them is zero; those of setsockopt(2).
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> io::Result<()> {
         timeouts.check()?;
-        let StreamRequest {
-            stream,
-            clock,
-            reading,
-            writing,
-            ..
-        } = self;
-        clock.set(timeouts);
-        reading.prepare(clock, |timeout| stream.set_stream_read_timeout(timeout))?;
-        writing.prepare(clock, |timeout| stream.set_stream_write_timeout(timeout))
+        self.clock.set(timeouts);
+        self.reading
+            .prepare(&self.clock, |timeout| self.stream.set_stream_read_timeout(timeout))?;
+        self.writing
+            .prepare(&self.clock, |timeout| self.stream.set_stream_write_timeout(timeout))
     }
 
     /// The clocks of this connection, as the server, a [`Timeout`](crate::Timeout) or the handler has set

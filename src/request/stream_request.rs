@@ -391,10 +391,8 @@ impl<S: Stream> StreamRequest<S> {
         let lender = Lender {
             set_in_message: |request: &&mut Self, in_message| request.context.set_in_message(in_message),
             limit_message: |request, limit| {
-                let StreamRequest {
-                    stream, clock, reading, ..
-                } = &mut **request;
-                reading.limit_message(limit, clock, |timeout| stream.set_stream_read_timeout(timeout));
+                let set_option = |timeout| request.stream.set_stream_read_timeout(timeout);
+                request.reading.limit_message(limit, &request.clock, set_option);
             },
             give_back: |request, unread, unsent, failed| {
                 request.rbuf.put_back(unread);
@@ -431,31 +429,20 @@ impl<S: Stream> StreamRequest<S> {
     where
         for<'a> &'a S: Read + Write,
     {
-        let StreamRequest {
-            stream,
-            context,
-            clock,
-            reading,
-            rbuf,
-            writing,
-            wbuf,
-            lent,
-            ..
-        } = self;
         let rfile = RFile {
-            stream,
-            context,
-            clock,
-            reading,
-            buffer: rbuf,
+            stream: &self.stream,
+            context: &self.context,
+            clock: &self.clock,
+            reading: &mut self.reading,
+            buffer: &mut self.rbuf,
         };
         let wfile = WFile {
-            stream,
-            context,
-            clock,
-            writing,
-            buffer: wbuf,
-            lent,
+            stream: &self.stream,
+            context: &self.context,
+            clock: &self.clock,
+            writing: &mut self.writing,
+            buffer: &mut self.wbuf,
+            lent: &self.lent,
         };
         (rfile, wfile)
     }
@@ -572,16 +559,11 @@ impl<S: Stream> Request for StreamRequest<S> {
     }
 
     fn setup_done(&mut self) {
-        let StreamRequest {
-            stream,
-            clock,
-            reading,
-            writing,
-            ..
-        } = self;
-        clock.setup_done();
-        reading.end_handshake(clock, |timeout| stream.set_stream_read_timeout(timeout));
-        writing.end_handshake(clock, |timeout| stream.set_stream_write_timeout(timeout));
+        self.clock.setup_done();
+        self.reading
+            .end_handshake(&self.clock, |timeout| self.stream.set_stream_read_timeout(timeout));
+        self.writing
+            .end_handshake(&self.clock, |timeout| self.stream.set_stream_write_timeout(timeout));
     }
 
     /// What has just failed is not tried again: the request's end would wait for it.
