@@ -1,0 +1,180 @@
+//! The clocks of writes.
+
+use std::io::{self, ErrorKind, IoSlice, Write};
+use std::time::{Duration, Instant};
+
+use super::patience::Patience;
+use super::{Clock, Limit};
+use crate::timeouts::TimeoutKind;
+
+/// The most that one system call is given to write, in bytes, while a clock runs. On Unix sockets
+/// `SO_SNDTIMEO` is for each buffer of the kernel's (`unix_stream_sendmsg`), not for the call: 4 MiB to a
+/// slow reader were seen to take 10 s with an option of 0.5 s. This fits into one buffer.
+const PIECE: usize = 32 * 1024;
+
+/// The state of the writing direction.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    patience: Patience,
+    /// When the operation began of which a vectored write has left a rest: the next goes on with it, or gathers it, and
+    /// then that is all.
+    unfinished: Option<Instant>,
+}
+
+impl Writing {
+    /// The clocks have been set.
+    pub(crate) fn prepare(
+        &mut self,
+        clock: &Clock,
+        set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let now = Instant::now();
+        let limit = Self::limit(clock, now);
+        if limit.is_none() {
+            // What writes the rest without a clock does not look for it; a clock that is set afterwards is not its.
+            self.unfinished = None;
+        }
+        self.patience.prepare(limit, now, set_option)
+    }
+
+    /// The set-up is done, which is all the handshake of a write. Then the option is set to what the other clocks say, for
+    /// whoever uses the raw socket.
+    pub(crate) fn end_handshake(&mut self, clock: &Clock, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) {
+        if clock.timeouts().handshake.is_some() {
+            // Should it fail, the request's next write tries again and says so.
+            let _ = self.prepare(clock, set_option);
+        }
+    }
+
+    fn limit(clock: &Clock, now: Instant) -> Option<Limit> {
+        let write = Limit::new(TimeoutKind::Write, clock.timeouts().write, now);
+        let handshake = if clock.in_setup { clock.handshake() } else { None };
+        Limit::soonest([write, clock.request(), handshake])
+    }
+}
+
+/// Writes a stream under its clocks: one operation. `set_option` sets `SO_SNDTIMEO`.
+pub(crate) struct TimedWriter<'a, S, F> {
+    stream: &'a mut S,
+    clock: &'a Clock,
+    writing: &'a mut Writing,
+    set_option: F,
+    /// When the operation first sent something, or the one that it goes on with: its time is for all that it sends.
+    began: Option<Instant>,
+}
+
+impl<'a, S, F> TimedWriter<'a, S, F> {
+    pub(crate) fn new(stream: &'a mut S, clock: &'a Clock, writing: &'a mut Writing, set_option: F) -> Self {
+        TimedWriter {
+            began: writing.unfinished.take(),
+            stream,
+            clock,
+            writing,
+            set_option,
+        }
+    }
+}
+
+impl<S, F> TimedWriter<'_, S, F>
+where
+    S: Write,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    fn attempt_without_limit(&mut self, operation: impl FnMut(&mut S) -> io::Result<usize>) -> io::Result<usize> {
+        let patience = &mut self.writing.patience;
+        patience.attempt_without_limit(self.stream, &self.set_option, operation)
+    }
+
+    fn attempt(
+        &mut self,
+        now: Instant,
+        limit: Limit,
+        operation: impl FnMut(&mut S) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let patience = &mut self.writing.patience;
+        patience.attempt(limit, now, self.stream, &self.set_option, operation)
+    }
+
+    /// When an operation that goes on `now` must be over.
+    fn limit(&mut self, now: Instant) -> Option<Limit> {
+        let began = *self.began.get_or_insert(now);
+        Writing::limit(self.clock, began)
+    }
+
+    /// Not inlined, nor is what follows: a connection without a clock needs none of this on its stack.
+    #[inline(never)]
+    fn write_within(&mut self, now: Instant, data: &[u8]) -> io::Result<usize> {
+        match self.limit(now) {
+            None => self.attempt_without_limit(|stream| stream.write(data)),
+            Some(limit) => {
+                let piece = &data[..data.len().min(PIECE)];
+                self.attempt(now, limit, |stream| stream.write(piece))
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn write_vectored_within(&mut self, now: Instant, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(limit) = self.limit(now) else {
+            return self.attempt_without_limit(|stream| stream.write_vectored(slices));
+        };
+        let piece = first_piece(slices);
+        let written = self.attempt(now, limit, |stream| stream.write_vectored(&piece))?;
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        self.writing.unfinished = self.began.filter(|_| written < length);
+        Ok(written)
+    }
+
+    #[cold]
+    fn flush_within(&mut self) -> io::Result<()> {
+        let flush = |stream: &mut S| stream.flush().map(|()| 0);
+        let now = self.clock.now();
+        let limited = now.and_then(|now| Some((now, self.limit(now)?)));
+        let flushed = match limited {
+            None => self.attempt_without_limit(flush),
+            Some((now, limit)) => self.attempt(now, limit, flush),
+        };
+        flushed.map(drop)
+    }
+}
+
+impl<S, F> Write for TimedWriter<'_, S, F>
+where
+    S: Write,
+    F: Fn(&S, Option<Duration>) -> io::Result<()>,
+{
+    /// One write, tried again when a signal interrupts it.
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match self.clock.now() {
+            None => self.attempt_without_limit(|stream| stream.write(data)),
+            Some(now) => self.write_within(now, data),
+        }
+    }
+
+    /// As [`write`](Self::write). Whoever goes on with what is left has the rest of the time.
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.clock.now() {
+            None => self.attempt_without_limit(|stream| stream.write_vectored(slices)),
+            Some(now) => self.write_vectored_within(now, slices),
+        }
+    }
+
+    /// Tried first, and looked at the time only if that was in vain: a socket has nothing to flush.
+    fn flush(&mut self) -> io::Result<()> {
+        match self.stream.flush() {
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => self.flush_within(),
+            done => done,
+        }
+    }
+}
+
+/// As much of the slices as one system call is given to write. Empty ones would say that nothing can be written.
+fn first_piece<'a>(slices: &'a [IoSlice<'_>]) -> [IoSlice<'a>; 4] {
+    let mut room = PIECE;
+    let mut piece = [IoSlice::new(&[]); 4];
+    for (part, slice) in piece.iter_mut().zip(slices.iter().filter(|slice| !slice.is_empty())) {
+        *part = IoSlice::new(&slice[..slice.len().min(room)]);
+        room -= part.len();
+    }
+    piece
+}
