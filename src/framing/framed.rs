@@ -1,19 +1,14 @@
 //! A stream and a codec: messages in, messages out.
 
-use std::fmt;
 use std::hint::cold_path;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::mem;
 use std::time::{Duration, Instant};
 
 use super::buffer::Buffer;
+use super::buffered::{Buffered, Lender, WRITE_BUFFER};
 use super::{DecodeError, Decoded, Decoder, EncodeError, Encoder, Frame};
 use crate::timeouts::{TimeoutError, TimeoutKind};
-
-/// Up to this many bytes are put together for one write. Copying so few costs less than a system call, and
-/// a stream that cannot gather (writev(2)) then gets header and message in one piece, too: in two, Nagle's
-/// algorithm would hold the second back until the first is acknowledged.
-const WRITE_BUFFER: usize = 8 * 1024;
 
 /// Messages over a stream: what the codec `C` makes of the bytes of `S`.
 ///
@@ -48,36 +43,11 @@ const WRITE_BUFFER: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Framed<S, C> {
     codec: C,
-    io: Io<S>,
+    io: Buffered<S>,
     out_of_step: bool,
     message_timeout: Option<Duration>,
     /// When the first byte of the message in progress was seen, if there is a timeout. The lender knows it, too.
     begun: Option<Instant>,
-}
-
-/// The stream with what was read ahead and what was not yet sent.
-struct Io<S> {
-    /// `None` once it was taken apart.
-    stream: Option<S>,
-    unread: Buffer,
-    unsent: Vec<u8>,
-    write_failed: bool,
-    lender: Option<Lender<S>>,
-}
-
-/// Why the stream is there.
-const IN_ONE_PIECE: &str = "only into_parts takes the stream, and the Framed with it";
-
-/// What a request that lends its stream wants to know.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lender<S> {
-    /// Whether what is read from now on is the rest of a message that has begun.
-    pub(crate) set_in_message: fn(&S, bool),
-    /// When that message has begun, and within what time of that it has to be complete; `None`: it is over.
-    pub(crate) limit_message: fn(&mut S, Option<(Instant, Duration)>),
-    /// Takes over what a dropped `Framed` has read ahead (first) and not yet sent (second); and whether sending
-    /// that has failed.
-    pub(crate) give_back: fn(&mut S, &[u8], Vec<u8>, bool),
 }
 
 /// What a [`Framed`] is made of, from [`Framed::into_parts`].
@@ -101,25 +71,19 @@ impl<S, C> Framed<S, C> {
     /// Reading takes from the stream whatever is there, so bytes behind a message may be in the `Framed`
     /// and not in the stream any more; [`into_parts`](Self::into_parts) returns them.
     pub fn new(stream: S, codec: C) -> Self {
-        Self::assemble(stream, codec, None)
+        Self::over(Buffered::new(stream, None), codec)
     }
 
     /// As [`new`](Self::new), over a stream that can take back what was read ahead or not sent when the
     /// `Framed` is dropped.
     pub(crate) fn lent(stream: S, codec: C, lender: Lender<S>) -> Self {
-        Self::assemble(stream, codec, Some(lender))
+        Self::over(Buffered::new(stream, Some(lender)), codec)
     }
 
-    fn assemble(stream: S, codec: C, lender: Option<Lender<S>>) -> Self {
+    fn over(io: Buffered<S>, codec: C) -> Self {
         Framed {
             codec,
-            io: Io {
-                stream: Some(stream),
-                unread: Buffer::default(),
-                unsent: Vec::new(),
-                write_failed: false,
-                lender,
-            },
+            io,
             out_of_step: false,
             message_timeout: None,
             begun: None,
@@ -447,100 +411,5 @@ impl<S: Write, C> Framed<S, C> {
             self.io.write_around(self.io.unsent.len(), &[])?;
         }
         self.get_mut().flush()
-    }
-}
-
-impl<S> Io<S> {
-    fn stream(&self) -> &S {
-        self.stream.as_ref().expect(IN_ONE_PIECE)
-    }
-
-    fn stream_mut(&mut self) -> &mut S {
-        self.stream.as_mut().expect(IN_ONE_PIECE)
-    }
-
-    fn take_stream(&mut self) -> S {
-        self.stream.take().expect(IN_ONE_PIECE)
-    }
-
-    fn limit_message(&mut self, limit: Option<(Instant, Duration)>) {
-        if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
-            (lender.limit_message)(stream, limit);
-        }
-    }
-}
-
-impl<S: Read> Io<S> {
-    fn read(&mut self, missing: usize) -> io::Result<usize> {
-        let stream = self.stream.as_mut().expect(IN_ONE_PIECE);
-        let in_message = !self.unread.arrived().is_empty();
-        let Some(lender) = self.lender.as_ref().filter(|_| in_message) else {
-            return self.unread.read_from(stream, missing);
-        };
-        (lender.set_in_message)(stream, true);
-        let read = self.unread.read_from(stream, missing);
-        (lender.set_in_message)(stream, false);
-        read
-    }
-}
-
-impl<S: Write> Io<S> {
-    /// Writes what is gathered, with `message` between what is before `at` and what is behind it; keeps what
-    /// an error leaves.
-    fn write_around(&mut self, at: usize, message: &[u8]) -> io::Result<()> {
-        let stream = self.stream.as_mut().expect(IN_ONE_PIECE);
-        let (before, behind) = self.unsent.split_at(at);
-        let written = write_all(stream, &mut [before, message, behind].map(IoSlice::new));
-        self.write_failed = written.is_err();
-        written.map_err(|(error, rest)| {
-            self.unsent = rest;
-            error
-        })?;
-        self.unsent.clear();
-        self.unsent.shrink_to(WRITE_BUFFER);
-        Ok(())
-    }
-}
-
-/// Writes all of the slices; an error comes with what was not written.
-fn write_all(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> Result<(), (io::Error, Vec<u8>)> {
-    // Empty ones at the front would look like a stream that takes nothing.
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        let error = match stream.write_vectored(slices) {
-            Ok(0) => ErrorKind::WriteZero.into(),
-            Ok(written) => {
-                IoSlice::advance_slices(&mut slices, written);
-                continue;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => error,
-        };
-        let mut rest = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
-        for slice in slices.iter() {
-            rest.extend_from_slice(slice);
-        }
-        return Err((error, rest));
-    }
-    Ok(())
-}
-
-impl<S> Drop for Io<S> {
-    fn drop(&mut self) {
-        self.limit_message(None);
-        if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
-            let unsent = mem::take(&mut self.unsent);
-            (lender.give_back)(stream, self.unread.arrived(), unsent, self.write_failed);
-        }
-    }
-}
-
-impl<S: fmt::Debug> fmt::Debug for Io<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Io")
-            .field("stream", &self.stream)
-            .field("unread", &self.unread)
-            .field("unsent", &self.unsent.len())
-            .finish_non_exhaustive()
     }
 }

@@ -60,6 +60,7 @@
 //! `framed.map(|message| Command::parse(&message?))`.
 
 mod buffer;
+mod buffered;
 mod delimiter;
 mod error;
 mod fixed_length;
@@ -76,10 +77,10 @@ pub mod guide {}
 use std::io;
 use std::ops::Range;
 
+pub(crate) use buffered::Lender;
 pub use delimiter::DelimiterCodec;
 pub use error::{DecodeError, EncodeError};
 pub use fixed_length::FixedLengthCodec;
-pub(crate) use framed::Lender;
 pub use framed::{Framed, FramedParts};
 pub use length_delimited::{Builder, LengthDelimitedCodec};
 pub use lines::LinesCodec;
