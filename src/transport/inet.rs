@@ -12,24 +12,23 @@ use crate::config::Config;
 use crate::error::bind_error;
 use crate::sys;
 
-/// A bound socket at the first of the addresses that takes one; the most telling error if none does.
+/// A bound socket at the first of the addresses that takes one.
 pub(super) fn bound_socket(address: &Address, config: &Config, kind: SockType) -> io::Result<OwnedFd> {
-    bound_to_one_of(address.resolve()?, config, kind)?
-        .ok_or_else(|| bind_error(address, io::ErrorKind::AddrNotAvailable))
+    bound_to_one_of(address.resolve()?, config, kind)
 }
 
-/// `None` if there is no address.
-fn bound_to_one_of(candidates: Vec<SocketAddr>, config: &Config, kind: SockType) -> io::Result<Option<OwnedFd>> {
+/// The error, if none takes one, is the most telling.
+fn bound_to_one_of(candidates: Vec<SocketAddr>, config: &Config, kind: SockType) -> io::Result<OwnedFd> {
     let mut failure = None;
     for candidate in candidates {
         match try_bind(candidate, config, kind) {
-            Ok(socket) => return Ok(Some(socket)),
+            Ok(socket) => return Ok(socket),
             // That `localhost` is also `::1`, which a machine without IPv6 has not, is no news if its 127.0.0.1 is taken.
             Err(error) if failure.is_some() && is_of_another_machine(&error) => {}
             Err(error) => failure = Some(bind_error(&candidate.into(), error)),
         }
     }
-    failure.map_or(Ok(None), Err)
+    Err(failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into()))
 }
 
 /// This machine has no such address, or none of its family.
