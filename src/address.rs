@@ -164,6 +164,24 @@ impl Address {
 }
 
 fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let (host, port) = host_and_port(name)?;
+    let asked = if host.is_empty() { "0.0.0.0" } else { host };
+    let found = (asked, port)
+        .to_socket_addrs()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve `{host}`: {error}")))?;
+    let found = ipv4_first(found);
+    if found.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("`{host}` has no address"),
+        ));
+    }
+    Ok(found)
+}
+
+/// Both parts of `HOST:PORT`. An IPv6 address comes without its brackets, as getaddrinfo(3) takes it with the name of its
+/// interface.
+fn host_and_port(name: &str) -> io::Result<(&str, u16)> {
     if name.contains("://") {
         return Err(invalid_input(format!(
             "`{name}` is a URL: write HOST:PORT alone, such as 127.0.0.1:8080"
@@ -185,32 +203,15 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
             "`{name}` is ambiguous: write an IPv6 address in brackets, such as [::1]:80"
         )));
     }
-    // Without brackets, as getaddrinfo(3) takes an address with the name of its interface.
-    let host = match host.strip_prefix('[') {
-        None => host,
-        Some(rest) => without_bracket(rest).ok_or_else(|| {
-            invalid_input(format!(
-                "`{name}` has brackets, which are for an IPv6 address, such as [::1]:80"
-            ))
-        })?,
+    let Some(bracketed) = host.strip_prefix('[') else {
+        return Ok((host, port));
     };
-    let asked = if host.is_empty() { "0.0.0.0" } else { host };
-    let found = (asked, port)
-        .to_socket_addrs()
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve `{host}`: {error}")))?;
-    let found = ipv4_first(found);
-    if found.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("`{host}` has no address"),
-        ));
+    match bracketed.strip_suffix(']') {
+        Some(host) if host.contains(':') => Ok((host, port)),
+        _ => Err(invalid_input(format!(
+            "`{name}` has brackets, which are for an IPv6 address, such as [::1]:80"
+        ))),
     }
-    Ok(found)
-}
-
-/// The IPv6 address behind an opening bracket.
-fn without_bracket(rest: &str) -> Option<&str> {
-    rest.strip_suffix(']').filter(|host| host.contains(':'))
 }
 
 /// Python's servers are IPv4 unless told otherwise, and so are many of their clients: `localhost` is 127.0.0.1 to them,
