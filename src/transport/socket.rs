@@ -36,18 +36,23 @@ pub(super) fn check_receives_datagrams(socket: &impl AsFd) -> io::Result<()> {
     }
 }
 
-/// Whether a socket made elsewhere is a Unix socket, or an Internet socket, as it must be.
-pub(super) fn check_family(socket: &impl AsFd, is_unix: bool) -> io::Result<()> {
+/// The families of Internet sockets.
+pub(super) const INET: &[AddressFamily] = &[AddressFamily::Inet, AddressFamily::Inet6];
+/// The family of Unix sockets.
+pub(super) const UNIX: &[AddressFamily] = &[AddressFamily::Unix];
+
+/// Whether a socket made elsewhere is of one of these families.
+pub(super) fn check_family(socket: &impl AsFd, right: &[AddressFamily]) -> io::Result<()> {
     let name: SockaddrStorage = getsockname(socket.as_fd().as_raw_fd())?;
     let family = name.family();
-    let (servers, is_right) = match family {
-        Some(AddressFamily::Unix) => ("UnixStreamServer and UnixDatagramServer are", is_unix),
-        Some(AddressFamily::Inet | AddressFamily::Inet6) => ("TcpServer and UdpServer are", !is_unix),
-        _ => ("a Transport of your own is", false),
-    };
-    if is_right {
+    if family.is_some_and(|family| right.contains(&family)) {
         return Ok(());
     }
+    let servers = match family {
+        Some(AddressFamily::Unix) => "UnixStreamServer and UnixDatagramServer are",
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => "TcpServer and UdpServer are",
+        _ => "a Transport of your own is",
+    };
     let family = family.map_or_else(|| "unknown".into(), |family| format!("{family:?}"));
     Err(invalid_input(format!(
         "a socket of another family ({family}): {servers} for those"

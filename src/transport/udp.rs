@@ -148,7 +148,7 @@ impl TryFrom<UdpSocket> for Udp {
     ///
     /// It is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking.
     fn try_from(socket: UdpSocket) -> io::Result<Self> {
-        socket::check_family(&socket, false)?;
+        socket::check_family(&socket, socket::INET)?;
         socket::check_receives_datagrams(&socket)?;
         Udp::new(socket)
     }

@@ -89,7 +89,7 @@ impl TryFrom<UnixListener> for UnixStreams {
     /// It does not listen, or is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be
     /// made non-blocking.
     fn try_from(listener: UnixListener) -> io::Result<Self> {
-        socket::check_family(&listener, true)?;
+        socket::check_family(&listener, socket::UNIX)?;
         socket::check_listens(&listener)?;
         listener.set_nonblocking(true)?;
         Ok(UnixStreams { listener, file: None })
