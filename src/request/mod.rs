@@ -7,6 +7,7 @@ mod credentials;
 mod datagram;
 mod deadline;
 mod disconnect;
+mod forks;
 mod halves;
 mod linger;
 mod memory;
@@ -23,12 +24,12 @@ use crate::timeouts::Timeouts;
 pub use context::ServerContext;
 pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
+pub(crate) use forks::{about_to_fork, has_not_forked};
 pub use halves::{RFile, WFile};
 pub(crate) use linger::{SILENCE, Unread, discard};
 pub use memory::{MemoryDatagrams, MemoryStream};
 pub use stream::Stream;
 pub use stream_request::StreamRequest;
-pub(crate) use stream_request::{about_to_fork, has_not_forked};
 
 /// What the framework itself needs of a request. Handlers use the methods of the concrete type,
 /// [`StreamRequest`] or [`DatagramRequest`]; only a transport with requests of its own implements this.

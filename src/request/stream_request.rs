@@ -9,29 +9,13 @@ use std::sync::{Arc, OnceLock};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
+use super::forks::others_may_have_it;
 use super::linger::linger;
 use super::watched::{Counted, Watched, end_reading};
 use super::{RFile, Request, ServerContext, Stream, WFile};
 use crate::address::Address;
 use crate::framing::{Framed, Lender};
 use crate::timeouts::Timeouts;
-
-/// Whether other processes may have the connections of this one: it has forked for a request, or workers.
-static FORKED: AtomicBool = AtomicBool::new(false);
-
-/// A child or a worker is about to be forked: it gets another handle to every connection that is open in this program,
-/// those of other servers and of requests beside its own included (fork(2)).
-pub(crate) fn about_to_fork() {
-    // Written once: after each fork a write to memory that the child has, too, copies a page.
-    if !FORKED.load(Ordering::Relaxed) {
-        FORKED.store(true, Ordering::Relaxed);
-    }
-}
-
-/// In a worker, right after its fork: the connections that it will have are its own.
-pub(crate) fn has_not_forked() {
-    FORKED.store(false, Ordering::Relaxed);
-}
 
 /// A connection to serve: Python's `request`, `rfile` and `wfile` in one.
 ///
@@ -582,7 +566,7 @@ impl<S: Stream> Request for StreamRequest<S> {
         // What a drain has ended is no end of the client's.
         let has_ended = self.reading.has_ended() && !self.context.is_draining();
         self.is_over = !lent && !has_ended;
-        if !has_ended || lent || FORKED.load(Ordering::Relaxed) {
+        if !has_ended || lent || others_may_have_it() {
             // The peer may be gone already (ENOTCONN).
             let _ = self.stream.shutdown_stream(Shutdown::Write);
         }
