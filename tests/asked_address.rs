@@ -17,8 +17,8 @@ use socketserver::prelude::*;
 use socketserver::{DatagramSocket, Handled, MemoryDatagrams, Replies, Running, Udp};
 use support::batch::{Stall, next_message};
 use support::clients::{available, ipv6_available, lack};
-use support::matrix::unix_datagram_client;
 use support::process::ROLE;
+use support::unix::unix_datagram_client;
 use support::{CEILING, inet, temp_path};
 
 tests![

@@ -21,12 +21,12 @@ use socketserver::prelude::*;
 use socketserver::{Active, Cause, Force, Handled, Phase, State, Tcp};
 use support::interrupt::wait_until_asleep;
 use support::journal::{Pen, journal};
-use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, echo, pid, role, serve_as_role};
 use support::talk::{TELL_PROCESS, finish, told_process};
+use support::unix::{connect_unix, unix_datagram_client};
 use support::{
     CEILING, EchoLine, children, connect, connect_from, exchange_line, is_listening, kill_by_number, logged,
-    process_state, read_to_end, temp_path, uninterrupted, wait_until, wait_until_draining,
+    process_state, read_to_end, temp_path, udp_client, uninterrupted, wait_until, wait_until_draining,
 };
 
 tests![

@@ -14,11 +14,12 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use socketserver::{Cause, Phase, Tcp};
 use support::journal::{Pen, journal};
-use support::matrix::{connect_unix, udp_client, unix_datagram_client, unnamed_datagram_client};
 use support::process::{Process, echo};
 use support::talk::assert_waits;
+use support::unix::{connect_unix, unix_datagram_client, unnamed_datagram_client};
 use support::{
-    CEILING, EchoLine, connect, connect_to, exchange_line, logged, read_to_end, reset, temp_path, wait_until,
+    CEILING, EchoLine, connect, connect_to, exchange_line, logged, read_to_end, reset, temp_path, udp_client,
+    wait_until,
 };
 
 tests![

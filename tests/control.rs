@@ -19,12 +19,11 @@ use socketserver::prelude::*;
 use socketserver::{Handled, Running, State, WaitError};
 use support::attempts::until_in_time;
 use support::gate::Gate;
-use support::matrix::udp_client;
 use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
 use support::talk::{self, ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
 use support::{
     CEILING, EchoLine, children_of, connect, connect_to, exchange_line, kill_by_number, logged, process_state,
-    read_to_end, temp_path, wait_until, wait_until_accepted,
+    read_to_end, temp_path, udp_client, wait_until, wait_until_accepted,
 };
 
 tests![

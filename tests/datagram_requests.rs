@@ -21,8 +21,8 @@ use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Udp
 use support::clients::ipv6_available;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
-use support::matrix::{udp_client, unconnected_client, unix_datagram_client, unnamed_datagram_client};
-use support::{CEILING, EchoLine, TempPath, address_of_ones_own, inet, logged, temp_path, wait_until};
+use support::unix::{unconnected_client, unix_datagram_client, unnamed_datagram_client};
+use support::{CEILING, EchoLine, TempPath, address_of_ones_own, inet, logged, temp_path, udp_client, wait_until};
 
 tests![
     a_udp_datagram_over_the_limit_is_cut_and_says_so,

@@ -27,13 +27,13 @@ use socketserver::{Running, State, Tcp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::interrupt::wait_until_asleep;
-use support::matrix::{connect_unix, udp_client, unnamed_datagram_client};
 use support::process::{Process, pid, role, serve_as_role};
 use support::talk::ECHO_LINES;
+use support::unix::{connect_unix, unnamed_datagram_client};
 use support::wrapped::Wrapped;
 use support::{
     CEILING, Lines, can_refuse_clients, children_of, connect, exchange_line, inet, logged, process_state, read_to_end,
-    temp_path, wait_until, wait_until_draining,
+    temp_path, udp_client, wait_until, wait_until_draining,
 };
 
 tests![

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
-use support::matrix::{connect_unix, udp_client, unix_datagram_client};
 use support::process::{Process, STRATEGIES, assert_ended, assert_ends_well_unread, echo, echo_path, start};
 use support::program::{assert_tells_that_the_disk_is_full, full_disk, unread};
 use support::talk::{assert_waits, finish, in_progress};
-use support::{connect, exchange_line, read_to_end, temp_path};
+use support::unix::{connect_unix, unix_datagram_client};
+use support::{connect, exchange_line, read_to_end, temp_path, udp_client};
 
 tests![
     without_options_it_serves_tcp_in_threads_on_a_free_port_of_loopback,

@@ -19,8 +19,9 @@ use socketserver::prelude::*;
 use socketserver::{Handled, State};
 use support::interrupt::{Interrupts, is_asleep};
 use support::journal::{Journaled, journal};
-use support::matrix::udp_client;
-use support::{CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, wait_until, wait_until_draining};
+use support::{
+    CEILING, EchoLine, connect, exchange_line, inet, logged, read_to_end, udp_client, wait_until, wait_until_draining,
+};
 
 tests![
     it_handles_exactly_one_request,

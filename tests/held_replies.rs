@@ -23,8 +23,8 @@ use support::batch::{Stall, next_message};
 use support::clients::ipv6_available;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
-use support::matrix::{FILLING, udp_client, unconnected_client, unix_datagram_client};
-use support::{CEILING, TempPath, inet, logged, temp_path};
+use support::unix::{FILLING, unconnected_client, unix_datagram_client};
+use support::{CEILING, TempPath, inet, logged, temp_path, udp_client};
 
 tests![
     udp_replies_to_several_clients_arrive_whole_and_in_order,

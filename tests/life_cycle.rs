@@ -17,11 +17,10 @@ use socketserver::prelude::*;
 use socketserver::{Acceptor, Handled, Running, State, WaitError};
 use support::gate::Gate;
 use support::interrupt::OnSignal;
-use support::matrix::udp_client;
 use support::rest::without_rest;
 use support::{
     CEILING, EchoLine, Holdings, address_of_ones_own, connect, exchange_line, inet, logged, read_to_end, sockets,
-    threads, unread, wait_until, wait_until_accepted, wait_until_draining,
+    threads, udp_client, unread, wait_until, wait_until_accepted, wait_until_draining,
 };
 
 tests![

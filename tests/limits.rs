@@ -21,14 +21,14 @@ use support::attempts::{first_in_time, until_in_time};
 use support::detached::Detached;
 use support::gate::Gate;
 use support::interrupt::Interrupts;
-use support::matrix::{connect_unix, udp_client};
 use support::process::{Process, pid, role, role_with_few_tasks, serve_as_role};
 use support::talk::{
     ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, in_progress, told_process,
 };
+use support::unix::connect_unix;
 use support::{
     CEILING, EchoLine, connect, connect_from, exchange_line, logged, read_to_end, sockets, sockets_of, temp_path,
-    wait_until, wait_until_draining,
+    udp_client, wait_until, wait_until_draining,
 };
 
 tests![

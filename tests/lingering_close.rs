@@ -15,8 +15,8 @@ use socketserver::run_handler;
 use support::attempts::until_in_time;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
-use support::matrix::connect_unix;
 use support::talk::ECHO_LINES;
+use support::unix::connect_unix;
 use support::wrapped::Wrapped;
 use support::{CEILING, connect, exchange_line, read_to_end, temp_path, wait_until};
 

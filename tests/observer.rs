@@ -18,12 +18,13 @@ use socketserver::{
     State, Stats, Tcp, Transport,
 };
 use support::gate::Gate;
-use support::matrix::{connect_unix, udp_client};
 use support::process::pid;
 use support::rest::without_rest;
 use support::talk::{ECHO_LINES, TELL_PROCESS, told_process};
+use support::unix::connect_unix;
 use support::{
-    CEILING, EchoLine, children, connect, exchange_line, logged, logged_with_keys, read_to_end, temp_path, wait_until,
+    CEILING, EchoLine, children, connect, exchange_line, logged, logged_with_keys, read_to_end, temp_path, udp_client,
+    wait_until,
 };
 
 tests![

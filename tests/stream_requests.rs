@@ -559,7 +559,7 @@ fn a_unix_connection_takes_the_options_of_tcp() {
         write!(request, "{kind:?}")
     };
     let running = UnixStreamServer::new(&place.path, handler).spawn().unwrap();
-    let client = support::matrix::connect_unix(running.server_address());
+    let client = support::unix::connect_unix(running.server_address());
     assert_eq!(read_to_end(client), b"Err(TimedOut)");
     assert_eq!(running.stop().unwrap().served, 1);
 }

@@ -18,8 +18,8 @@ use support::attempts::{first_in_time, until_in_time};
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
-use support::matrix::connect_unix;
 use support::process::Process;
+use support::unix::connect_unix;
 use support::{CEILING, EchoLine, connect, logged, process_state, read_to_end, temp_path, wait_until};
 
 tests![

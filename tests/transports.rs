@@ -30,8 +30,8 @@ use socketserver::{
     AddressFamily, Config, Running, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
 };
 use support::clients::{self, ipv6_available};
-use support::matrix::{self, connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
+use support::unix::{connect_unix, unix_datagram_client};
 use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, uninterrupted, wait_until};
 
 tests![
@@ -399,7 +399,7 @@ fn a_udp_socket_made_elsewhere_is_served_under_every_strategy() {
         let server = strategy(UdpServer::with_transport(Udp::try_from(socket).unwrap(), EchoLine));
         let running = server.spawn().unwrap();
         assert_eq!(running.server_address(), &address.into());
-        let client = matrix::udp_client(running.server_address());
+        let client = support::udp_client(running.server_address());
         let mut answer = [0; 9];
         for _ in 0..3 {
             client.send(b"hello\n").unwrap();
@@ -445,7 +445,7 @@ fn the_longest_datagram_is_as_set_for_a_socket_made_elsewhere() {
             unix = unix.max_packet_size(longest);
         }
         let (udp, unix) = (udp.spawn().unwrap(), unix.spawn().unwrap());
-        let udp_client = matrix::udp_client(udp.server_address());
+        let udp_client = support::udp_client(udp.server_address());
         let (unix_client, _path) = unix_datagram_client(unix.server_address());
         let packet = vec![0; 20_000];
         udp_client.send(&packet).unwrap();
@@ -468,7 +468,7 @@ fn a_datagram_socket_made_elsewhere_is_not_drained() {
         .unwrap();
     server.handle().suspend();
     let running = server.spawn().unwrap();
-    let client = matrix::udp_client(running.server_address());
+    let client = support::udp_client(running.server_address());
     client.send(b"for another").unwrap();
     assert_eq!(running.stop().unwrap().served, 0);
     client.send(b"for another, too").unwrap();

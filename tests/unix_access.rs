@@ -17,11 +17,11 @@ use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{Uid, getegid, geteuid, setfsuid};
 use socketserver::prelude::*;
 use support::clients;
-use support::matrix::{connect_unix, unix_datagram_client};
 use support::process::{
     Process, ROLE, as_ordinary_user, for_everybody, ordinary_user, public_path, role, serve_as_role,
 };
-use support::{EchoLine, TempPath, exchange_line, temp_path, wait_until};
+use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, names, race};
+use support::{EchoLine, TempPath, temp_path, wait_until};
 
 tests![
     roles: serves_with_a_mode, serves_a_relative_path_with_a_mode, tells_who_it_is;
@@ -65,31 +65,8 @@ fn datagram_server(path: &Path) -> DatagramServer {
     DatagramServer::new(path, EchoLine).socket_mode(0o660)
 }
 
-#[track_caller]
-fn assert_answers(address: &Address) {
-    assert_eq!(exchange_line(connect_unix(address), "hello\n"), "hello\n");
-}
-
-#[track_caller]
-fn assert_datagrams_answered(address: &Address) {
-    let (client, _place) = unix_datagram_client(address);
-    client.send(b"hello\n").unwrap();
-    let mut answer = [0; 9];
-    let (count, from) = client.recv_from(&mut answer).unwrap();
-    assert_eq!(&answer[..count], b"hello\n");
-    assert_eq!(Address::from(from.as_pathname().expect("it has a path")), *address);
-}
-
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
-}
-
-/// The names in the directory of a path.
-fn names(place: &TempPath) -> Vec<String> {
-    fs::read_dir(place.path.parent().unwrap())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect()
 }
 
 // ----- From the first moment on ------------------------------------------------------------------
@@ -423,8 +400,6 @@ fn replies_come_from_the_path() {
 
 // ----- What is there already ---------------------------------------------------------------------
 
-const LIVE: &str = "another server answers there; stop it or choose another path";
-
 fn a_stale_socket_is_replaced() {
     let place = temp_path("socket");
     drop(UnixListener::bind(&place.path).unwrap());
@@ -467,38 +442,6 @@ fn a_file_is_refused_and_left_alone() {
     assert_refused(server(&place.path), &place, why);
     assert_refused(datagram_server(&place.path), &place, why);
     assert_eq!(fs::read_to_string(&place.path).unwrap(), "precious");
-}
-
-/// Each time, one of two starts succeeds, and its clients reach it.
-fn race<S: BaseServer>(make: impl Fn(&Path) -> S + Sync, check: impl Fn(&Address)) {
-    for stale in [true, false].repeat(25) {
-        let place = temp_path("socket");
-        if stale {
-            drop(UnixListener::bind(&place.path).unwrap());
-        }
-        let together = Barrier::new(2);
-        let start = || {
-            together.wait();
-            make(&place.path).bind()
-        };
-        let [one, other] = thread::scope(|scope| {
-            let threads = [scope.spawn(start), scope.spawn(start)];
-            threads.map(|thread| thread.join().unwrap())
-        });
-        let (won, lost) = match (one, other) {
-            (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
-            (one, _) => panic!(
-                "of two starts {}",
-                if one.is_ok() { "both succeed" } else { "none succeeds" }
-            ),
-        };
-        let text = format!("Address already in use ({}): {LIVE}", place.path.display());
-        assert_eq!(lost.to_string(), text);
-        let running = won.spawn().unwrap();
-        check(running.server_address());
-        running.stop().unwrap();
-        assert_eq!(names(&place), [""; 0]);
-    }
 }
 
 fn of_two_stream_servers_that_start_at_once_exactly_one_wins() {

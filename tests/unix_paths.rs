@@ -7,15 +7,13 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
-use support::matrix::{connect_unix, unix_datagram_client};
 use support::process::{Process, role, serve_as_role};
+use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, race};
 use support::{CEILING, EchoLine, TempPath, children, exchange_line, logged, temp_path, wait_until};
 
 tests![
@@ -77,22 +75,6 @@ fn refusal(server: impl BaseServer, path: &Path) -> String {
 }
 
 const NO_SOCKET: &str = "there is a file that is no socket; it was left alone, choose another path or remove it";
-const LIVE: &str = "another server answers there; stop it or choose another path";
-
-#[track_caller]
-fn assert_answers(address: &Address) {
-    assert_eq!(exchange_line(connect_unix(address), "hello\n"), "hello\n");
-}
-
-#[track_caller]
-fn assert_datagrams_answered(address: &Address) {
-    let (client, _place) = unix_datagram_client(address);
-    client.send(b"hello\n").unwrap();
-    let mut answer = [0; 9];
-    let count = client.recv(&mut answer).unwrap();
-    assert_eq!(&answer[..count], b"hello\n");
-}
-
 fn stale_stream() -> TempPath {
     let place = temp_path("socket");
     drop(UnixListener::bind(&place.path).unwrap());
@@ -264,37 +246,6 @@ fn a_server_that_is_bound_and_does_not_listen_yet_is_refused() {
     let place = temp_path("socket");
     let running = Interrupted(server(&place.path), place.path.clone()).spawn().unwrap();
     assert_answers(running.server_address());
-}
-
-/// Each time, `bind` of one succeeds, and its clients reach it; the other is told that somebody answers there.
-fn race<S: BaseServer>(make: impl Fn(&Path) -> S + Sync, check: impl Fn(&Address)) {
-    for _ in 0..50 {
-        let place = stale_stream();
-        let together = Barrier::new(2);
-        let bound: Vec<_> = thread::scope(|scope| {
-            let start = || {
-                together.wait();
-                make(&place.path).bind()
-            };
-            let threads = [scope.spawn(start), scope.spawn(start)];
-            threads.map(|thread| thread.join().unwrap()).into()
-        });
-        let (won, lost): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
-        assert_eq!((won.len(), lost.len()), (1, 1), "one of two starts");
-        for outcome in lost {
-            let error = outcome.err().unwrap();
-            assert_eq!(
-                error.to_string(),
-                format!("Address already in use ({}): {LIVE}", place.path.display())
-            );
-        }
-        for outcome in won {
-            let running = outcome.unwrap().spawn().unwrap();
-            check(running.server_address());
-            running.stop().unwrap();
-        }
-        assert!(!place.path.exists());
-    }
 }
 
 fn of_two_stream_servers_that_start_at_once_exactly_one_wins() {

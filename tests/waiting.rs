@@ -14,8 +14,7 @@ use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use socketserver::prelude::*;
 use socketserver::{Acceptor, Tcp};
-use support::matrix::udp_client;
-use support::{EchoLine, connect, exchange_line, temp_path, wait_until};
+use support::{EchoLine, connect, exchange_line, temp_path, udp_client, wait_until};
 
 tests![
     an_idle_server_waits_in_accept,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::thread;
 
@@ -13,8 +13,9 @@ use socketserver::Construct;
 use socketserver::prelude::*;
 
 use super::journal::{Journal, Journaled, journal};
+use super::unix::{connect_unix, path_of, unix_datagram_client, unnamed_datagram_client};
 use super::{
-    CEILING, EchoLine, TempPath, address_of_ones_own, children, connect, exchange_line, inet, temp_path, uninterrupted,
+    EchoLine, address_of_ones_own, children, connect, exchange_line, inet, temp_path, udp_client, uninterrupted,
     wait_until,
 };
 
@@ -141,63 +142,6 @@ impl Kind {
             Kind::UnixDatagram => UnixDatagram::bind(path_of(address)).is_ok(),
         }
     }
-}
-
-fn path_of(address: &Address) -> &Path {
-    address.path().expect("the server has a path")
-}
-
-/// A connection to a Unix server that fails rather than waits for ever.
-#[track_caller]
-pub fn connect_unix(server: &Address) -> UnixStream {
-    let stream = UnixStream::connect(path_of(server)).unwrap();
-    stream.set_read_timeout(Some(CEILING)).unwrap();
-    stream.set_write_timeout(Some(CEILING)).unwrap();
-    stream
-}
-
-/// A UDP client of a server; it fails rather than waits for ever.
-#[track_caller]
-pub fn udp_client(server: &Address) -> UdpSocket {
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client.connect(inet(server)).unwrap();
-    client
-}
-
-/// A Unix client of a datagram server with a path of its own; it fails rather than waits for ever.
-#[track_caller]
-pub fn unix_datagram_client(server: &Address) -> (UnixDatagram, TempPath) {
-    let path = temp_path("client");
-    let client = UnixDatagram::bind(&path.path).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client.connect(path_of(server)).unwrap();
-    (client, path)
-}
-
-/// What is in the queue of an [`unconnected_client`] before.
-pub const FILLING: &[u8] = b"filling";
-
-/// A Unix client that has room for 10 datagrams or so; one that is connected has more. Where queues are longer than
-/// the kernel makes them by default (`net.unix.max_dgram_qlen`), this one's is filled up to that.
-#[track_caller]
-pub fn unconnected_client() -> (UnixDatagram, TempPath) {
-    let path = temp_path("client");
-    let client = UnixDatagram::bind(&path.path).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    let length = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
-    for _ in 10..length.trim().parse().unwrap() {
-        UnixDatagram::unbound().unwrap().send_to(FILLING, &path.path).unwrap();
-    }
-    (client, path)
-}
-
-/// A Unix client of a datagram server that cannot be answered.
-#[track_caller]
-pub fn unnamed_datagram_client(server: &Address) -> UnixDatagram {
-    let client = UnixDatagram::unbound().unwrap();
-    client.connect(path_of(server)).unwrap();
-    client
 }
 
 /// M1 to M7, M9 and M10 for one server; what is left behind is seen by the harness, too.

@@ -22,13 +22,14 @@ pub mod rest;
 pub mod serving;
 pub mod surroundings;
 pub mod talk;
+pub mod unix;
 pub mod wrapped;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
@@ -341,6 +342,15 @@ pub fn connect_from(host: u8, server: &Address) -> TcpStream {
     connect_socket(socket.as_raw_fd(), &address(server)).unwrap();
     let client = TcpStream::from(socket);
     client.set_read_timeout(Some(CEILING)).unwrap();
+    client
+}
+
+/// A UDP client of a server; it fails rather than waits for ever.
+#[track_caller]
+pub fn udp_client(server: &Address) -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(CEILING)).unwrap();
+    client.connect(inet(server)).unwrap();
     client
 }
 
