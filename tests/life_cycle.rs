@@ -95,16 +95,25 @@ type Done = io::Result<()>;
 
 fn do_nothing(_: &mut TcpRequest) {}
 
-/// Starts a server whose handler reads until its client closes, and lets a silent client connect to it.
-fn with_a_silent_client<S: BaseServer>(
-    make: impl FnOnce(fn(&mut TcpRequest, &Gate) -> Done, Gate) -> S,
-) -> (Running, TcpStream) {
-    fn read_all(request: &mut TcpRequest, begun: &Gate) -> Done {
-        begun.open();
-        io::copy(request, &mut io::sink()).map(drop)
+/// Says that it has begun, then reads until its client closes.
+#[derive(Clone, Default)]
+struct ReadAll {
+    begun: Gate,
+}
+
+impl BaseRequestHandler<TcpRequest> for ReadAll {
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        self.begun.open();
+        io::copy(request, &mut io::sink())?;
+        Ok(())
     }
-    let begun = Gate::default();
-    let running = make(read_all, begun.clone()).spawn().unwrap();
+}
+
+/// Starts a server of [`ReadAll`], and lets a silent client connect to it.
+fn with_a_silent_client<S: BaseServer>(make: impl FnOnce(ReadAll) -> S) -> (Running, TcpStream) {
+    let handler = ReadAll::default();
+    let begun = handler.begun.clone();
+    let running = make(handler).spawn().unwrap();
     let client = connect(running.server_address());
     begun.wait();
     (running, client)
@@ -325,8 +334,8 @@ fn raise_sigusr2() {
 
 // Taken for a second signal, it would end the request at once.
 fn a_signal_that_is_asked_for_twice_is_listened_to_once() {
-    let (running, client) = with_a_silent_client(|read_all, begun| {
-        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
+    let (running, client) = with_a_silent_client(|handler| {
+        ThreadingTcpServer::new("127.0.0.1:0", handler)
             .shutdown_on_signals([signal::SIGUSR2, signal::SIGUSR2])
             .shutdown_on_signals([signal::SIGUSR2])
     });
@@ -608,11 +617,7 @@ fn what_a_small_queue_had_taken_is_served_before_the_end() {
 }
 
 fn after_shutdown_nobody_can_connect() {
-    let (running, client) = with_a_silent_client(|read_all, begun| {
-        ThreadingTcpServer::new(address_of_ones_own(), move |request: &mut TcpRequest| {
-            read_all(request, &begun)
-        })
-    });
+    let (running, client) = with_a_silent_client(|handler| ThreadingTcpServer::new(address_of_ones_own(), handler));
     let address = inet(running.server_address());
     running.shutdown_handle().shutdown();
     wait_until("connecting is refused", || {
@@ -855,9 +860,8 @@ fn forcing_a_pool_spares_descriptors_that_are_somebody_elses_by_now() {
 }
 
 fn a_request_forced_to_end_is_counted_as_forced() {
-    let (running, _client) = with_a_silent_client(|read_all, begun| {
-        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(Duration::from_millis(20))
+    let (running, _client) = with_a_silent_client(|handler| {
+        ThreadingTcpServer::new("127.0.0.1:0", handler).drain_timeout(Duration::from_millis(20))
     });
     let report = running.stop().unwrap();
     assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
@@ -871,19 +875,15 @@ fn a_request_forced_to_end_is_counted_as_forced() {
 
 // Its loop is busy in the handler, so the guard keeps the deadline.
 fn a_request_of_a_sync_server_forced_to_end_is_counted_as_forced() {
-    let (running, _client) = with_a_silent_client(|read_all, begun| {
-        TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(Duration::from_millis(20))
-    });
+    let (running, _client) =
+        with_a_silent_client(|handler| TcpServer::new("127.0.0.1:0", handler).drain_timeout(Duration::from_millis(20)));
     let report = running.stop().unwrap();
     assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
 }
 
 fn a_drain_timeout_of_zero_forces_at_once() {
-    let (running, _client) = with_a_silent_client(|read_all, begun| {
-        ThreadPoolTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(Duration::ZERO)
-    });
+    let (running, _client) =
+        with_a_silent_client(|handler| ThreadPoolTcpServer::new("127.0.0.1:0", handler).drain_timeout(Duration::ZERO));
     let report = running.stop().unwrap();
     assert_eq!((report.drained, report.forced, report.leaked), (0, 1, 0));
 }
@@ -926,10 +926,8 @@ fn a_request_that_cannot_be_ended_is_left_behind_and_reported() {
 }
 
 fn without_a_drain_timeout_the_server_waits() {
-    let (running, client) = with_a_silent_client(|read_all, begun| {
-        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(None)
-    });
+    let (running, client) =
+        with_a_silent_client(|handler| ThreadingTcpServer::new("127.0.0.1:0", handler).drain_timeout(None));
     let handle = running.shutdown_handle();
     let stopping = thread::spawn(move || running.stop());
     wait_until_draining(&handle);
@@ -940,21 +938,16 @@ fn without_a_drain_timeout_the_server_waits() {
 }
 
 fn a_sync_server_stuck_with_a_silent_client_can_be_dropped() {
-    let (running, client) = with_a_silent_client(|read_all, begun| {
-        TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(Duration::from_millis(20))
-    });
+    let (running, client) =
+        with_a_silent_client(|handler| TcpServer::new("127.0.0.1:0", handler).drain_timeout(Duration::from_millis(20)));
     drop(running);
     assert_eq!(read_to_end(client), b"");
 }
 
 fn a_sync_server_stuck_where_every_thread_blocks_its_signal_can_be_stopped() {
-    let begun = Gate::default();
-    let reads = begun.clone();
-    let server = TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
-        reads.open();
-        io::copy(request, &mut io::sink()).map(drop)
-    });
+    let handler = ReadAll::default();
+    let begun = handler.begun.clone();
+    let server = TcpServer::new("127.0.0.1:0", handler);
     // With an interval it does not wait in accept(2), for which its thread would unblock the signal.
     let server = server.poll_interval(CEILING).drain_timeout(Duration::from_millis(20));
     let server = server.bind().unwrap();
@@ -969,18 +962,16 @@ fn a_sync_server_stuck_where_every_thread_blocks_its_signal_can_be_stopped() {
 }
 
 fn a_threading_server_stuck_with_a_silent_client_can_be_dropped() {
-    let (running, client) = with_a_silent_client(|read_all, begun| {
-        ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(Duration::from_millis(20))
+    let (running, client) = with_a_silent_client(|handler| {
+        ThreadingTcpServer::new("127.0.0.1:0", handler).drain_timeout(Duration::from_millis(20))
     });
     drop(running);
     assert_eq!(read_to_end(client), b"");
 }
 
 fn a_thread_pool_stuck_with_a_silent_client_can_be_dropped() {
-    let (running, client) = with_a_silent_client(|read_all, begun| {
-        ThreadPoolTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| read_all(request, &begun))
-            .drain_timeout(Duration::from_millis(20))
+    let (running, client) = with_a_silent_client(|handler| {
+        ThreadPoolTcpServer::new("127.0.0.1:0", handler).drain_timeout(Duration::from_millis(20))
     });
     drop(running);
     assert_eq!(read_to_end(client), b"");
