@@ -127,38 +127,28 @@ fn the_child_of_a_handler_that_failed_ends_with_status_1() {
     assert_eq!(*ends.lock().unwrap(), []);
 }
 
-fn a_child_that_was_killed_is_reported_in_the_parent() {
+/// A child that is ordered so ends in this way, and its parent is told.
+#[track_caller]
+fn assert_reported(text: &str, code: Option<i32>, signal: Option<Signal>) {
     let (running, ends) = start();
-    let (client, answer) = order(&running, "k");
+    let (client, answer) = order(&running, text);
     assert_eq!(answer, "");
     assert_eq!(running.stop().unwrap().failed, 1);
-    let (phase, code, signal) = (Phase::Handle, None, Some(Signal::SIGKILL as i32));
-    assert_eq!(
-        *ends.lock().unwrap(),
-        [End {
-            phase,
-            client,
-            code,
-            signal
-        }]
-    );
+    let end = End {
+        phase: Phase::Handle,
+        client,
+        code,
+        signal: signal.map(|signal| signal as i32),
+    };
+    assert_eq!(*ends.lock().unwrap(), [end]);
+}
+
+fn a_child_that_was_killed_is_reported_in_the_parent() {
+    assert_reported("k", None, Some(Signal::SIGKILL));
 }
 
 fn a_child_that_ended_with_another_status_is_reported_in_the_parent() {
-    let (running, ends) = start();
-    let (client, answer) = order(&running, "3");
-    assert_eq!(answer, "");
-    assert_eq!(running.stop().unwrap().failed, 1);
-    let (phase, code, signal) = (Phase::Handle, Some(3), None);
-    assert_eq!(
-        *ends.lock().unwrap(),
-        [End {
-            phase,
-            client,
-            code,
-            signal
-        }]
-    );
+    assert_reported("3", Some(3), None);
 }
 
 fn a_child_that_lost_its_request_costs_no_other() {
@@ -286,27 +276,26 @@ fn stuck(setup: fn()) -> (Running, Arc<Mutex<Vec<End>>>, std::net::TcpStream) {
     (running, seen, client)
 }
 
-fn a_child_that_does_not_end_in_time_is_ended_by_sigterm() {
-    let (running, ends, _client) = stuck(|| {});
+/// The child of a handler that does this first is forced to end by that signal.
+#[track_caller]
+fn assert_forced_by(signal: Signal, first: fn()) {
+    let (running, ends, _client) = stuck(first);
     let report = running.stop().unwrap();
     assert_eq!(
         (report.failed, report.drained, report.forced, report.leaked),
         (1, 0, 1, 0)
     );
-    assert_eq!(ends.lock().unwrap()[0].signal, Some(Signal::SIGTERM as i32));
+    assert_eq!(ends.lock().unwrap()[0].signal, Some(signal as i32));
     assert_eq!(children(), []);
+}
+
+fn a_child_that_does_not_end_in_time_is_ended_by_sigterm() {
+    assert_forced_by(Signal::SIGTERM, || {});
 }
 
 // After a second of grace.
 fn a_child_that_ignores_sigterm_is_killed() {
-    let (running, ends, _client) = stuck(support::interrupt::ignore_sigterm);
-    let report = running.stop().unwrap();
-    assert_eq!(
-        (report.failed, report.drained, report.forced, report.leaked),
-        (1, 0, 1, 0)
-    );
-    assert_eq!(ends.lock().unwrap()[0].signal, Some(Signal::SIGKILL as i32));
-    assert_eq!(children(), []);
+    assert_forced_by(Signal::SIGKILL, support::interrupt::ignore_sigterm);
 }
 
 fn a_server_stuck_with_a_silent_client_can_be_dropped() {
