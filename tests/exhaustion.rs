@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use support::process::{
-    Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role, role_with_few_tasks, serve_as_role,
+    Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role, role_with_few_tasks, serve_as_role, stop,
 };
 use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
@@ -39,16 +39,6 @@ tests![
     without_processes_a_forking_server_loses_one_request_only,
     without_processes_a_forking_server_does_not_lose_all_that_come_at_once,
 ];
-
-/// Stops the server, which has served exactly `counts`; returns what it logged.
-#[track_caller]
-fn stop(server: Process, counts: &str) -> String {
-    server.signal(Signal::SIGTERM);
-    let ended = server.end();
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(ended.output.starts_with(&format!("stopped: {counts} ")), "{ended:?}");
-    ended.errors
-}
 
 // ----- Descriptors -------------------------------------------------------------------------------
 

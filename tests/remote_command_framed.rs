@@ -8,9 +8,9 @@ use std::net::TcpStream;
 use socketserver::framing::{Framed, LengthDelimitedCodec};
 use support::attempts::until_in_time;
 use support::connect_to;
-use support::process::STRATEGIES;
+use support::process::{STRATEGIES, stop};
 use support::program::Program;
-use support::remote_command::{NO_ANSWER, call, client, output_of, serve, stop, wait_until_gone};
+use support::remote_command::{NO_ANSWER, call, client, output_of, serve, wait_until_gone};
 
 tests![
     a_framed_call_has_output_errors_and_status_apart,

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use support::attempts::until_in_time;
 use support::is_listening;
-use support::process::{Process, STRATEGIES};
-use support::remote_command::{ask, ask_until, read_answer, serve, stop, wait_until_gone};
+use support::process::{Process, STRATEGIES, stop};
+use support::remote_command::{ask, ask_until, read_answer, serve, wait_until_gone};
 use support::{connect_to, read_to_end, wait_until};
 
 tests![

@@ -6,10 +6,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use support::process::{Ended, STRATEGIES};
+use support::process::{Ended, STRATEGIES, stop};
 use support::program::Program;
-use support::remote_command::{NO_ANSWER, assert_failed, call, client, output_of, serve, server, stop};
-use support::{CEILING, connect_to, read_to_end};
+use support::remote_command::{NO_ANSWER, assert_failed, call, client, output_of, serve, server};
+use support::{connect_to, read_to_end, udp_client};
 
 tests![
     a_ready_server_sends_nothing_before_it_has_heard_ready,
@@ -182,14 +182,6 @@ fn a_server_of_another_protocol_is_not_waited_for_for_ever() {
 
 // ----- udp ---------------------------------------------------------------------------------------
 
-/// A socket that talks to the server.
-fn udp_client(server: &str) -> UdpSocket {
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.connect(server).unwrap();
-    client.set_read_timeout(Some(CEILING)).unwrap();
-    client
-}
-
 fn ask_udp(client: &UdpSocket, command: &str) -> Vec<u8> {
     client.send(command.as_bytes()).unwrap();
     let mut answer = vec![0; 1 << 16];
@@ -201,7 +193,8 @@ fn ask_udp(client: &UdpSocket, command: &str) -> Vec<u8> {
 fn udp_serves_under_every_strategy_and_stops_by_a_signal() {
     for strategy in STRATEGIES {
         let server = serve("udp", &["--strategy", strategy]);
-        let (one, other) = (udp_client(server.address()), udp_client(server.address()));
+        let address = server.address().into();
+        let (one, other) = (udp_client(&address), udp_client(&address));
         assert_eq!(ask_udp(&one, "echo one"), b"one\n", "{strategy}");
         assert_eq!(ask_udp(&other, "echo other"), b"other\n", "{strategy}");
         stop(server, "served=2 failed=0");
@@ -210,7 +203,7 @@ fn udp_serves_under_every_strategy_and_stops_by_a_signal() {
 
 fn output_that_does_not_fit_a_datagram_is_cut_at_a_marker() {
     let server = serve("udp", &[]);
-    let client = udp_client(server.address());
+    let client = udp_client(&server.address().into());
     let answer = ask_udp(&client, "head -c 102400 /dev/zero | tr '\\0' x");
     let marker = "\n[remote_command: cut: the output has 102400 bytes, a datagram holds 65507]\n";
     let kept = 65_507 - marker.len();
@@ -244,7 +237,7 @@ fn a_cut_splits_no_character() {
 
 fn an_empty_datagram_is_answered() {
     let server = serve("udp", &[]);
-    assert_eq!(ask_udp(&udp_client(server.address()), ""), b"");
+    assert_eq!(ask_udp(&udp_client(&server.address().into()), ""), b"");
     let ended = call("udp", server.address(), "");
     assert_eq!((ended.status.code(), &*ended.output, &*ended.errors), (Some(0), "", ""));
     stop(server, "served=2 failed=0");

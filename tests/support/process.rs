@@ -345,6 +345,16 @@ impl Server {
     }
 }
 
+/// Stops a server, which tells exactly these counts of served and failed requests; returns what it logged.
+#[track_caller]
+pub fn stop(server: Process, counts: &str) -> String {
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.output.starts_with(&format!("stopped: {counts} ")), "{ended:?}");
+    ended.errors
+}
+
 /// The process ended well and told exactly `counts`.
 #[track_caller]
 pub fn assert_ended(name: &str, ended: &Ended, counts: &str) {

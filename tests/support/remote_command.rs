@@ -4,8 +4,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
-use nix::sys::signal::Signal;
-
 use super::process::{Ended, Process, example_path};
 use super::program::Program;
 use super::wait_until;
@@ -54,16 +52,6 @@ pub fn assert_failed(ended: &Ended, text: &str) {
 
 /// What the client tells when no answer has come.
 pub const NO_ANSWER: &str = "the server closed the connection without an answer";
-
-/// Stops a server; returns what it logged.
-#[track_caller]
-pub fn stop(server: Process, counts: &str) -> String {
-    server.signal(Signal::SIGTERM);
-    let ended = server.end();
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(ended.output.starts_with(&format!("stopped: {counts} ")), "{ended:?}");
-    ended.errors
-}
 
 /// Sends a command of the struct protocol and returns its answer.
 #[track_caller]
