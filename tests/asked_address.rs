@@ -19,7 +19,7 @@ use support::batch::{Stall, next_message};
 use support::clients::{available, ipv6_available, lack};
 use support::process::ROLE;
 use support::unix::unix_datagram_client;
-use support::{CEILING, inet, temp_path};
+use support::{CEILING, inet, temp_path, wait_until};
 
 tests![
     roles: answers_where_addresses_come_and_go;
@@ -214,6 +214,19 @@ fn answer_in_a_network(set_up: &str, asked: &str, remove: &str) -> Option<String
     Some(told)
 }
 
+/// The kernel gives an address its route a moment after the command has ended.
+#[track_caller]
+fn wait_until_answers(asked: Ipv6Addr) {
+    let probe = UdpSocket::bind("[::]:0").unwrap();
+    probe.set_nonblocking(true).unwrap();
+    let port = probe.local_addr().unwrap().port();
+    wait_until("the address is the host's", || {
+        // Without a route it fails, or goes nowhere.
+        let _ = probe.send_to(b"hello", (asked, port));
+        probe.recv(&mut [0; 5]).is_ok()
+    });
+}
+
 /// Tells who has answered a client, or why nobody has.
 fn answers_where_addresses_come_and_go() {
     let (tell, told) = mpsc::channel();
@@ -226,9 +239,10 @@ fn answers_where_addresses_come_and_go() {
     let client = UdpSocket::bind("[::1]:0").unwrap();
     client.set_read_timeout(Some(CEILING)).unwrap();
     let asked: Ipv6Addr = std::env::var(ASKED).unwrap().parse().unwrap();
+    wait_until_answers(asked);
     let port = inet(running.server_address()).port();
     client.send_to(b"hello", (asked, port)).unwrap();
-    match told.recv().unwrap() {
+    match told.recv_timeout(CEILING).unwrap() {
         Ok(()) => print!("{}", next(&client).1.ip()),
         Err(error) => print!("{error}"),
     }
