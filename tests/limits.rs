@@ -55,6 +55,7 @@ tests![
     told_to_stop_at_once_a_server_waits_for_no_rejected_client,
     a_signal_does_not_cut_the_time_of_clients_rejected_just_before_the_end,
     many_rejected_clients_do_not_cost_a_descriptor_each,
+    of_many_rejected_clients_the_first_is_closed_first,
     per_address_one_client_is_rejected_and_others_are_served,
     per_address_one_client_waits_and_others_are_served,
     those_that_wait_run_in_their_order,
@@ -75,6 +76,7 @@ tests![
     at_max_threads_a_client_is_rejected_if_that_is_the_policy,
     at_max_children_a_client_is_rejected_if_that_is_the_policy,
     over_queue_size_a_client_is_rejected_if_that_is_the_policy,
+    with_a_queue_of_nobody_a_client_is_rejected_if_that_is_the_policy,
     a_place_comes_back_after_a_panic,
     a_place_comes_back_after_an_error,
     a_place_comes_back_after_a_panic_in_process_request,
@@ -663,6 +665,29 @@ fn many_rejected_clients_do_not_cost_a_descriptor_each() {
     assert_eq!(counts(), (501, 501));
 }
 
+/// Its time is over soonest, and the others shall have theirs.
+fn of_many_rejected_clients_the_first_is_closed_first() {
+    let closed = Arc::default();
+    let (running, client) = full(KeepsAll(threading().farewell("busy\n"), Arc::clone(&closed)));
+    let rejected = [(); 70].map(|()| {
+        let client = connect(running.server_address());
+        let address = client.local_addr().unwrap().to_string();
+        assert_rejected(client);
+        address
+    });
+    let closed = || {
+        let closed = closed.lock().unwrap();
+        closed
+            .iter()
+            .map(|request| request.client_address().to_string())
+            .collect::<Vec<_>>()
+    };
+    wait_until("all are closed", || closed().len() == rejected.len());
+    assert_eq!(closed(), rejected);
+    drop(client);
+    stop(running, 1, 0);
+}
+
 // ----- Per address -------------------------------------------------------------------------------
 
 fn per_address_one_client_is_rejected_and_others_are_served() {
@@ -1120,6 +1145,19 @@ fn over_queue_size_a_client_is_rejected_if_that_is_the_policy() {
     finish(&first);
     assert_echoes(&queued);
     finish(&queued);
+    stop(running, 2, 0);
+}
+
+/// As its workers would accept nobody while they are busy, the accept loop has to.
+fn with_a_queue_of_nobody_a_client_is_rejected_if_that_is_the_policy() {
+    let server = ThreadPoolTcpServer::new(ANY_PORT, ECHO_LINES).workers(1);
+    let running = server.queue_size(Limit::reject(0)).farewell("busy\n").spawn().unwrap();
+    let first = in_progress(running.server_address());
+    assert_rejected(connect(running.server_address()));
+    assert_eq!(running.handle().stats().rejected_by(LimitKind::Queue), 1);
+    finish(&first);
+    wait_until("there is a place", || running.handle().stats().running == 0);
+    finish(&in_progress(running.server_address()));
     stop(running, 2, 0);
 }
 
