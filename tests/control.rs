@@ -35,6 +35,7 @@ tests![
     the_port_is_the_same_after_resuming,
     the_state_is_told,
     a_server_suspended_before_it_serves_starts_suspended,
+    the_first_worker_of_a_server_suspended_before_it_serves_accepts_nobody,
     suspended_twice_is_suspended_once,
     a_suspended_server_keeps_datagrams,
     a_suspended_server_can_be_stopped,
@@ -295,6 +296,23 @@ fn a_server_suspended_before_it_serves_starts_suspended() {
     let running = server.spawn().unwrap();
     wait_until("it serves", || handle.state() == State::Suspended);
     let client = queued(&running);
+    assert_eq!(handle.stats().accepted, 0);
+    handle.resume();
+    assert_eq!(exchange_line(&client, ""), "hello\n");
+    finish(&client);
+    running.stop().unwrap();
+}
+
+/// Nor while the others are only forked.
+fn the_first_worker_of_a_server_suspended_before_it_serves_accepts_nobody() {
+    let server = bare().prefork().workers(20).bind().unwrap();
+    let handle = server.handle();
+    handle.suspend();
+    let client = connect(&server.server_address());
+    (&client).write_all(b"hello\n").unwrap();
+    let running = server.spawn().unwrap();
+    wait_until("all workers are there", || children_of(std::process::id()).len() == 20);
+    assert_waits(&client);
     assert_eq!(handle.stats().accepted, 0);
     handle.resume();
     assert_eq!(exchange_line(&client, ""), "hello\n");
