@@ -80,6 +80,7 @@ tests![
     without_a_master_idle_workers_end,
     without_a_master_workers_end_that_have_dropped_privileges,
     without_a_master_a_request_in_progress_ends_and_then_its_worker,
+    without_a_master_what_the_kernel_has_queued_is_served_before_the_end,
     without_a_master_a_worker_that_hangs_ends_at_the_deadline,
 ];
 
@@ -971,6 +972,19 @@ fn without_a_master_a_request_in_progress_ends_and_then_its_worker() {
     wait_until_gone(&idle);
     client.finish();
     wait_until_gone(&busy);
+}
+
+fn without_a_master_what_the_kernel_has_queued_is_served_before_the_end() {
+    let server = start("three_workers");
+    let workers = wait_for_workers(server.id(), 3);
+    let busy = [(); 3].map(|()| Client::start(server.address(), "hold"));
+    let mut queued = connect_to(server.address());
+    queued.write_all(b"\n").unwrap();
+    // Which kills it.
+    drop(server);
+    busy.into_iter().for_each(Client::finish);
+    assert!(read_to_end(queued).ends_with(b"done\n"));
+    wait_until_gone(&workers);
 }
 
 fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
