@@ -36,6 +36,7 @@ tests![
     a_worker_serves_one_request_at_a_time,
     more_workers_are_started_while_too_few_wait,
     workers_that_are_too_many_end_one_after_the_other,
+    workers_that_are_too_many_end_although_the_master_rested,
     workers_that_all_wait_are_left_alone,
     the_master_looks_at_its_workers_only_while_they_get_on,
     a_worker_is_replaced_after_so_many_requests,
@@ -43,6 +44,8 @@ tests![
     the_last_connection_of_a_worker_goes_on_until_it_ends,
     with_jitter_a_worker_serves_a_few_more,
     unless_set_a_worker_serves_up_to_a_tenth_more,
+    unless_set_a_worker_is_replaced_after_a_thousand_requests,
+    no_requests_are_as_one,
     without_max_requests_a_worker_stays,
     requests_are_numbered_across_workers,
     a_worker_that_was_killed_is_replaced,
@@ -66,6 +69,7 @@ tests![
     connections_that_are_idle_end_when_the_server_drains,
     what_the_kernel_had_queued_is_served_before_the_end,
     what_the_kernel_has_queued_is_served_although_the_last_worker_has_died,
+    what_the_kernel_has_queued_is_served_although_a_worker_has_left_before,
     no_worker_is_started_for_a_queue_that_another_has_seen_empty,
     told_to_stop_while_it_starts_its_workers_it_starts_no_more,
     a_request_that_does_not_end_is_forced_at_the_deadline,
@@ -87,6 +91,7 @@ tests![
     what_handle_request_has_left_waiting_is_served_once,
     a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
+    from_binding_on_signals_are_the_masters,
     a_worker_with_threads_serves_many_at_a_time,
     threads_in_a_worker_end_their_requests_before_it_ends,
     a_worker_that_sees_the_listener_closed_before_the_signal_ends_as_told,
@@ -198,25 +203,50 @@ impl<S: BaseServer> BaseServer for Turns<S> {
     }
 }
 
+impl<S> Turns<S> {
+    fn over(inner: S) -> Self {
+        Turns {
+            inner,
+            process: std::process::id(),
+            count: Arc::default(),
+        }
+    }
+}
+
+#[track_caller]
+fn wait_until_rests(turns: impl Fn() -> u64) {
+    wait_until("the master rests", || {
+        let before = turns();
+        std::thread::sleep(Duration::from_millis(400));
+        turns() == before
+    });
+}
+
 fn the_master_looks_at_its_workers_only_while_they_get_on() {
-    let turns = Arc::new(AtomicU64::new(0));
-    let server = Turns {
-        inner: server().min_workers(2),
-        process: std::process::id(),
-        count: Arc::clone(&turns),
-    };
+    let server = Turns::over(server().min_workers(2));
+    let turns = Arc::clone(&server.count);
     let (running, address) = serve(server, 2);
     let turns = || turns.load(Ordering::Relaxed);
     for _ in 0..2 {
-        wait_until("it rests", || {
-            let before = turns();
-            std::thread::sleep(Duration::from_millis(400));
-            turns() == before
-        });
+        wait_until_rests(turns);
         let before = turns();
         request(&address);
         wait_until("it has looked", || turns() > before);
     }
+    stop(running, 2, 0);
+}
+
+fn workers_that_are_too_many_end_although_the_master_rested() {
+    let spare = server().min_workers(1).min_spare_workers(1).max_spare_workers(1);
+    let server = Turns::over(spare);
+    let turns = Arc::clone(&server.count);
+    let (running, address) = serve(server, 1);
+    let clients = [(); 2].map(|()| Client::start(&address, "hold"));
+    wait_until("one more waits", || children().len() == 3);
+    wait_until_rests(|| turns.load(Ordering::Relaxed));
+    // None comes after them, whose acceptance would wake it.
+    clients.into_iter().for_each(Client::finish);
+    wait_until("one is left", || children().len() == 1);
     stop(running, 2, 0);
 }
 
@@ -282,6 +312,19 @@ fn unless_set_a_worker_serves_up_to_a_tenth_more() {
     runs.pop();
     assert_eq!(BTreeSet::from_iter(runs), BTreeSet::from([10, 11]));
     stop(running, 250, 0);
+}
+
+fn unless_set_a_worker_is_replaced_after_a_thousand_requests() {
+    let (running, address) = serve(server().workers(1).max_requests_jitter(0), 1);
+    assert_eq!(runs(&address, 1001), [1000, 1]);
+    stop(running, 1001, 0);
+}
+
+fn no_requests_are_as_one() {
+    let server = server().workers(1).max_requests(0).max_requests_jitter(0);
+    let (running, address) = serve(server, 1);
+    assert_eq!(runs(&address, 3), [1, 1, 1]);
+    stop(running, 3, 0);
 }
 
 fn without_max_requests_a_worker_stays() {
@@ -617,14 +660,19 @@ impl<S: BaseServer> BaseServer for HeldMaster<S> {
     }
 }
 
-fn what_the_kernel_has_queued_is_served_although_the_last_worker_has_died() {
+/// Has the only worker die, when there have been so many requests, before the server is told to stop.
+#[track_caller]
+fn assert_queue_is_served_without_a_worker(server: Server, requests: u64) {
     let held = temp_path("held");
     let server = HeldMaster {
-        inner: server().workers(1),
+        inner: server.workers(1),
         process: std::process::id(),
         path: held.path.clone(),
     };
-    let (running, _) = serve(server, 1);
+    let (running, address) = serve(server, 1);
+    for _ in 0..requests {
+        wait_until_replaced(request(&address), 1);
+    }
     let worker = children()[0];
     fs::write(&held.path, "").unwrap();
     kill(pid(worker), Signal::SIGKILL).unwrap();
@@ -635,7 +683,16 @@ fn what_the_kernel_has_queued_is_served_although_the_last_worker_has_died() {
     client.write_all(b"\n").unwrap();
     assert!(read_to_end(client).ends_with(b"done\n"));
     let report = running.join().unwrap();
-    assert_eq!((report.served, report.failed), (1, 0));
+    assert_eq!((report.served, report.failed), (requests + 1, 0));
+}
+
+fn what_the_kernel_has_queued_is_served_although_the_last_worker_has_died() {
+    assert_queue_is_served_without_a_worker(server(), 0);
+}
+
+/// It has left because it had had its requests, and has seen nothing of the end.
+fn what_the_kernel_has_queued_is_served_although_a_worker_has_left_before() {
+    assert_queue_is_served_without_a_worker(server().max_requests(1).max_requests_jitter(0), 1);
 }
 
 /// Its master gets on with the end only when all workers have ended.
@@ -878,19 +935,20 @@ fn a_signal_that_came_before_the_workers_is_the_masters_alone() {
 
 fn closing_hooks_run_in_the_master_only() {
     let (journal, pen) = journal();
-    let (running, address) = serve(
-        Noting(server().workers(1).max_requests(1).max_requests_jitter(0), "", pen),
-        1,
-    );
+    let inside = Noting(TcpServer::new(ANY_PORT, Commanded), "inside", pen.clone());
+    let server = inside.prefork().workers(1).max_requests(1).max_requests_jitter(0);
+    let (running, address) = serve(Noting(server, "outside", pen), 1);
     request(&address);
     request(&address);
     stop(running, 2, 0);
     for hook in ["server_bind", "server_close"] {
         let entries = journal.of(hook);
         assert!(
-            entries.len() == 1 && entries[0].process == std::process::id(),
+            entries.iter().all(|entry| entry.process == std::process::id()),
             "{entries:?}"
         );
+        let events: Vec<_> = entries.into_iter().map(|entry| entry.event).collect();
+        assert_eq!(events, [format!("{hook} outside"), format!("{hook} inside")]);
     }
 }
 
@@ -991,6 +1049,22 @@ fn put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends() {
     wait_until("it is replaced", || children().iter().any(|child| *child != process));
     request(&address);
     stop(running, 1, 1);
+}
+
+fn from_binding_on_signals_are_the_masters() {
+    let server = server().workers(1).bind().unwrap();
+    // Of which the first would end this process.
+    for signal in [Signal::SIGHUP, Signal::SIGTTIN] {
+        raise(signal).unwrap();
+    }
+    let (running, address) = serve(server, 2);
+    request(&address);
+    assert!(
+        logged()
+            .iter()
+            .any(|line| line == "INFO replacing 1 workers, one by one")
+    );
+    stop(running, 1, 0);
 }
 
 fn handle_request_serves_in_this_process() {
