@@ -303,7 +303,7 @@ fn a_server_suspended_before_it_serves_starts_suspended() {
     running.stop().unwrap();
 }
 
-/// Nor while the others are only forked.
+/// It could while its master is still forking the others.
 fn the_first_worker_of_a_server_suspended_before_it_serves_accepts_nobody() {
     let server = bare().prefork().workers(20).bind().unwrap();
     let handle = server.handle();

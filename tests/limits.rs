@@ -1122,16 +1122,22 @@ fn at_max_threads_a_client_is_rejected_if_that_is_the_policy() {
     stop(running, 1, 0);
 }
 
-fn at_max_children_a_client_is_rejected_if_that_is_the_policy() {
-    let server = ForkingTcpServer::new(ANY_PORT, ECHO_LINES).max_children(Limit::reject(1));
+/// Beside one client the next is rejected by that limit; when the first has ended, another is served.
+#[track_caller]
+fn assert_one_place(server: impl BaseServer, limit: LimitKind) {
     let running = server.farewell("busy\n").spawn().unwrap();
     let first = in_progress(running.server_address());
     assert_rejected(connect(running.server_address()));
-    assert_eq!(running.handle().stats().rejected_by(LimitKind::Children), 1);
+    assert_eq!(running.handle().stats().rejected_by(limit), 1);
     finish(&first);
     wait_until("there is a place", || running.handle().stats().running == 0);
     finish(&in_progress(running.server_address()));
     stop(running, 2, 0);
+}
+
+fn at_max_children_a_client_is_rejected_if_that_is_the_policy() {
+    let server = ForkingTcpServer::new(ANY_PORT, ECHO_LINES).max_children(Limit::reject(1));
+    assert_one_place(server, LimitKind::Children);
 }
 
 fn over_queue_size_a_client_is_rejected_if_that_is_the_policy() {
@@ -1151,14 +1157,7 @@ fn over_queue_size_a_client_is_rejected_if_that_is_the_policy() {
 /// As its workers would accept nobody while they are busy, the accept loop has to.
 fn with_a_queue_of_nobody_a_client_is_rejected_if_that_is_the_policy() {
     let server = ThreadPoolTcpServer::new(ANY_PORT, ECHO_LINES).workers(1);
-    let running = server.queue_size(Limit::reject(0)).farewell("busy\n").spawn().unwrap();
-    let first = in_progress(running.server_address());
-    assert_rejected(connect(running.server_address()));
-    assert_eq!(running.handle().stats().rejected_by(LimitKind::Queue), 1);
-    finish(&first);
-    wait_until("there is a place", || running.handle().stats().running == 0);
-    finish(&in_progress(running.server_address()));
-    stop(running, 2, 0);
+    assert_one_place(server.queue_size(Limit::reject(0)), LimitKind::Queue);
 }
 
 // ----- Places come back --------------------------------------------------------------------------
