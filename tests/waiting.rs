@@ -3,8 +3,9 @@
 
 mod support;
 
+use std::fmt::Display;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -13,15 +14,18 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use socketserver::prelude::*;
-use socketserver::{Acceptor, Tcp};
-use support::{EchoLine, connect, exchange_line, temp_path, udp_client, wait_until};
+use socketserver::{Acceptor, Running, Tcp};
+use support::{CEILING, EchoLine, children, connect, exchange_line, temp_path, udp_client, wait_until};
 
 tests![
     an_idle_server_waits_in_accept,
     an_idle_datagram_server_waits_in_the_call_that_receives,
     threads_wait_in_accept_again_after_a_wake_up,
     with_a_poll_interval_the_loop_comes_back_by_itself,
+    where_others_have_the_socket_too_nobody_waits_in_accept,
     a_server_whose_threads_block_all_signals_stops,
+    a_request_on_a_loop_that_has_blocked_all_signals_ends_at_the_deadline,
+    a_handler_that_leaves_its_thread_deaf_does_not_keep_suspend_from_returning,
     a_socket_made_elsewhere_stays_non_blocking,
     more_threads_may_accept_than_the_strategy_has_said,
     a_hook_that_never_waits_does_not_keep_the_processor_busy,
@@ -56,9 +60,13 @@ fn beginnings(system_call: libc::c_long) -> Vec<String> {
 
 /// How many threads of this process are in this system call.
 fn threads_in(system_call: libc::c_long) -> usize {
+    threads_of("self", system_call)
+}
+
+fn threads_of(process: impl Display, system_call: libc::c_long) -> usize {
     let beginnings = beginnings(system_call);
     let is_in = |call: &str| beginnings.iter().any(|beginning| call.starts_with(beginning));
-    fs::read_dir("/proc/self/task")
+    fs::read_dir(format!("/proc/{process}/task"))
         .unwrap()
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("syscall")).ok())
         .filter(|call| is_in(call))
@@ -138,19 +146,80 @@ fn with_a_poll_interval_the_loop_comes_back_by_itself() {
     running.stop().unwrap();
 }
 
-fn a_server_whose_threads_block_all_signals_stops() {
+fn where_others_have_the_socket_too_nobody_waits_in_accept() {
+    #[track_caller]
+    fn assert_waits_in_epoll(server: impl BaseServer, process: impl Fn() -> Option<u32>) {
+        let running = server.spawn().unwrap();
+        wait_until("it waits in epoll", || {
+            process().is_some_and(|process| threads_of(process, libc::SYS_epoll_wait) == 1)
+        });
+        running.stop().unwrap();
+    }
+    let (this, worker) = (|| Some(std::process::id()), || children().pop());
+    assert_waits_in_epoll(ForkingTcpServer::new(ANY_PORT, EchoLine), this);
+    let listener = std::net::TcpListener::bind(ANY_PORT).unwrap();
+    let ready_made = Tcp::try_from(listener).unwrap();
+    assert_waits_in_epoll(TcpServer::with_transport(ready_made, EchoLine), this);
+    let prefork = PreFork::<TcpServer<_>>::new(ANY_PORT, EchoLine);
+    assert_waits_in_epoll(prefork.workers(1), worker);
+}
+
+/// Serves on threads that block all signals: blocked after binding, which lets the signal come that wakes them.
+#[track_caller]
+fn spawn_deaf(server: impl BaseServer) -> Running {
+    let server = server.bind().unwrap();
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap();
-    let sync = TcpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
-    let threading = ThreadingTcpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
-    let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(2).spawn().unwrap();
-    let datagrams = UdpServer::new(ANY_PORT, EchoLine).spawn().unwrap();
+    let running = server.spawn().unwrap();
+    before.thread_set_mask().unwrap();
+    running
+}
+
+fn a_server_whose_threads_block_all_signals_stops() {
+    let sync = spawn_deaf(TcpServer::new(ANY_PORT, EchoLine));
+    let threading = spawn_deaf(ThreadingTcpServer::new(ANY_PORT, EchoLine));
+    let pool = spawn_deaf(ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(2));
+    let datagrams = spawn_deaf(UdpServer::new(ANY_PORT, EchoLine));
     wait_until("they wait", || {
         threads_in(libc::SYS_accept4) == 4 && threads_in(libc::SYS_recvmmsg) == 1
     });
     for running in [sync, threading, pool, datagrams] {
+        let handle = running.shutdown_handle();
+        handle.shutdown();
+        assert_eq!(handle.wait_timeout(CEILING), Ok(()));
         running.stop().unwrap();
     }
+}
+
+/// No other thread can be sent the signal that the deadline's timer sends.
+fn a_request_on_a_loop_that_has_blocked_all_signals_ends_at_the_deadline() {
+    let server = TcpServer::new(ANY_PORT, EchoLine).drain_timeout(Duration::from_millis(20));
+    let running = spawn_deaf(server);
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap();
+    let mut silent = connect(running.server_address());
+    wait_until("it is served", || running.handle().stats().running == 1);
+    // Whoever stops a `Running` would end the request a little later, too.
+    running.shutdown_handle().shutdown();
+    let end = silent.read(&mut [0]);
     before.thread_set_mask().unwrap();
+    assert_eq!(end.unwrap(), 0);
+    assert_eq!(running.stop().unwrap().forced, 1);
+}
+
+fn a_handler_that_leaves_its_thread_deaf_does_not_keep_suspend_from_returning() {
+    let handler = |request: &mut TcpRequest| -> io::Result<()> {
+        SigSet::all().thread_block()?;
+        request.write_all(b"deaf\n")
+    };
+    let server = TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::from_millis(20));
+    let running = server.spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), ""), "deaf\n");
+    wait_until("it waits in accept4(2)", || threads_in(libc::SYS_accept4) == 1);
+    let handle = running.handle();
+    let suspending = thread::spawn(move || handle.suspend());
+    wait_until("suspend returns", || suspending.is_finished());
+    suspending.join().unwrap();
+    assert_eq!(threads_in(libc::SYS_accept4), 1, "it has not heard of it");
+    running.stop().unwrap();
 }
 
 /// Other processes may have it, too.
