@@ -18,7 +18,7 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{Handled, Replies, Running};
+use socketserver::{Handled, Replies, Running, Udp};
 use support::batch::{Stall, next_message};
 use support::clients::ipv6_available;
 use support::gate::Gate;
@@ -36,6 +36,7 @@ tests![
     without_segments_each_reply_leaves_by_itself,
     a_socket_that_cannot_send_segments_sends_them_one_by_one,
     replies_wait_for_the_handlers_of_their_batch,
+    replies_do_not_wait_for_a_place_under_a_limit,
     thirty_two_replies_are_held_and_no_more,
     held_replies_have_a_limit_in_bytes,
     what_goes_to_somebody_else_is_in_order_with_replies,
@@ -295,6 +296,46 @@ fn replies_wait_for_the_handlers_of_their_batch() {
         assert_eq!(next(|bytes| client.recv(bytes)), packet.as_bytes());
     }
     running.stop().unwrap();
+}
+
+/// Keeps the requests that say `keep`, and the places that they have.
+struct Keeping<S>(S, mpsc::SyncSender<Job<Udp>>);
+
+impl<S: BaseServer<Transport = Udp>> BaseServer for Keeping<S> {
+    type Transport = Udp;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, job: Job<Udp>) {
+        if job.request().packet() == b"keep" {
+            self.1.send(job).unwrap();
+        } else {
+            self.0.process_request(job);
+        }
+    }
+}
+
+fn replies_do_not_wait_for_a_place_under_a_limit() {
+    for replies in HELD {
+        let (stall, (keep, kept)) = (Stall::default(), mpsc::sync_channel(1));
+        let server = Keeping(UdpServer::new("127.0.0.1:0", stall.then(echo)), keep);
+        let running = server.replies(replies).max_connections(1).spawn().unwrap();
+        let client = udp_client(running.server_address());
+        stall.begin_udp(&running);
+        for packet in ["one", "keep", "two"] {
+            client.send(packet.as_bytes()).unwrap();
+        }
+        stall.end();
+        assert_eq!(next(|bytes| client.recv(bytes)), b"one");
+        kept.recv().unwrap().run();
+        for packet in ["keep", "two"] {
+            assert_eq!(next(|bytes| client.recv(bytes)), packet.as_bytes());
+        }
+        assert_eq!(running.stop().unwrap().served, 4);
+    }
 }
 
 /// What has arrived before the handler ended that sends replies of these lengths.
