@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -79,6 +80,8 @@ tests![
     a_request_of_a_sync_server_forced_to_end_is_counted_as_forced,
     a_drain_timeout_of_zero_forces_at_once,
     a_request_that_cannot_be_ended_is_left_behind_and_reported,
+    a_pool_leaves_a_request_behind_that_cannot_be_ended,
+    the_threads_of_a_server_end_before_it_has_stopped,
     without_a_drain_timeout_the_server_waits,
     a_sync_server_stuck_with_a_silent_client_can_be_dropped,
     a_sync_server_stuck_where_every_thread_blocks_its_signal_can_be_stopped,
@@ -923,6 +926,56 @@ fn a_request_that_cannot_be_ended_is_left_behind_and_reported() {
     let told = "ERROR 1 request still runs although its socket is shut down; leaving it behind";
     assert_eq!(logged().last().map(String::as_str), Some(told));
     leave.open();
+}
+
+fn a_pool_leaves_a_request_behind_that_cannot_be_ended() {
+    let (running, _client, leave) = with_a_stuck_handler(|bare| bare.thread_pool().workers(2));
+    assert_eq!(running.stop().unwrap().leaked, 1);
+    leave.open();
+}
+
+/// Counts the threads that have ended, each of which takes a while for that.
+struct Ending(Arc<AtomicUsize>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        thread::sleep(Duration::from_millis(100));
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+thread_local! {
+    static ENDING: RefCell<Option<Ending>> = const { RefCell::new(None) };
+}
+
+/// What they have of the server, its socket among it, would outlive it.
+fn the_threads_of_a_server_end_before_it_has_stopped() {
+    #[track_caller]
+    fn assert_waited_for<S: BaseServer>(stack: impl FnOnce(ThreadEnd) -> S) {
+        let ended = Arc::default();
+        let running = stack(ThreadEnd(Arc::clone(&ended))).spawn().unwrap();
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+        running.stop().unwrap();
+        assert_eq!(ended.load(Ordering::SeqCst), 1);
+    }
+    assert_waited_for(|handler| ThreadingTcpServer::new("127.0.0.1:0", handler));
+    assert_waited_for(|handler| ThreadPoolTcpServer::new("127.0.0.1:0", handler).workers(1));
+    assert_waited_for(|handler| {
+        ThreadPoolTcpServer::new("127.0.0.1:0", handler)
+            .workers(1)
+            .queue_size(1)
+    });
+}
+
+/// Has the thread that it runs on counted when that has ended.
+#[derive(Clone)]
+struct ThreadEnd(Arc<AtomicUsize>);
+
+impl BaseRequestHandler<TcpRequest> for ThreadEnd {
+    fn handle(&mut self, _: &mut TcpRequest) -> HandlerResult {
+        ENDING.set(Some(Ending(Arc::clone(&self.0))));
+        Ok(())
+    }
 }
 
 fn without_a_drain_timeout_the_server_waits() {
