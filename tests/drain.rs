@@ -23,8 +23,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, gettid};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{Running, State, Tcp, UnixStreams, run_handler};
+use socketserver::{Replies, Running, State, Tcp, Udp, UnixStreams, run_handler};
 use support::accepting::Accepting;
+use support::batch::Stall;
 use support::gate::Gate;
 use support::interrupt::wait_until_asleep;
 use support::process::{Process, pid, role, serve_as_role};
@@ -39,8 +40,8 @@ use support::{
 tests![
     roles: serves_a_handler_that_never_returns, serves_a_handler_that_asks_for_the_end_and_returns_late,
         serves_a_late_handler_in_the_background, serves_a_late_handler_until_sigusr1,
-        serves_a_handler_that_writes_to_standard_error_for_ever, binds_and_serves_in_the_background,
-        serves_and_serves_again_in_the_background;
+        serves_a_handler_that_writes_to_standard_error_for_ever, goes_on_beside_a_request_that_was_left_behind,
+        binds_and_serves_in_the_background, serves_and_serves_again_in_the_background;
     an_idle_connection_is_told_at_once_by_a_sync_server,
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
@@ -79,6 +80,7 @@ tests![
     closing_serves_the_queue,
     a_tcp_listener_made_elsewhere_is_not_drained,
     a_unix_listener_made_elsewhere_is_not_drained,
+    datagrams_received_ahead_from_a_socket_made_elsewhere_are_served,
     once_a_second_the_drain_says_how_far_it_is,
     without_a_deadline_the_drain_says_how_many_are_left,
     a_sync_server_keeps_the_deadline_of_one_shutdown,
@@ -100,6 +102,7 @@ tests![
     a_late_handler_ends_no_process_that_no_signal_has_asked_to_end,
     a_late_handler_in_the_background_ends_no_process,
     a_late_handler_ends_no_process_at_a_signal_that_only_stops_the_server,
+    a_request_that_was_left_behind_ends_no_process_at_a_signal_that_comes_after_the_server_has_ended,
     a_process_whose_handler_never_returns_ends_although_nobody_reads_what_it_says,
     a_stray_nudge_changes_nothing,
     a_server_that_went_to_the_background_after_binding_ends_as_any_other,
@@ -1001,6 +1004,31 @@ fn a_unix_listener_made_elsewhere_is_not_drained() {
     listener.accept().unwrap();
 }
 
+/// Nobody else can have them any more.
+fn datagrams_received_ahead_from_a_socket_made_elsewhere_are_served() {
+    let stall = Stall::default();
+    let handler = stall.then(|request: &mut DatagramRequest| {
+        request.server().shutdown();
+        request.reply(request.packet())
+    });
+    let socket = UdpSocket::bind(ANY_PORT).unwrap();
+    let server = UdpServer::with_transport(Udp::try_from(socket).unwrap(), handler);
+    // So that it receives several as soon as they are there.
+    let running = server.replies(Replies::Batched).spawn().unwrap();
+    let client = udp_client(running.server_address());
+    stall.begin_udp(&running);
+    for packet in [b"one", b"two"] {
+        client.send(packet).unwrap();
+    }
+    stall.end();
+    assert_eq!(running.join().unwrap().served, 3);
+    for packet in [b"one", b"two"] {
+        let mut answer = [0; 4];
+        assert_eq!(client.recv(&mut answer).unwrap(), 3);
+        assert_eq!(answer[..3], *packet);
+    }
+}
+
 // ----- The deadline ------------------------------------------------------------------------------
 
 /// The lines that tell how far the drain is.
@@ -1353,6 +1381,49 @@ fn a_late_handler_in_the_background_ends_no_process() {
 
 fn a_late_handler_ends_no_process_at_a_signal_that_only_stops_the_server() {
     assert_ends_by_itself("serves_a_late_handler_until_sigusr1", Signal::SIGUSR1);
+}
+
+/// A strategy of a user's: each request on a thread of its own, as the bare server serves it.
+struct Aside<S>(Arc<S>);
+
+impl<S: BaseServer> BaseServer for Aside<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+    const CONCURRENCY: Concurrency = Concurrency::Threads;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        let inner = Arc::clone(&self.0);
+        thread::spawn(move || inner.process_request(job));
+    }
+}
+
+fn goes_on_beside_a_request_that_was_left_behind() {
+    let handler = |request: &mut TcpRequest| -> HandlerResult {
+        request.server().shutdown();
+        loop {
+            thread::park();
+        }
+    };
+    let server = TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO);
+    serve_as_role(Aside(Arc::new(server)));
+    // To a server that still listened, the first would ask for the end of the process, and the second say that it is due.
+    for signal in [Signal::SIGTERM, Signal::SIGURG] {
+        raise(signal).unwrap();
+    }
+    println!("goes on");
+}
+
+fn a_request_that_was_left_behind_ends_no_process_at_a_signal_that_comes_after_the_server_has_ended() {
+    let process = Process::start(&mut role("goes_on_beside_a_request_that_was_left_behind"));
+    let _client = TcpStream::connect(process.address()).unwrap();
+    let ended = process.end();
+    let output = "stopped: served=0 failed=0 drained=0 forced=1 leaked=1\ngoes on\n";
+    assert_eq!(ended.output, output, "{ended:?}");
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
 }
 
 fn serves_a_handler_that_writes_to_standard_error_for_ever() {
