@@ -1,0 +1,17 @@
+//! What goes wrong: with one request, with binding, for want of room, and by what was asked for.
+
+mod bind;
+mod request;
+mod tasks;
+
+use std::io;
+
+pub(crate) use bind::bind_error;
+pub(crate) use request::panic_message;
+pub use request::{Cause, HandlerError, HandlerResult, Phase, RequestError};
+pub(crate) use tasks::{LIMITS_OF_TASKS, no_room_for};
+
+/// What was asked for makes no sense: `text` says why, and what to do.
+pub(crate) fn invalid_input(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text.into())
+}
