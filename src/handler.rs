@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crate::error::{HandlerError, HandlerResult, Phase};
-use crate::hooks::discard;
+use crate::panics::discard;
 use crate::request::Request;
 
 /// Handles requests of the type `R`: Python's `BaseRequestHandler`, `StreamRequestHandler` and

@@ -2,13 +2,13 @@
 
 use std::any::TypeId;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::address::Address;
-use crate::error::{HandlerResult, RequestError, panic_message};
+use crate::error::{HandlerResult, RequestError};
 use crate::job::{Active, Force, Job};
 use crate::limits::{Capacity, LimitKind};
+pub(crate) use crate::panics::{caught, discard, guarded};
 use crate::server::{BaseServer, Concurrency, Core};
 use crate::transport::Transport;
 
@@ -125,32 +125,5 @@ fn guarded_through<S: BaseServer>(server: &S, hook: &str, run: impl FnOnce(&S), 
     let is_bottom = TypeId::of::<S>() == TypeId::of::<S::Inner>();
     if guarded(hook, || run(server)).is_none() && !is_bottom {
         inside(server.inner());
-    }
-}
-
-/// Runs a hook; `None` if it panics, which is logged and never ends the loop.
-pub(crate) fn guarded<R>(hook: &str, run: impl FnOnce() -> R) -> Option<R> {
-    let outcome = caught(run);
-    if let Err(text) = &outcome {
-        // The program's logger can panic, too: one that prints, once standard output is closed.
-        let _ = caught(|| log::error!("{hook} panicked: {text}"));
-    }
-    outcome.ok()
-}
-
-/// What `run` returns, or the text of its panic.
-pub(crate) fn caught<R>(run: impl FnOnce() -> R) -> Result<R, String> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
-        let text = panic_message(payload.as_ref()).to_owned();
-        discard(payload);
-        text
-    })
-}
-
-/// Drops what was thrown, or returned as an error: the program's own value, whose drop can panic.
-pub(crate) fn discard<T>(value: T) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        // The next drop would, too.
-        std::mem::forget(payload);
     }
 }

@@ -229,6 +229,7 @@ mod lifecycle;
 mod limits;
 mod mutex;
 mod observer;
+mod panics;
 #[doc = include_str!("performance.md")]
 pub mod performance {}
 pub mod prelude;

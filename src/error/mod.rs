@@ -7,7 +7,6 @@ mod tasks;
 use std::io;
 
 pub(crate) use bind::bind_error;
-pub(crate) use request::panic_message;
 pub use request::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub(crate) use tasks::{LIMITS_OF_TASKS, no_room_for};
 

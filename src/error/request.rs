@@ -8,6 +8,7 @@ use std::process::ExitStatus;
 
 use crate::address::Address;
 use crate::observer::Outcome;
+use crate::panics::panic_message;
 use crate::timeouts::TimeoutError;
 
 /// What a handler may fail with: any error, boxed. `?` makes one of any error type, `.into()` of text.
@@ -185,17 +186,6 @@ impl Error for RequestError {
             Cause::Error(error) => Some(error.as_ref()),
             Cause::Panic(_) | Cause::Exit(_) => None,
         }
-    }
-}
-
-/// The text of a panic, if it had one.
-pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> &str {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text
-    } else {
-        "(no message)"
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Report, ServerHandle, Shared, ShutdownHandle};
 use crate::address::Address;
-use crate::hooks::guarded;
+use crate::panics::guarded;
 
 /// A server that serves on a thread of its own, from [`spawn`](crate::BaseServer::spawn).
 ///

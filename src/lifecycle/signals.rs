@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{ServerHandle, Shared, Wakeup};
-use crate::hooks::guarded;
+use crate::panics::guarded;
 use crate::sys::Reaction;
 
 /// What a server does at a signal; see [`on_signal`](crate::Configure::on_signal).

@@ -14,10 +14,11 @@ use crate::address::{Address, AddressFamily};
 use crate::config::Config;
 use crate::error::{HandlerResult, RequestError, no_room_for};
 use crate::handler::BaseRequestHandler;
-use crate::hooks::{Outermost, guarded};
+use crate::hooks::Outermost;
 use crate::job::{Active, Force, Job};
 use crate::lifecycle::{Report, Running, ServerHandle, ShutdownHandle, State, drain};
 use crate::limits::{Capacity, LimitKind};
+use crate::panics::guarded;
 use crate::stats::Stats;
 use crate::transport::{SocketType, Transport};
 

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::acceptor::Acceptor;
-use crate::hooks::caught;
 use crate::job::Job;
 use crate::mutex::Mutex;
+use crate::panics::caught;
 use crate::transport::Transport;
 
 /// The threads of a strategy that accept for themselves: how many do now, and how that ends.

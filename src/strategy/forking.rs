@@ -10,10 +10,10 @@ use signal_hook::consts::SIGCHLD;
 
 use super::{exit_status, one_strategy};
 use crate::error::invalid_input;
-use crate::hooks::guarded;
 use crate::job::{Force, Job, Remote};
 use crate::limits::{Capacity, Limit, LimitKind};
 use crate::mutex::Mutex;
+use crate::panics::guarded;
 use crate::request::about_to_fork;
 use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Fork, Reaction, SignalGuard};
