@@ -10,7 +10,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::queue::Queue;
 use crate::hooks::Hooks;
 use crate::lifecycle::poll_timeout;
-use crate::request::{Request, SILENCE, Unread, discard};
+use crate::request::{Request, SILENCE, Unread, read_away};
 use crate::transport::Transport;
 
 /// Connections that were rejected and told so, and are open a moment longer.
@@ -87,7 +87,7 @@ impl<T: Transport> Linger<T> {
             let over =
                 patience.is_zero() || poll(&mut fds, poll_timeout(patience)).is_err_and(|errno| errno != Errno::EINTR);
             for (due, request) in std::mem::take(&mut left) {
-                let closed = request.socket().is_none_or(|socket| discard(socket) == Unread::End);
+                let closed = request.socket().is_none_or(|socket| read_away(socket) == Unread::End);
                 if closed || over {
                     server.close_request(request);
                 } else {
@@ -108,6 +108,6 @@ fn watched<R: Request>(request: &R) -> Option<PollFd<'_>> {
 }
 
 fn close<T: Transport>(server: &dyn Hooks<T>, request: T::Request) {
-    request.socket().map(discard);
+    request.socket().map(read_away);
     server.close_request(request);
 }

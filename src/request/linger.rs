@@ -27,7 +27,7 @@ pub(crate) enum Unread {
 }
 
 /// Reads away what has arrived, without waiting.
-pub(crate) fn discard(socket: BorrowedFd<'_>) -> Unread {
+pub(crate) fn read_away(socket: BorrowedFd<'_>) -> Unread {
     // Small: this is the stack of a thread that may live for long.
     let mut buffer = [0; 2048];
     let mut found = Unread::Nothing;
@@ -45,7 +45,7 @@ pub(crate) fn discard(socket: BorrowedFd<'_>) -> Unread {
 /// Reads away what arrives until the client has closed, is silent, or `deadline` has come. If there is nothing now, that
 /// was all: most clients send no more than they are asked for, and none of these is waited for.
 pub(super) fn linger(socket: BorrowedFd<'_>, deadline: Option<Instant>) {
-    if discard(socket) != Unread::Something {
+    if read_away(socket) != Unread::Something {
         return;
     }
     let at_most = Instant::now() + AT_MOST;
@@ -56,7 +56,7 @@ pub(super) fn linger(socket: BorrowedFd<'_>, deadline: Option<Instant>) {
         match poll(&mut fds, poll_timeout(left.min(SILENCE))) {
             _ if left.is_zero() => return,
             Err(Errno::EINTR) => {}
-            Ok(1..) if discard(socket) == Unread::Something => {}
+            Ok(1..) if read_away(socket) == Unread::Something => {}
             _ => return,
         }
     }

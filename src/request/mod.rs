@@ -26,7 +26,7 @@ pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
 pub(crate) use forks::{about_to_fork, has_not_forked};
 pub use halves::{RFile, WFile};
-pub(crate) use linger::{SILENCE, Unread, discard};
+pub(crate) use linger::{SILENCE, Unread, read_away};
 pub use memory::{MemoryDatagrams, MemoryStream};
 pub use stream::Stream;
 pub use stream_request::StreamRequest;
