@@ -232,6 +232,7 @@ mod observer;
 mod panics;
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+mod poll;
 pub mod prelude;
 mod request;
 mod server;

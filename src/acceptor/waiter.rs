@@ -9,8 +9,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::lifecycle::{Wakeup, poll_timeout};
+use crate::lifecycle::Wakeup;
 use crate::mutex::Mutex;
+use crate::poll::poll_timeout;
 use crate::sys;
 
 /// Waits for the listener and for wake-ups, in sets (epoll(7)) that a process never changes once it has made

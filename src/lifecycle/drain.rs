@@ -6,11 +6,11 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::poll::readable;
 use super::{Report, State, Wakeup};
 use crate::hooks::Outermost;
 use crate::job::Force;
 use crate::observer::Event;
+use crate::poll::readable;
 use crate::server::Core;
 use crate::sys;
 use crate::transport::{SocketType, Transport};

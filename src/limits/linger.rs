@@ -9,7 +9,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::queue::Queue;
 use crate::hooks::Hooks;
-use crate::lifecycle::poll_timeout;
+use crate::poll::poll_timeout;
 use crate::request::{Request, SILENCE, Unread, read_away};
 use crate::transport::Transport;
 

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{MsgFlags, recv};
 
-use crate::lifecycle::poll_timeout;
+use crate::poll::poll_timeout;
 
 /// How long a client may be silent: Go's `net/http` gives as much (`rstAvoidanceDelay`).
 pub(crate) const SILENCE: Duration = Duration::from_millis(500);

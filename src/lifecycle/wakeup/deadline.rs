@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Wakeup;
 use crate::lifecycle::drain::GRACE;
-use crate::lifecycle::poll::writable;
+use crate::poll::writable;
 use crate::sys::{self, Timer};
 
 /// How a loop that is busy in a handler keeps the deadline: a timer sends [`sys::NUDGE`].

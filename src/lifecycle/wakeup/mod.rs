@@ -15,9 +15,9 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::inline::{Inline, InlineSlot};
-use super::poll::{poll_timeout, readable, wait_for};
 use super::sleepers::Sleepers;
 use super::stamp::Stamp;
+use crate::poll::{poll_timeout, readable, wait_for};
 use crate::sys;
 
 use deadline::Deadline;

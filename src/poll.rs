@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 /// Waits until one of them is written to, at most `timeout`, and takes that.
-pub(super) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
+pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
     let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
     match poll(&mut fds, poll_timeout(timeout)) {
         Ok(0) | Err(Errno::EINTR) => Ok(()),
@@ -25,7 +25,7 @@ pub(super) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration
 
 /// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its queue
 /// (`POLLHUP`, poll(2)).
-pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     let there_is = matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..));
     there_is
@@ -35,7 +35,7 @@ pub(super) fn readable(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Whether a few bytes can be written now without waiting. Async-signal-safe: poll(2).
-pub(super) fn writable(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn writable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
     matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
