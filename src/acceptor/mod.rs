@@ -21,7 +21,7 @@ use crate::server::{Core, not_bound};
 use crate::transport::{SocketType, Transport};
 
 pub(crate) use backoff::Backoff;
-pub(crate) use waiter::{Event, Waiter};
+pub(crate) use waiter::{WaitEnd, Waiter};
 
 /// The episodes of one server's accepting.
 #[derive(Debug)]
@@ -350,7 +350,7 @@ impl<T: Transport> Acceptor<T> {
             self.back_off(&error, timeout).map(|()| Turn::Nothing)
         } else if !self.has_place(place) {
             self.flush();
-            core.wait_quiet(timeout).map(Turn::nothing)
+            core.wait_quiet(timeout).map(Turn::without_request)
         } else if let Some(job) = self.waiting_job(place) {
             Ok(Turn::Job(job))
         } else {
@@ -379,13 +379,13 @@ impl<T: Transport> Acceptor<T> {
             // Something is to be done at its time.
             sleepers.turn_off();
         }
-        let event = {
+        let end = {
             let _waiting = core.shared().master().map(|master| master.waiting());
             core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
         };
-        match event {
-            Event::Request => self.accept(wakeup, place, timeout, None),
-            event => Ok(Turn::nothing(event)),
+        match end {
+            WaitEnd::Request => self.accept(wakeup, place, timeout, None),
+            other => Ok(Turn::without_request(other)),
         }
     }
 
@@ -553,8 +553,9 @@ fn may_accept(shared: &Shared) -> bool {
 }
 
 impl<T: Transport> Turn<T> {
-    fn nothing(event: Event) -> Self {
-        if event == Event::TimedOut {
+    /// One whose wait has ended otherwise than by a request.
+    fn without_request(end: WaitEnd) -> Self {
+        if end == WaitEnd::TimedOut {
             Turn::Nothing
         } else {
             Turn::Again

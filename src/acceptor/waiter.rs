@@ -45,9 +45,9 @@ const WAKE: u64 = 2;
 const PLACE: u64 = 3;
 const TURN: u64 = 4;
 
-/// What a wait came back with.
+/// How a wait has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum WaitEnd {
     Request,
     /// Something else than a request: look at everything again.
     Other,
@@ -140,7 +140,7 @@ impl Waiter {
         listener: &impl AsFd,
         wakeup: &Wakeup,
         timeout: Option<Duration>,
-    ) -> io::Result<Event> {
+    ) -> io::Result<WaitEnd> {
         let own = &self.all[number % SETS];
         if own.get().is_none() && !self.spares.load(Ordering::Relaxed) {
             let _changing = self.changing.lock();
@@ -152,7 +152,7 @@ impl Waiter {
         }
         match own.get().or(self.all[0].get()) {
             Some(set) => self.wait_in(set, listener, wakeup, timeout),
-            None => Ok(Event::Other),
+            None => Ok(WaitEnd::Other),
         }
     }
 
@@ -162,7 +162,7 @@ impl Waiter {
         listener: &impl AsFd,
         wakeup: &Wakeup,
         timeout: Option<Duration>,
-    ) -> io::Result<Event> {
+    ) -> io::Result<WaitEnd> {
         self.wait_in(&self.quiet, listener, wakeup, timeout)
     }
 
@@ -172,10 +172,10 @@ impl Waiter {
         listener: &impl AsFd,
         wakeup: &Wakeup,
         timeout: Option<Duration>,
-    ) -> io::Result<Event> {
+    ) -> io::Result<WaitEnd> {
         match wait_one(set, timeout)? {
-            None => return Ok(Event::TimedOut),
-            Some(LISTENER) => return Ok(Event::Request),
+            None => return Ok(WaitEnd::TimedOut),
+            Some(LISTENER) => return Ok(WaitEnd::Request),
             Some(STOP) => wakeup.stop_seen(),
             Some(PLACE) => wakeup.take_place(),
             Some(TURN) => wakeup.take_turn(),
@@ -184,7 +184,7 @@ impl Waiter {
                 self.look_again(listener);
             }
         }
-        Ok(Event::Other)
+        Ok(WaitEnd::Other)
     }
 }
 
@@ -265,8 +265,8 @@ mod tests {
                 let (waiter, wakeup, listener) = (&waiters[process], &wakeups[process], &listener);
                 scope.spawn(move || {
                     threads.send(gettid()).unwrap();
-                    let event = waiter.wait(0, listener, wakeup, Some(CEILING)).unwrap();
-                    assert!(event == Event::Request);
+                    let end = waiter.wait(0, listener, wakeup, Some(CEILING)).unwrap();
+                    assert!(end == WaitEnd::Request);
                     requests.send(process).unwrap();
                 });
             }

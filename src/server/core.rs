@@ -11,7 +11,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
-use crate::acceptor::{Event, Waiter};
+use crate::acceptor::{WaitEnd, Waiter};
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::bind_error;
@@ -252,7 +252,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
-    pub(crate) fn wait_quiet(&self, timeout: Option<Duration>) -> io::Result<Event> {
+    pub(crate) fn wait_quiet(&self, timeout: Option<Duration>) -> io::Result<WaitEnd> {
         let transport = self.transport().ok_or_else(not_bound)?;
         self.waiter()?
             .wait_quiet(transport.socket(), self.shared.wakeup()?, timeout)
