@@ -42,7 +42,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect as connect_socket, setsockopt, socket, sockopt,
 };
 use socketserver::prelude::*;
-use socketserver::{ShutdownHandle, State};
+use socketserver::{Report, ShutdownHandle, State};
 
 /// No wait of a test is longer: past it, the test has failed.
 pub const CEILING: Duration = Duration::from_secs(10);
@@ -148,6 +148,17 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 #[track_caller]
 pub fn wait_until_draining(handle: &ShutdownHandle) {
     wait_until("the server drains", || handle.state() == State::Draining);
+}
+
+/// What a report counts: served, failed, drained, forced, leaked.
+pub fn counts(report: Report) -> [u64; 5] {
+    [
+        report.served,
+        report.failed,
+        report.drained,
+        report.forced,
+        report.leaked,
+    ]
 }
 
 /// What a process holds: descriptors, threads, children.

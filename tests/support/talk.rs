@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socketserver::prelude::*;
 
-use super::{CEILING, connect, exchange_line, read_to_end, uninterrupted};
+use super::{CEILING, Lines, connect, exchange_line, read_to_end, uninterrupted};
 
 /// A handler without state.
 pub type Handler = fn(&mut TcpRequest) -> io::Result<()>;
@@ -20,6 +20,12 @@ pub const ECHO_LINES: Handler = |request| {
     }
     Ok(())
 };
+
+/// Lets a client know that it has been accepted.
+pub fn greet(request: &mut TcpRequest) -> HandlerResult {
+    request.write_all(b"welcome\n")?;
+    Lines.handle(request)
+}
 
 /// Tells the process that serves, then waits for the client's end.
 pub const TELL_PROCESS: Handler = |request| {
