@@ -99,11 +99,11 @@ impl Accepting {
     pub(super) fn run<T: Transport>(&self, acceptor: &mut Acceptor<T>, leaving: impl Fn(&Acceptor<T>, bool)) {
         let _here = Here::enter(self);
         loop {
-            match guarded(|| acceptor.next()) {
+            match panic_as_error(|| acceptor.next()) {
                 Ok(Some(job)) => {
                     let last = self.leave();
                     leaving(acceptor, last);
-                    if let Err(error) = guarded(|| acceptor.process(job)) {
+                    if let Err(error) = panic_as_error(|| acceptor.process(job)) {
                         return self.fail(acceptor, error);
                     }
                     if !self.join() {
@@ -140,9 +140,9 @@ impl Accepting {
     }
 }
 
-/// Hooks do not panic, their panics are caught, but a logger does where it is called: as an error. Counted as one that
-/// accepts and gone, the thread would keep others from taking its place.
-fn guarded<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+/// Hooks do not panic, their panics are caught, but a logger does where it is called. Counted as one that accepts and
+/// gone, the thread would keep others from taking its place.
+fn panic_as_error<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
     caught(work).unwrap_or_else(|text| Err(io::Error::other(format!("accepting panicked: {text}"))))
 }
 
