@@ -100,9 +100,9 @@ impl Backoff {
         self.number.update(Ordering::Relaxed, Ordering::Relaxed, next_odd);
     }
 
-    /// Whether to try again at once. What should pass does not always: a security module that forbids
-    /// accepting says EPERM each time and leaves the connection in the queue.
-    pub(super) fn may_retry(&self) -> bool {
+    /// Whether to try again at once, which counts as one of the attempts that are. What should pass does not always: a
+    /// security module that forbids accepting says EPERM each time and leaves the connection in the queue.
+    pub(super) fn take_retry(&self) -> bool {
         let mut trouble = self.trouble.lock();
         if trouble.retries == 0 && trouble.since.is_none() {
             self.renumber(&trouble);
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn an_attempt_that_began_while_others_were_repeated_does_not_end_the_episode_they_led_to() {
         let backoff = Backoff::new("test");
-        assert!(backoff.may_retry());
+        assert!(backoff.take_retry());
         let before = backoff.attempt();
         assert_eq!(backoff.next(&"").as_millis(), 5);
         backoff.succeeded(before);
@@ -241,7 +241,7 @@ mod tests {
         let backoff = Backoff::new("test");
         assert_eq!(backoff.next(&"").as_millis(), 5);
         let attempt = backoff.attempt();
-        assert!(backoff.may_retry());
+        assert!(backoff.take_retry());
         assert_eq!(backoff.next(&"").as_millis(), 10);
         backoff.succeeded(attempt);
         assert_eq!(backoff.next(&"").as_millis(), 5);
@@ -250,11 +250,11 @@ mod tests {
     #[test]
     fn an_attempt_that_began_while_others_were_repeated_ends_that() {
         let backoff = Backoff::new("test");
-        (0..60).for_each(|_| assert!(backoff.may_retry()));
+        (0..60).for_each(|_| assert!(backoff.take_retry()));
         let attempt = backoff.attempt();
-        assert!(backoff.may_retry());
+        assert!(backoff.take_retry());
         backoff.succeeded(attempt);
-        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
+        assert_eq!((0..1_000).filter(|_| backoff.take_retry()).count(), 100);
     }
 
     #[test]
@@ -341,8 +341,8 @@ mod tests {
     #[test]
     fn what_should_pass_and_does_not_is_not_retried_for_ever() {
         let backoff = Backoff::new("test");
-        assert_eq!((0..1_000).filter(|_| backoff.may_retry()).count(), 100);
+        assert_eq!((0..1_000).filter(|_| backoff.take_retry()).count(), 100);
         backoff.succeeded(backoff.attempt());
-        assert!(backoff.may_retry());
+        assert!(backoff.take_retry());
     }
 }

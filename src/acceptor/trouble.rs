@@ -103,7 +103,7 @@ impl<T: Transport> Acceptor<T> {
                 self.back_with_nothing(wakeup)?;
                 Ok(Turn::Nothing)
             }
-            Remedy::Retry if self.backoffs.accepting.may_retry() => {
+            Remedy::Retry if self.backoffs.accepting.take_retry() => {
                 log::debug!("accept: {error}");
                 Ok(Turn::Again)
             }
