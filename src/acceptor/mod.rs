@@ -15,7 +15,7 @@ use crate::error::LIMITS_OF_TASKS;
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
-use crate::limits::Admitted;
+use crate::limits::Admission;
 use crate::request::Request;
 use crate::server::{Core, not_bound};
 use crate::transport::{SocketType, Transport};
@@ -534,9 +534,9 @@ impl<T: Transport> Acceptor<T> {
             return Ok(Turn::Refused);
         };
         Ok(match job.admit() {
-            Admitted::Job(job) => Turn::Job(job),
-            Admitted::Waits => Turn::Again,
-            Admitted::Rejected => Turn::Rejected,
+            Admission::Job(job) => Turn::Job(job),
+            Admission::Waits => Turn::Again,
+            Admission::Rejected => Turn::Rejected,
         })
     }
 }

@@ -1,9 +1,9 @@
 //! Limits: how many requests at once, how many of one client, how fast, and what happens beyond.
 
 mod addresses;
+mod admit;
 mod linger;
 mod queue;
-mod reject;
 mod waiting;
 
 use std::fmt;
@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::error::invalid_input;
 
 pub(crate) use addresses::{AddressRules, Addresses, Verdict};
+pub(crate) use admit::{Admission, send_farewell};
 pub(crate) use linger::Linger;
-pub(crate) use reject::{Admitted, send_farewell};
 pub(crate) use waiting::WaitingRoom;
 
 /// What happens to a request that a limit leaves no room for.

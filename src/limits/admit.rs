@@ -11,7 +11,7 @@ use crate::observer::Event;
 use crate::transport::Transport;
 
 /// What became of it.
-pub(crate) enum Admitted<T: Transport> {
+pub(crate) enum Admission<T: Transport> {
     Job(Job<T>),
     Waits,
     Rejected,
@@ -19,9 +19,9 @@ pub(crate) enum Admitted<T: Transport> {
 
 impl<T: Transport> Job<T> {
     /// Asks the limits.
-    pub(crate) fn admit(mut self) -> Admitted<T> {
+    pub(crate) fn admit(mut self) -> Admission<T> {
         match self.ask_limits() {
-            Verdict::Admit => Admitted::Job(self.started()),
+            Verdict::Admit => Admission::Job(self.started()),
             Verdict::Hold(limit, turn) => {
                 let (server, active, ticket) = self.into_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
@@ -31,7 +31,7 @@ impl<T: Transport> Job<T> {
                     limit,
                 });
                 server.core().waiting_room().push(active, ticket, turn);
-                Admitted::Waits
+                Admission::Waits
             }
             Verdict::Reject(limit) => {
                 let (server, mut active, ticket) = self.into_parts();
@@ -44,7 +44,7 @@ impl<T: Transport> Job<T> {
                 });
                 server.reject_request(&mut active.request, limit);
                 server.core().linger().push(&*server, active.request);
-                Admitted::Rejected
+                Admission::Rejected
             }
         }
     }
