@@ -17,7 +17,7 @@ use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
 use crate::limits::Admission;
 use crate::request::Request;
-use crate::server::{Core, not_bound};
+use crate::server::Core;
 use crate::transport::{SocketType, Transport};
 
 pub(crate) use backoff::Backoff;
@@ -365,7 +365,7 @@ impl<T: Transport> Acceptor<T> {
         place: &mut Place,
         timeout: Option<Duration>,
     ) -> io::Result<Turn<T>> {
-        let transport = core.transport().ok_or_else(not_bound)?;
+        let transport = core.bound_transport()?;
         if transport.has_ahead() && !core.shared().is_suspended() {
             return self.accept(wakeup, place, timeout, None);
         }

@@ -136,6 +136,13 @@ impl<T: Transport> Core<T> {
         self.transport.get()
     }
 
+    /// # Errors
+    ///
+    /// The server is not bound.
+    pub(crate) fn bound_transport(&self) -> io::Result<&T> {
+        self.transport().ok_or_else(not_bound)
+    }
+
     pub(crate) fn server_address(&self) -> Address {
         self.shared.address().unwrap_or(&self.address).clone()
     }
@@ -218,7 +225,7 @@ impl<T: Transport> Core<T> {
             let _ = self.transport.set(transport);
         }
         // At once: a server_bind hook that has called its inner one sees the real port.
-        let transport = self.transport().ok_or_else(not_bound)?;
+        let transport = self.bound_transport()?;
         self.shared.set_address(transport.local_address()?);
         Ok(())
     }
@@ -227,13 +234,13 @@ impl<T: Transport> Core<T> {
         if self.ready_made {
             Ok(())
         } else {
-            self.transport().ok_or_else(not_bound)?.listen(&self.config())
+            self.bound_transport()?.listen(&self.config())
         }
     }
 
     /// After `server_activate`: ready to wait for requests.
     pub(super) fn activated(&self) -> io::Result<()> {
-        let transport = self.transport().ok_or_else(not_bound)?;
+        let transport = self.bound_transport()?;
         let config = self.config();
         self.shared.configure(&config);
         let _ = self.capacity.set(limits::capacity(&config));
@@ -246,21 +253,21 @@ impl<T: Transport> Core<T> {
 
     /// Stops accepting, or begins again, if that was asked for.
     pub(crate) fn keep_suspension(&self) -> io::Result<()> {
-        let transport = self.transport().ok_or_else(not_bound)?;
+        let transport = self.bound_transport()?;
         self.waiter()?
             .suspend(transport.socket(), || self.shared.is_suspended())
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
     pub(crate) fn wait_quiet(&self, timeout: Option<Duration>) -> io::Result<WaitEnd> {
-        let transport = self.transport().ok_or_else(not_bound)?;
+        let transport = self.bound_transport()?;
         self.waiter()?
             .wait_quiet(transport.socket(), self.shared.wakeup()?, timeout)
     }
 
     /// A thread that does not accept has taken a wake-up, which may have been for those that do.
     pub(crate) fn look_again(&self) -> io::Result<()> {
-        let transport = self.transport().ok_or_else(not_bound)?;
+        let transport = self.bound_transport()?;
         self.waiter()?.look_again(transport.socket());
         Ok(())
     }
@@ -331,7 +338,7 @@ impl<T: Transport> Core<T> {
         let wakeup = self.shared.wakeup()?;
         let parents = wakeup.renew(wake, self.backlog.get().is_some())?;
         let master = Arc::new(Master::new(duty, parents));
-        let transport = self.transport().ok_or_else(not_bound)?;
+        let transport = self.bound_transport()?;
         self.waiter()?.renew(transport.socket(), wakeup)?;
         self.keep_deadline();
         sys::on_sigterm_in_worker(Arc::clone(wakeup), Arc::clone(&master))?;
@@ -362,7 +369,7 @@ impl<T: Transport> Core<T> {
     }
 }
 
-pub(crate) fn not_bound() -> io::Error {
+fn not_bound() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotConnected,
         "the server is not bound: a server_bind hook must call inner().server_bind()",

@@ -24,7 +24,6 @@ use crate::transport::{SocketType, Transport};
 
 use self::batch::Batch;
 pub use self::core::Core;
-pub(crate) use self::core::not_bound;
 pub use socket_server::SocketServer;
 
 /// The request type of a server.

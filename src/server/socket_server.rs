@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use super::core::{Core, not_bound};
+use super::core::Core;
 use super::{BaseServer, Concurrency, Construct};
 use crate::acceptor::Acceptor;
 use crate::address::Address;
@@ -121,7 +121,7 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> BaseServer for SocketServe
     }
 
     fn get_request(&self) -> io::Result<T::Request> {
-        let transport = self.core.transport().ok_or_else(not_bound)?;
+        let transport = self.core.bound_transport()?;
         if self.core.is_alone() {
             transport.accept_ahead()
         } else {
