@@ -87,7 +87,7 @@ impl Waiter {
 
     /// Takes the listener out of the sets, or puts it back, as `suspended` says at last. That takes it away
     /// from all who wait, at once and without waking them.
-    pub(crate) fn suspend(&self, listener: &impl AsFd, suspended: impl Fn() -> bool) -> io::Result<()> {
+    pub(crate) fn keep_suspension(&self, listener: &impl AsFd, suspended: impl Fn() -> bool) -> io::Result<()> {
         if self.listening.load(Ordering::SeqCst) != suspended() {
             return Ok(());
         }

@@ -255,7 +255,7 @@ impl<T: Transport> Core<T> {
     pub(crate) fn keep_suspension(&self) -> io::Result<()> {
         let transport = self.bound_transport()?;
         self.waiter()?
-            .suspend(transport.socket(), || self.shared.is_suspended())
+            .keep_suspension(transport.socket(), || self.shared.is_suspended())
     }
 
     /// Waits for a wake-up, a place or the end of `timeout`, whatever requests there are.
