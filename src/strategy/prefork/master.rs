@@ -27,8 +27,8 @@ impl<S: BaseServer> PreFork<S> {
     pub(super) fn manage(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<()> {
         let core = self.core();
         let wakeup = core.shared().wakeup()?;
-        self.state().numbers = self.numbers;
-        self.state().observe(core.shared());
+        self.lock_workers().numbers = self.numbers;
+        self.lock_workers().observe(core.shared());
         if !wakeup.is_stopping() {
             self.start_first(acceptor)?;
         }
@@ -47,7 +47,7 @@ impl<S: BaseServer> PreFork<S> {
             core.wait_quiet(acceptor.until_next_due(left.into_iter().chain(interval).min()))?;
         }
         core.begin_drain(acceptor.server());
-        if self.state().len() > 0 || core.has_queued() {
+        if self.lock_workers().len() > 0 || core.has_queued() {
             self.have_queue_served(acceptor)?;
         }
         Ok(())
@@ -62,18 +62,18 @@ impl<S: BaseServer> PreFork<S> {
         while !board.is_queue_done() {
             let _told = wakeup.about_to_wait();
             acceptor.server().service_actions();
-            self.state().look();
+            self.lock_workers().look();
             if !core.has_time() {
                 core.give_up_queue(acceptor.server());
                 break;
             }
-            if self.state().hopeless().is_some() {
+            if self.lock_workers().hopeless().is_some() {
                 break;
             }
             let left = core.drain_time_left();
-            let mut pause = self.state().paused_until();
+            let mut pause = self.lock_workers().paused_until();
             // In this order: one that has seen the queue empty says so, and leaves then.
-            if !self.state().any_accepts() && pause.is_none() && !board.is_queue_done() {
+            if !self.lock_workers().any_accepts() && pause.is_none() && !board.is_queue_done() {
                 pause = self.start(1, acceptor);
             }
             let pause = pause.map_or(left, |until| until.saturating_duration_since(Instant::now()));
@@ -98,7 +98,7 @@ impl<S: BaseServer> PreFork<S> {
                 break;
             }
             if let Err(error) = self.start_worker(acceptor) {
-                return Some(self.state().pause(&error.to_string()));
+                return Some(self.lock_workers().pause(&error.to_string()));
             }
         }
         None
@@ -107,22 +107,22 @@ impl<S: BaseServer> PreFork<S> {
     /// Sees to everything once. Returns when to do it again, if nothing happens before.
     fn maintain(&self, acceptor: &Acceptor<S::Transport>) -> io::Result<Option<Instant>> {
         let now = Instant::now();
-        self.state().look();
-        if let Some(why) = self.state().hopeless() {
+        self.lock_workers().look();
+        if let Some(why) = self.lock_workers().hopeless() {
             return Err(io::Error::other(why));
         }
         let missing = self.missing(now);
-        let pause = self.state().paused_until().filter(|_| missing > 0);
+        let pause = self.lock_workers().paused_until().filter(|_| missing > 0);
         let pause = pause.or_else(|| self.start(missing, acceptor));
-        if std::mem::take(&mut self.state().lost) && self.core().has_queued() {
-            self.state().wake_serving();
+        if std::mem::take(&mut self.lock_workers().lost) && self.core().has_queued() {
+            self.lock_workers().wake_serving();
         }
         Ok(earlier(pause, self.next_look(now)?))
     }
 
     /// How many workers to start; tells one to leave if there are too many.
     fn missing(&self, now: Instant) -> usize {
-        let workers = &mut *self.state();
+        let workers = &mut *self.lock_workers();
         let asked_for = self.take_orders(workers);
         if let Some(size) = workers.reloading {
             return workers.go_on_reloading(size);
@@ -153,7 +153,7 @@ impl<S: BaseServer> PreFork<S> {
 
     /// When to look again: soon, while requests come or the number is on its way to what it should be.
     fn next_look(&self, now: Instant) -> io::Result<Option<Instant>> {
-        let workers = &mut *self.state();
+        let workers = &mut *self.lock_workers();
         let next = self.hang_timeout.and_then(|timeout| workers.kill_hanging(now, timeout));
         if !workers.numbers.vary() && self.hang_timeout.is_none() {
             return Ok(next);
@@ -175,7 +175,7 @@ impl<S: BaseServer> PreFork<S> {
         // Whoever changed it may have done so before there was a board.
         let board = self.core().shared().tell_board();
         if board.is_some_and(Board::take_suspension_change) {
-            self.state().wake_serving();
+            self.lock_workers().wake_serving();
         }
     }
 
@@ -189,9 +189,9 @@ impl<S: BaseServer> PreFork<S> {
     }
 
     pub(super) fn reap(&self) {
-        let ended = self.state().take_ended();
+        let ended = self.lock_workers().take_ended();
         for ended in &ended {
-            self.state().note(ended);
+            self.lock_workers().note(ended);
             self.core().shared().observe(|| Event::ChildExited {
                 number: None,
                 process: ended.worker.pid.as_raw(),

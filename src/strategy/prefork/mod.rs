@@ -330,10 +330,10 @@ impl<S: BaseServer> PreFork<S> {
 
     /// How many workers there are now, those that are on their way out included.
     pub fn active_workers(&self) -> usize {
-        self.state().len()
+        self.lock_workers().len()
     }
 
-    fn state(&self) -> MutexGuard<'_, Workers<S::Transport>> {
+    fn lock_workers(&self) -> MutexGuard<'_, Workers<S::Transport>> {
         self.workers.lock()
     }
 
@@ -405,14 +405,14 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
     }
 
     fn drain_requests(&self) {
-        self.state().drain();
+        self.lock_workers().drain();
         self.inner.drain_requests();
     }
 
     fn terminate_requests(&self, force: Force) {
         match force {
-            Force::Terminate => self.state().force_all(),
-            Force::Kill => self.state().kill_all(),
+            Force::Terminate => self.lock_workers().force_all(),
+            Force::Kill => self.lock_workers().kill_all(),
         }
         self.inner.terminate_requests(force);
     }

@@ -46,7 +46,7 @@ impl<S: BaseServer> PreFork<S> {
         };
         about_to_fork();
         // Held over the fork: in the child, a lock that another thread held would stay locked.
-        let (mut workers, mut registry) = (self.state(), shared.registry.lock());
+        let (mut workers, mut registry) = (self.lock_workers(), shared.registry.lock());
         match sys::fork().map_err(|error| no_room_for("process", &error))? {
             Fork::Child(mask) => {
                 has_not_forked();
