@@ -111,17 +111,20 @@ impl<S: BaseServer> PreFork<S> {
         if let Some(why) = self.lock_workers().hopeless() {
             return Err(io::Error::other(why));
         }
-        let missing = self.missing(now);
+        let missing = self.adjust_number(now);
         let pause = self.lock_workers().paused_until().filter(|_| missing > 0);
         let pause = pause.or_else(|| self.start(missing, acceptor));
         if std::mem::take(&mut self.lock_workers().lost) && self.core().has_queued() {
             self.lock_workers().wake_serving();
         }
-        Ok(earlier(pause, self.next_look(now)?))
+        let hangs = self
+            .hang_timeout
+            .and_then(|timeout| self.lock_workers().kill_hanging(now, timeout));
+        Ok(earlier(earlier(pause, hangs), self.next_look(now)?))
     }
 
-    /// How many workers to start; tells one to leave if there are too many.
-    fn missing(&self, now: Instant) -> usize {
+    /// Does what signals have asked for, and tells a worker to leave if there are too many. Returns how many to start.
+    fn adjust_number(&self, now: Instant) -> usize {
         let workers = &mut *self.lock_workers();
         let asked_for = self.take_orders(workers);
         if let Some(size) = workers.reloading {
@@ -154,11 +157,10 @@ impl<S: BaseServer> PreFork<S> {
     /// When to look again: soon, while requests come or the number is on its way to what it should be.
     fn next_look(&self, now: Instant) -> io::Result<Option<Instant>> {
         let workers = &mut *self.lock_workers();
-        let next = self.hang_timeout.and_then(|timeout| workers.kill_hanging(now, timeout));
         if !workers.numbers.vary() && self.hang_timeout.is_none() {
-            return Ok(next);
+            return Ok(None);
         }
-        let next = earlier(next, workers.trend.next_look());
+        let next = workers.trend.next_look();
         let board = self.core().shared().registry.make_board()?;
         let quiet = !workers.take_progress();
         board.rest(quiet);

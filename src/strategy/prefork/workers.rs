@@ -25,7 +25,7 @@ pub(super) struct Workers<T: Transport> {
     /// The sum of what the workers were last seen to have got on to.
     progress: u64,
     /// When it was last looked whether any hangs.
-    looked: Option<Instant>,
+    looked_for_hanging: Option<Instant>,
     /// While the outdated workers are replaced: how many serve besides the one that is added.
     pub(super) reloading: Option<usize>,
     /// A worker does not accept any more: perhaps a request had woken it.
@@ -51,7 +51,7 @@ impl<T: Transport> Default for Workers<T> {
             why: String::new(),
             broken: false,
             progress: 0,
-            looked: None,
+            looked_for_hanging: None,
             reloading: None,
             lost: false,
         }
@@ -224,7 +224,7 @@ impl<T: Transport> Workers<T> {
         // A master that looks later than it meant to was stopped or frozen, perhaps, and the workers with it: that time does
         // not count. It looks often enough to notice.
         let step = timeout / 4;
-        let looked = self.looked.replace(now).unwrap_or(now);
+        let looked = self.looked_for_hanging.replace(now).unwrap_or(now);
         let late = now.saturating_duration_since(looked).saturating_sub(step);
         let mut next = None;
         for worker in &mut self.list {
