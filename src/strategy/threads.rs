@@ -29,11 +29,13 @@ pub(super) struct Threads<T: Transport> {
     books: Mutex<Books<T>>,
 }
 
+/// Which threads there are, and which of them are free.
 struct Books<T: Transport> {
     /// Threads are kept: there is an accept loop that needs them again and again.
     keeping: bool,
     /// The threads that rest; the one that has rested least comes first, its memory is still warm.
     resting: Vec<Arc<Seat<T>>>,
+    /// The number of the next new thread.
     next: usize,
     /// Each takes itself off when it ends, so that there are never more records than threads, and one.
     running: HashMap<usize, JoinHandle<()>>,
