@@ -490,8 +490,8 @@ impl<T: Transport> Acceptor<T> {
         }
     }
 
-    /// With a `backlog` nothing new comes any more, so nothing is left when there is nothing. What fails is waited for at
-    /// most `timeout`.
+    /// Accepts a request onto the place, if there is one. With a `backlog` nothing new comes any more, so nothing is left
+    /// when there is nothing. What fails is waited for at most `timeout`.
     fn accept(
         &self,
         wakeup: &Wakeup,
@@ -530,14 +530,19 @@ impl<T: Transport> Acceptor<T> {
         let Some(ticket) = place.ticket.take() else {
             return Ok(Turn::Again);
         };
+        Ok(self.decide(request, ticket))
+    }
+
+    /// What has been accepted is verified, and the limits are asked.
+    fn decide(&self, request: T::Request, ticket: Ticket) -> Turn<T> {
         let Some(job) = Job::accepted(&self.server, request, ticket).verify() else {
-            return Ok(Turn::Refused);
+            return Turn::Refused;
         };
-        Ok(match job.admit() {
+        match job.admit() {
             Admission::Job(job) => Turn::Job(job),
             Admission::Waits => Turn::Again,
             Admission::Rejected => Turn::Rejected,
-        })
+        }
     }
 }
 
