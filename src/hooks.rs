@@ -8,7 +8,7 @@ use crate::address::Address;
 use crate::error::{HandlerResult, RequestError};
 use crate::job::{Active, Force, Job};
 use crate::limits::{Capacity, LimitKind};
-pub(crate) use crate::panics::{caught, discard, guarded};
+use crate::panics::{caught, guarded};
 use crate::server::{BaseServer, Concurrency, Core};
 use crate::transport::Transport;
 

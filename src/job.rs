@@ -8,10 +8,11 @@ use std::sync::{Arc, Weak};
 
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
-use crate::hooks::{Hooks, Outermost, caught, discard};
+use crate::hooks::{Hooks, Outermost};
 use crate::lifecycle::Ticket;
 use crate::limits::Verdict;
 use crate::observer::{Event, Outcome};
+use crate::panics::{caught, discard};
 use crate::request::Request;
 #[cfg(doc)]
 use crate::server::BaseServer;

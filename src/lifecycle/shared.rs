@@ -11,10 +11,10 @@ use nix::errno::Errno;
 use super::{Master, Registry, Report, State, Wakeup};
 use crate::address::Address;
 use crate::config::Config;
-use crate::hooks::guarded;
 use crate::limits::AddressRules;
 use crate::mutex::Mutex;
 use crate::observer::{Event, Observer};
+use crate::panics::guarded;
 use crate::stats::Stats;
 
 /// What the parts of one server share, whatever its types: its loop, its requests, its handles.
