@@ -936,6 +936,7 @@ fn faster_than_the_rate_a_client_waits_for_its_turn() {
 /// would never end.
 struct Slow<S> {
     inner: S,
+    thinks: Duration,
     endless: Arc<AtomicUsize>,
 }
 
@@ -949,7 +950,7 @@ impl<S: BaseServer> BaseServer for Slow<S> {
 
     fn verify_request(&self, _: &RequestOf<Self>, client_address: &Address) -> bool {
         if client_address.ip() == Some(Ipv4Addr::new(127, 0, 0, 4).into()) {
-            thread::sleep(Duration::from_millis(700));
+            thread::sleep(self.thinks);
         }
         true
     }
@@ -963,9 +964,9 @@ impl<S: BaseServer> BaseServer for Slow<S> {
 }
 
 impl<S> Slow<S> {
-    fn over(inner: S) -> Self {
+    fn over(inner: S, thinks: Duration) -> Self {
         let endless = Arc::default();
-        Slow { inner, endless }
+        Slow { inner, thinks, endless }
     }
 }
 
@@ -974,8 +975,10 @@ impl<S> Slow<S> {
 #[track_caller]
 fn assert_runs_at_its_turn_beside(other: u8) {
     for strategy in ["threading", "pool", "acceptors"] {
-        let rate = RateLimit::wait(2).burst(1);
-        let server = Slow::over(TcpServer::new(ANY_PORT, ECHO_LINES).max_rate_per_address(rate));
+        // One each 250 ms.
+        let rate = RateLimit::wait(4).burst(1);
+        let server = TcpServer::new(ANY_PORT, ECHO_LINES).max_rate_per_address(rate);
+        let server = Slow::over(server, Duration::from_millis(350));
         let running = match strategy {
             "threading" => server.threading().spawn(),
             "pool" => server.thread_pool().workers(4).spawn(),
@@ -1060,7 +1063,9 @@ fn one_whose_turn_comes_at_a_limit_that_rejects_waits_on() {
 
 /// Its time is over as another is accepted.
 fn rejected_clients_are_closed_where_waiting_for_the_server_is_a_deadlock() {
-    let server = Slow::over(threading().max_per_address(Limit::reject(1)).farewell("busy\n"));
+    let server = threading().max_per_address(Limit::reject(1)).farewell("busy\n");
+    // The server waits for half a second for the rejected client to close.
+    let server = Slow::over(server, Duration::from_millis(700));
     let endless = Arc::clone(&server.endless);
     let running = server.spawn().unwrap();
     let clients = [2, 2, 4].map(|host| connect_from(host, running.server_address()));

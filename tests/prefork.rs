@@ -164,12 +164,12 @@ fn more_workers_are_started_while_too_few_wait() {
 fn workers_that_are_too_many_end_one_after_the_other() {
     let server = server().min_workers(1).min_spare_workers(1).max_spare_workers(2);
     let (running, address) = serve(server, 1);
-    let clients: Vec<_> = (0..4).map(|_| Client::start(&address, "hold")).collect();
-    wait_until("there are more", || children().len() >= 5);
+    let clients = [(); 3].map(|()| Client::start(&address, "hold"));
+    wait_until("there are more", || children().len() >= 4);
     clients.into_iter().for_each(Client::finish);
     wait_until("two are left", || children().len() == 2);
     request(&address);
-    stop(running, 5, 0);
+    stop(running, 4, 0);
 }
 
 fn workers_that_all_wait_are_left_alone() {
@@ -241,13 +241,13 @@ fn workers_that_are_too_many_end_although_the_master_rested() {
     let server = Turns::over(spare);
     let turns = Arc::clone(&server.count);
     let (running, address) = serve(server, 1);
-    let clients = [(); 2].map(|()| Client::start(&address, "hold"));
-    wait_until("one more waits", || children().len() == 3);
+    let client = Client::start(&address, "hold");
+    wait_until("one more waits", || children().len() == 2);
     wait_until_rests(|| turns.load(Ordering::Relaxed));
-    // None comes after them, whose acceptance would wake it.
-    clients.into_iter().for_each(Client::finish);
+    // None comes after it, whose acceptance would wake it.
+    client.finish();
     wait_until("one is left", || children().len() == 1);
-    stop(running, 2, 0);
+    stop(running, 1, 0);
 }
 
 // ----- After so many requests --------------------------------------------------------------------

@@ -369,7 +369,7 @@ fn workers_are_told_although_sigterm_was_blocked_when_the_program_was_started() 
     stop(running, 1, 0);
 }
 
-/// So many processes killed, one every 100 ms: none can be gone before its request has been counted, and none is
+/// So many processes killed, one after the other: none can be gone before its request has been counted, and none is
 /// counted twice. A kill may cost so many requests, and leave so many uncounted.
 #[track_caller]
 fn kill_again_and_again(role_name: &str, kills: usize, requests: u64, uncounted: u64) {
@@ -381,7 +381,9 @@ fn kill_again_and_again(role_name: &str, kills: usize, requests: u64, uncounted:
             let victim = workers.get(killed % workers.len().max(1)).copied();
             if victim.is_some_and(|worker| kill(pid(worker), Signal::SIGKILL).is_ok()) {
                 killed += 1;
-                thread::sleep(Duration::from_millis(100));
+                wait_until("it has been reaped", || {
+                    victim.is_none_or(|victim| !children_of(server.id()).contains(&victim))
+                });
                 // If all are killed as they start, the server gives up.
                 load.wait_for_more(10);
             }
@@ -872,7 +874,7 @@ fn a_worker_that_was_stopped_together_with_its_master_does_not_hang() {
     // Before and after it the master looks, and the worker has not got on.
     thread::sleep(TIME_TO_GET_ON / 4);
     both(Signal::SIGSTOP);
-    thread::sleep(2 * TIME_TO_GET_ON);
+    thread::sleep(TIME_TO_GET_ON);
     both(Signal::SIGCONT);
     thread::sleep(TIME_TO_GET_ON / 4);
     client.finish();
@@ -914,8 +916,9 @@ fn a_worker_that_drains_does_not_hang() {
 /// A request that takes longer than the timeout, and gets on, ends well.
 #[track_caller]
 fn does_not_hang(order: &str) {
-    let (running, address) = serve(server().workers(1).hang_timeout(Duration::from_secs(1)), 1);
-    // It may be put off for a second.
+    let timeout = Duration::from_millis(500);
+    let (running, address) = serve(server().workers(1).hang_timeout(timeout), 1);
+    // It may be put off for as long.
     let late = until_in_time(|| {
         let rest = Client::try_start(&address, order).and_then(Client::try_rest);
         rest.is_ok_and(|rest| rest.ends_with("done\n"))

@@ -194,11 +194,11 @@ fn trickle(client: &mut TcpStream) {
 }
 
 fn assert_deadline_holds(server: impl BaseServer<Transport = Tcp>) {
-    let server = server.request_timeout(millis(400)).idle_timeout(CEILING);
+    let server = server.request_timeout(millis(200)).idle_timeout(CEILING);
     let before = Instant::now();
-    assert_ends(server, "request: not done within 0.4 s", |client| {
+    assert_ends(server, "request: not done within 0.2 s", |client| {
         trickle(client);
-        assert!(before.elapsed() + TICK >= millis(400), "it had its time");
+        assert!(before.elapsed() + TICK >= millis(200), "it had its time");
     });
 }
 
@@ -219,8 +219,8 @@ fn a_byte_now_and_then_does_not_extend_the_deadline_under_forking() {
 }
 
 fn assert_write_timeout_holds(server: impl BaseServer<Transport = Tcp>) {
-    let text = "write: the peer did not take all of it within 0.4 s";
-    assert_ends(server.write_timeout(millis(400)), text, |client| {
+    let text = "write: the peer did not take all of it within 0.2 s";
+    assert_ends(server.write_timeout(millis(200)), text, |client| {
         client.write_all(FLOOD.as_bytes()).unwrap();
     });
 }
@@ -249,8 +249,8 @@ fn say_something(client: &mut TcpStream) {
 }
 
 fn assert_idle_timeout_holds(server: impl BaseServer<Transport = Tcp>) {
-    let text = "idle: the peer sent nothing for 0.4 s";
-    assert_ends(server.idle_timeout(millis(400)), text, say_something);
+    let text = "idle: the peer sent nothing for 0.2 s";
+    assert_ends(server.idle_timeout(millis(200)), text, say_something);
 }
 
 fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_of_a_sync_server() {
@@ -272,8 +272,8 @@ fn a_client_that_falls_silent_is_gone_at_the_idle_timeout_under_forking() {
 // ----- The handshake -----------------------------------------------------------------------------
 
 fn a_client_that_says_nothing_is_gone_at_the_handshake_timeout() {
-    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).handshake_timeout(millis(400));
-    assert_ends(server, "handshake: not done within 0.4 s", |_| {});
+    let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine).handshake_timeout(millis(200));
+    assert_ends(server, "handshake: not done within 0.2 s", |_| {});
 }
 
 /// Has a header of 1,000 bytes before the conversation, as TLS and PROXY have theirs.
@@ -908,9 +908,9 @@ fn what_the_wrapper_sets_holds_instead_of_the_servers() {
     assert_eq!(str::from_utf8(&told).unwrap(), format!("{expected:?}"));
     running.stop().unwrap();
 
-    let wrapped = Timeout::over(EchoOrFlood, Timeouts::new().idle(millis(400)));
+    let wrapped = Timeout::over(EchoOrFlood, Timeouts::new().idle(millis(200)));
     let server = ThreadingTcpServer::new("127.0.0.1:0", wrapped).idle_timeout(CEILING);
-    assert_ends(server, "idle: the peer sent nothing for 0.4 s", say_something);
+    assert_ends(server, "idle: the peer sent nothing for 0.2 s", say_something);
 }
 
 /// Notes its steps on the connection.
@@ -949,10 +949,10 @@ impl<S: BaseServer<Transport = Tcp>> BaseServer for Hasty<S> {
 }
 
 fn what_get_request_sets_holds_instead_of_the_servers() {
-    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood), millis(100)).request_timeout(millis(400));
+    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood), millis(100)).request_timeout(millis(200));
     assert_ends(server, "read: the peer sent nothing for 0.1 s", |_| {});
-    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood), millis(5_000)).request_timeout(millis(400));
-    assert_ends(server, "request: not done within 0.4 s", trickle);
+    let server = Hasty(ThreadingTcpServer::new("127.0.0.1:0", EchoOrFlood), millis(5_000)).request_timeout(millis(200));
+    assert_ends(server, "request: not done within 0.2 s", trickle);
 }
 
 /// Runs another handler than the server's, as many a Python program does in `finish_request`.

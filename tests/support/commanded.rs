@@ -34,11 +34,11 @@ impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Commanded {
             "hang" => loop {
                 std::thread::sleep(CEILING);
             },
-            "beat" => for_two_seconds(|| {
+            "beat" => for_a_second(|| {
                 request.server().heartbeat();
                 Ok(())
             })?,
-            "write" => for_two_seconds(|| request.write_all(b".\n"))?,
+            "write" => for_a_second(|| request.write_all(b".\n"))?,
             "shutdown" => request.server().shutdown(),
             "until draining" => wait_until("the server drains", || request.server().is_draining()),
             order => return Err(format!("what is `{order}`?").into()),
@@ -47,8 +47,8 @@ impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for Commanded {
     }
 }
 
-fn for_two_seconds(mut step: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
-    for _ in 0..200 {
+fn for_a_second(mut step: impl FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+    for _ in 0..100 {
         std::thread::sleep(Duration::from_millis(10));
         step()?;
     }
