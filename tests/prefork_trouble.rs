@@ -29,7 +29,7 @@ use support::interrupt::ignore_sigterm;
 use support::process::{Process, as_ordinary_user, echo_with_few_tasks, pid, role, serve_as_role};
 use support::{
     CEILING, EchoLine, children, children_of, connect, connect_to, exchange_line, kill_by_number, logged,
-    process_state, read_to_end, temp_path, wait_until, wait_until_accepted,
+    process_state, read_to_end, sockets_of, temp_path, wait_until, wait_until_accepted,
 };
 
 tests![
@@ -69,6 +69,7 @@ tests![
     a_worker_whose_descriptors_are_closed_is_replaced,
     a_daemon_that_a_handler_has_become_ends_with_its_request,
     a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
+    a_worker_that_is_killed_as_it_leaves_has_said_that_the_listening_socket_is_broken,
     a_worker_that_was_stopped_together_with_its_master_does_not_hang,
     a_worker_that_waits_does_not_hang,
     a_worker_that_drains_does_not_hang,
@@ -781,17 +782,39 @@ fn a_daemon_that_a_handler_has_become_ends_with_its_request() {
     }
 }
 
-fn a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason() {
-    let server = server().workers(2).bind().unwrap();
+/// Shuts it down once there are so many workers, and does something else then. Returns what the server ends with.
+#[track_caller]
+fn end_of_a_broken_socket(server: impl BaseServer, workers: usize, then: impl FnOnce(&dyn Fn(), &str)) -> String {
+    let server = server.bind().unwrap();
     let socket = server.fileno().unwrap().try_clone_to_owned().unwrap();
-    let running = server.spawn().unwrap();
-    wait_until("the workers are there", || children().len() == 2);
-    shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap();
-    let error = running.join().unwrap_err();
-    assert!(
-        error.to_string().starts_with("the listening socket is broken: "),
-        "{error}"
-    );
+    let (running, address) = serve(server, workers);
+    then(&|| shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap(), &address);
+    running.join().unwrap_err().to_string()
+}
+
+const BROKEN: &str = "the listening socket is broken: ";
+
+fn a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason() {
+    let error = end_of_a_broken_socket(server().workers(2), 2, |shut_down, _| shut_down());
+    assert!(error.starts_with(BROKEN), "{error}");
+    let error = end_of_a_broken_socket(threads_inside(), 1, |shut_down, _| shut_down());
+    assert!(error.starts_with(BROKEN), "{error}");
+}
+
+fn threads_inside() -> impl BaseServer {
+    ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(1)
+}
+
+fn a_worker_that_is_killed_as_it_leaves_has_said_that_the_listening_socket_is_broken() {
+    let error = end_of_a_broken_socket(threads_inside(), 1, |shut_down, address| {
+        let client = Client::start(address, "hold");
+        let before = sockets_of(client.process);
+        shut_down();
+        wait_until("only its request keeps it", || sockets_of(client.process) < before);
+        kill(pid(client.process), Signal::SIGKILL).unwrap();
+        client.expect_loss();
+    });
+    assert!(error.starts_with(BROKEN), "{error}");
 }
 
 fn a_worker_that_hangs_as_it_starts_is_killed() {

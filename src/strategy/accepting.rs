@@ -127,7 +127,10 @@ impl Accepting {
     fn fail<T: Transport>(&self, acceptor: &Acceptor<T>, error: io::Error) {
         self.failure.lock().get_or_insert(error);
         self.end();
-        acceptor.shared().shutdown();
+        // Not the whole server, where this is a worker process: its master is told as it ends.
+        if let Ok(wakeup) = acceptor.shared().wakeup() {
+            wakeup.shutdown();
+        }
     }
 
     /// Runs a job right here if this thread accepts for itself; gives it back if not.
