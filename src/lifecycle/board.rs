@@ -129,6 +129,16 @@ mod tests {
         }
     }
 
+    // A queue that comes to an end by itself has one of `u32::MAX`.
+    #[test]
+    fn a_worker_is_told_of_the_whole_backlog() {
+        let board = Board::new().unwrap();
+        for requests in [0, 5, u32::MAX] {
+            board.set_backlog(requests);
+            assert_eq!(board.backlog(), requests);
+        }
+    }
+
     #[test]
     fn a_master_that_rests_is_woken_once() {
         let board = Board::new().unwrap();

@@ -79,3 +79,21 @@ impl InlineSlot {
         self.datagrams.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_child_takes_back_what_a_thread_had_that_stayed_in_the_parent() {
+        let slot = InlineSlot::default();
+        // As a thread of the parent's that was at it: it never gives it back.
+        let at_it = || slot.connection.with(|_| resume_unwind(Box::new("gone")));
+        assert!(catch_unwind(AssertUnwindSafe(at_it)).is_err());
+        assert_eq!(slot.is_busy(), None);
+        slot.give_back_in_child();
+        assert_eq!(slot.is_busy(), Some(false));
+    }
+}

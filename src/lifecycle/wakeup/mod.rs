@@ -439,3 +439,51 @@ impl Drop for AboutToWait<'_> {
 pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
     EventFd::from_flags(flags | EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
 }
+
+#[cfg(test)]
+mod tests {
+    use signal_hook::consts::SIGUSR1;
+
+    use super::*;
+
+    fn events(wakeup: &Wakeup) -> [&EventFd; 5] {
+        [&wakeup.stop, &wakeup.wake, &wakeup.place, &wakeup.turn, &wakeup.ended]
+    }
+
+    // One of a worker's that its master or another worker shared would be taken there, and wake nobody here.
+    #[test]
+    fn a_process_that_serves_by_itself_shares_no_wake_up_with_its_parent() {
+        let wakeup = Wakeup::new().unwrap();
+        let parents = events(&wakeup).map(|event| event.as_fd().try_clone_to_owned().unwrap());
+        wakeup.renew(&event(EfdFlags::empty()).unwrap(), false).unwrap();
+        wakeup.shutdown();
+        wakeup.wake();
+        wakeup.give_place();
+        wakeup.give_turn();
+        wakeup.request_ended();
+        assert_eq!(events(&wakeup).map(|event| readable(event.as_fd())), [true; 5]);
+        assert_eq!(parents.map(|event| readable(event.as_fd())), [false; 5]);
+    }
+
+    #[test]
+    fn the_loop_and_the_drain_hear_of_a_signal() {
+        let wakeup = Wakeup::new().unwrap();
+        wakeup.note_signal(SIGUSR1);
+        let heard = [&wakeup.wake, &wakeup.ended].map(|event| readable(event.as_fd()));
+        assert_eq!(heard, [true; 2]);
+        assert_eq!(wakeup.take_signals(), Wakeup::signal_bit(SIGUSR1));
+    }
+
+    #[test]
+    fn what_a_parent_serves_itself_does_not_keep_its_child_busy() {
+        let into_child: [fn(&Wakeup); 2] = [Wakeup::enter_child, |wakeup| {
+            wakeup.renew(&event(EfdFlags::empty()).unwrap(), false).unwrap();
+        }];
+        for enter in into_child {
+            let wakeup = Wakeup::new().unwrap();
+            wakeup.begin_inline_datagram();
+            enter(&wakeup);
+            assert_eq!(wakeup.inline.is_busy(), Some(false));
+        }
+    }
+}
