@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
 use socketserver::prelude::*;
-use socketserver::{Capacity, Handled, LimitKind, Running, State, WaitError};
+use socketserver::{Capacity, Event, Handled, LimitKind, Observer, Running, State, WaitError};
 use support::accepting::Accepting;
 use support::attempts::{first_in_time, until_in_time};
 use support::detached::Detached;
@@ -59,6 +59,8 @@ tests![
     per_address_one_client_is_rejected_and_others_are_served,
     per_address_one_client_waits_and_others_are_served,
     those_that_wait_run_in_their_order,
+    those_that_wait_run_in_the_order_in_which_they_came,
+    one_that_waits_as_its_server_is_dropped_cannot_be_closed_any_more,
     one_that_waits_runs_when_another_has_ended_elsewhere,
     more_than_may_wait_are_rejected,
     clients_of_unix_sockets_have_no_address_to_be_limited_by,
@@ -930,6 +932,100 @@ fn faster_than_the_rate_a_client_waits_for_its_turn() {
         assert!(begun.elapsed() >= Duration::from_millis(200), "{strategy}");
         stop(running, 5, 0);
     }
+}
+
+/// Holds up the second client until the third waits, and counts the turns of its loops.
+struct HoldsUp<S> {
+    inner: S,
+    verified: Arc<AtomicUsize>,
+    turns: Arc<AtomicUsize>,
+}
+
+impl<S: BaseServer> BaseServer for HoldsUp<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn verify_request(&self, _: &RequestOf<Self>, _: &Address) -> bool {
+        if self.verified.fetch_add(1, Ordering::SeqCst) == 1 {
+            wait_until("another waits", || self.stats().waiting == 1);
+        }
+        true
+    }
+
+    fn service_actions(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        self.inner.service_actions();
+    }
+}
+
+/// Another thread may have been quicker with one that came later.
+fn those_that_wait_run_in_the_order_in_which_they_came() {
+    let (told, runs) = mpsc::channel();
+    let handler = move |request: &mut TcpRequest| -> HandlerResult {
+        told.send(request.client_address().clone())?;
+        request.read_to_end(&mut Vec::new())?;
+        Ok(())
+    };
+    let server = HoldsUp {
+        inner: ThreadPoolTcpServer::new(ANY_PORT, handler).workers(3),
+        verified: Arc::default(),
+        turns: Arc::default(),
+    };
+    let (verified, turns) = (Arc::clone(&server.verified), Arc::clone(&server.turns));
+    let running = server.max_per_address(1).spawn().unwrap();
+    let handle = running.handle();
+    let clients = [1, 2, 3].map(|come| {
+        let client = connect(running.server_address());
+        wait_until("it has come", || verified.load(Ordering::SeqCst) == come);
+        client
+    });
+    wait_until("two wait", || handle.stats().waiting == 2);
+    wait_until("nobody looks at them again and again", || {
+        let before = turns.load(Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(50));
+        turns.load(Ordering::SeqCst) == before
+    });
+    for client in clients {
+        let address = client.local_addr().unwrap();
+        assert_eq!(runs.recv_timeout(CEILING).unwrap(), Address::Inet(address));
+    }
+    stop(running, 3, 0);
+}
+
+/// Wants each connection closed that it hears of as it ends, when its descriptor may be somebody else's already.
+struct ClosesWhatHasEnded {
+    handle: ServerHandle,
+    found: mpsc::Sender<bool>,
+}
+
+impl Observer for ClosesWhatHasEnded {
+    fn observe(&self, event: &Event<'_>) {
+        if let Event::Finished { number, .. } = event {
+            self.found.send(self.handle.close_connection(*number)).unwrap();
+        }
+    }
+}
+
+fn one_that_waits_as_its_server_is_dropped_cannot_be_closed_any_more() {
+    let server = TcpServer::new(ANY_PORT, EchoLine).max_rate_per_address(RateLimit::wait(1).per(AN_HOUR));
+    let (found, told) = mpsc::channel();
+    let handle = server.handle();
+    let server = server.observer(ClosesWhatHasEnded { handle, found });
+    let server = Arc::new(server.timeout(Duration::ZERO).bind().unwrap());
+    let clients = [(); 2].map(|()| {
+        let mut client = connect(&server.server_address());
+        client.write_all(b"hello\n").unwrap();
+        server.handle_request().unwrap();
+        client
+    });
+    assert_eq!(server.stats().waiting, 1);
+    drop(server);
+    drop(clients);
+    assert_eq!(told.iter().collect::<Vec<_>>(), [false; 2]);
 }
 
 /// Thinks about clients of 127.0.0.4 for longer than others wait. Counts those that are closed where waiting for the server
