@@ -25,8 +25,8 @@ use support::matrix::{EchoOrFail, Kind, cell};
 use support::process::{Process, assert_ended, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, assert_echoes, assert_waits, finish};
 use support::{
-    CEILING, children, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, temp_path,
-    wait_until, wait_until_draining,
+    CEILING, children, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, sockets,
+    sockets_of, temp_path, wait_until, wait_until_draining,
 };
 
 tests![
@@ -89,6 +89,9 @@ tests![
     a_worker_does_not_wait_for_what_its_master_serves,
     a_worker_does_not_count_what_its_master_serves_of_an_address,
     what_handle_request_has_left_waiting_is_served_once,
+    what_handle_request_has_left_waiting_is_not_open_in_the_workers,
+    a_request_that_its_worker_was_late_with_is_told_although_the_worker_has_ended,
+    workers_are_reaped_at_the_end_although_nobody_has_looked_at_them_before,
     a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     from_binding_on_signals_are_the_masters,
@@ -1161,6 +1164,74 @@ fn what_handle_request_has_left_waiting_is_served_once() {
         [1, 2].map(|number| format!("{} {number}\ndone\n", std::process::id()))
     );
     stop(running, 2, 0);
+}
+
+fn what_handle_request_has_left_waiting_is_not_open_in_the_workers() {
+    let one_an_hour = RateLimit::wait(1).per(Duration::from_hours(1));
+    let server = server().workers(1).max_rate_per_address(one_an_hour);
+    let server = server.timeout(Duration::ZERO).drain_timeout(Duration::ZERO);
+    let server = Arc::new(server.bind().unwrap());
+    let clients = [(); 2].map(|()| {
+        let mut client = connect(&server.server_address());
+        client.write_all(b"\n").unwrap();
+        server.handle_request().unwrap();
+        client
+    });
+    assert_eq!(server.stats().waiting, 1);
+    let here = sockets();
+    let (running, _) = serve(Arc::into_inner(server).unwrap(), 1);
+    let worker = children()[0];
+    wait_until("it has all but that one", || sockets_of(worker) == here - 1);
+    drop(clients);
+    stop(running, 1, 1);
+}
+
+/// The master tells it when its own patience is over.
+fn a_request_that_its_worker_was_late_with_is_told_although_the_worker_has_ended() {
+    let done = temp_path("done");
+    let path = done.path.clone();
+    let handler = move |request: &mut TcpRequest| -> HandlerResult {
+        writeln!(request, "{}", std::process::id())?;
+        // Until the deadline.
+        request.get_mut().read_to_end(&mut Vec::new())?;
+        wait_until("it may end", || path.exists());
+        Ok(())
+    };
+    let server = PreForkTcpServer::new("127.0.0.1:0", handler).workers(1);
+    let (running, address) = serve(server.drain_timeout(Duration::from_millis(300)), 1);
+    let client = connect(&address.as_str().into());
+    let worker = exchange_line(&client, "").trim_end().parse().unwrap();
+    kill(pid(worker), Signal::SIGTERM).unwrap();
+    assert_eq!(read_to_end(client), b"");
+    let handle = running.shutdown_handle();
+    handle.shutdown();
+    wait_until_draining(&handle);
+    File::create(&done.path).unwrap();
+    let report = running.join().unwrap();
+    assert_eq!((report.served, report.failed, report.forced), (1, 0, 1));
+    let told = "WARN 1 request did not end in time: shutting its socket down".to_owned();
+    assert!(logged().contains(&told), "{:?}", logged());
+}
+
+/// Looks at nothing.
+struct Blind<S>(S);
+
+impl<S: BaseServer> BaseServer for Blind<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn service_actions(&self) {}
+}
+
+fn workers_are_reaped_at_the_end_although_nobody_has_looked_at_them_before() {
+    let server = Blind(server().workers(2)).drain_timeout(Duration::ZERO);
+    let (running, address) = serve(server, 2);
+    request(&address);
+    stop(running, 1, 0);
 }
 
 // A worker has their queue, but none of them.
