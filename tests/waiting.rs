@@ -263,6 +263,8 @@ impl<S: BaseServer> BaseServer for Several<S> {
 fn more_threads_may_accept_than_the_strategy_has_said() {
     let server = Several(TcpServer::new(ANY_PORT, EchoLine), 3);
     let running = server.spawn().unwrap();
+    // And none of them keeps the processor busy.
+    wait_until("all wait in epoll", || threads_in(libc::SYS_epoll_wait) == 3);
     for _ in 0..20 {
         let client = connect(running.server_address());
         assert_eq!(exchange_line(client, "hello\n"), "hello\n");
