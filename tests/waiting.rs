@@ -22,6 +22,7 @@ tests![
     an_idle_datagram_server_waits_in_the_call_that_receives,
     threads_wait_in_accept_again_after_a_wake_up,
     with_a_poll_interval_the_loop_comes_back_by_itself,
+    with_a_poll_interval_no_thread_waits_in_accept,
     where_others_have_the_socket_too_nobody_waits_in_accept,
     a_server_whose_threads_block_all_signals_stops,
     a_request_on_a_loop_that_has_blocked_all_signals_ends_at_the_deadline,
@@ -143,6 +144,14 @@ fn with_a_poll_interval_the_loop_comes_back_by_itself() {
     let client = connect(running.server_address());
     assert_eq!(exchange_line(client, "hello\n"), "hello\n");
     wait_until("it waits in epoll", || threads_in(libc::SYS_epoll_wait) == 1);
+    running.stop().unwrap();
+}
+
+/// Those neither that do not come back by themselves, because another thread keeps the interval.
+fn with_a_poll_interval_no_thread_waits_in_accept() {
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(3);
+    let running = pool.poll_interval(Duration::from_secs(10)).spawn().unwrap();
+    wait_until("all wait in epoll", || threads_in(libc::SYS_epoll_wait) == 3);
     running.stop().unwrap();
 }
 
