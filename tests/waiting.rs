@@ -147,7 +147,7 @@ fn with_a_poll_interval_the_loop_comes_back_by_itself() {
     running.stop().unwrap();
 }
 
-/// Those neither that do not come back by themselves, because another thread keeps the interval.
+/// Nor those that need not come back by themselves, because another thread keeps the interval.
 fn with_a_poll_interval_no_thread_waits_in_accept() {
     let pool = ThreadPoolTcpServer::new(ANY_PORT, EchoLine).workers(3);
     let running = pool.poll_interval(Duration::from_secs(10)).spawn().unwrap();
