@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
-use socketserver::Tcp;
 use socketserver::prelude::*;
+use socketserver::{CountingObserver, Tcp};
 use support::accepting::Accepting;
 use support::gate::Gate;
 use support::process::{Process, role, serve_as_role};
@@ -500,19 +500,23 @@ impl<S: BaseServer> BaseServer for Hesitant<S> {
 }
 
 #[track_caller]
-fn assert_holds_nobody_up<S: BaseServer<Transport = Tcp>>(
-    make: impl FnOnce(fn(&mut TcpRequest) -> io::Result<()>) -> S,
-) {
+fn assert_holds_nobody_up<S: BaseServer<Transport = Tcp>>(make: impl FnOnce(fn(&mut TcpRequest)) -> S) {
     let (verifies, closes) = (Gate::default(), Gate::default());
     let running = Hesitant {
-        inner: make(|request| io::copy(request, &mut io::sink()).map(drop)),
+        inner: make(|_| panic!("it is not begun any more")),
         verifies: verifies.clone(),
         closes,
     };
-    let running = running.drain_timeout(Duration::ZERO).spawn().unwrap();
-    let _silent = connect(running.server_address());
+    let observer = Arc::new(CountingObserver::default());
+    let running = running.drain_timeout(Duration::ZERO).observer(observer.clone());
+    let running = running.spawn().unwrap();
+    let silent = connect(running.server_address());
     verifies.wait();
-    assert_eq!(counts(running.stop().unwrap()), [1, 0, 0, 1, 0]);
+    assert_eq!(counts(running.stop().unwrap()), [0, 1, 0, 1, 0]);
+    assert_eq!(read_to_end(silent), b"");
+    let told = observer.counts();
+    assert_eq!((told.started, told.dropped, told.running), (1, 1, 0), "{told:?}");
+    assert!(logged().iter().all(|line| !line.starts_with("ERROR")), "{:?}", logged());
 }
 
 fn what_a_hook_holds_up_past_the_deadline_does_not_hold_up_threads_that_accept() {

@@ -540,7 +540,7 @@ impl<T: Transport> Acceptor<T> {
         };
         match job.admit() {
             Admission::Job(job) => Turn::Job(job),
-            Admission::Waits => Turn::Again,
+            Admission::Waits | Admission::TooLate => Turn::Again,
             Admission::Rejected => Turn::Rejected,
         }
     }

@@ -99,6 +99,9 @@ impl Inner {
     }
 
     pub(super) fn verdict(&mut self, rules: Option<&AddressRules>, record: &Record, capacity: Capacity) -> Verdict {
+        if self.forcing {
+            return Verdict::TooLate;
+        }
         if let Some(limit) = capacity.rejects(self.running) {
             return Verdict::Reject(limit);
         }
@@ -106,17 +109,6 @@ impl Inner {
             (Some(rules), Some(client)) => self.addresses.admit(rules, client, record.accepted, self.waiting),
             _ => Verdict::Admit,
         }
-    }
-
-    /// Enters a request, which comes late if the patience is over already, as one that a hook has held up: its socket is
-    /// shut down as those of the others were. Returns where its record is.
-    pub(super) fn enter(&mut self, record: Record) -> usize {
-        if self.forcing
-            && let Some(socket) = record.socket
-        {
-            let _ = shutdown(socket, Shutdown::Both);
-        }
-        self.records.insert(record)
     }
 
     /// Requests in progress and waiting, here and in workers.

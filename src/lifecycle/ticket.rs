@@ -111,6 +111,11 @@ impl Ticket {
                 self.stage = self.stage.wait(&mut inner, record);
                 self.shared.place_is_free(&inner);
             }
+            // It has started and ended, in one: whoever ends the server meets it before or after, and need not wait.
+            Verdict::TooLate => {
+                self.count_start(&mut inner);
+                self.count(&mut inner, Outcome::Dropped.into());
+            }
         }
         verdict
     }
@@ -312,7 +317,7 @@ impl Stage {
     fn run(self, inner: &mut Inner, record: Record) -> Self {
         self.leave(inner);
         inner.running += 1;
-        Stage::Running(inner.enter(record))
+        Stage::Running(inner.records.insert(record))
     }
 
     /// Its request waits.
@@ -320,7 +325,7 @@ impl Stage {
         self.leave(inner);
         inner.waiting += 1;
         record.waiting = true;
-        Stage::Waiting(inner.enter(record))
+        Stage::Waiting(inner.records.insert(record))
     }
 
     /// It holds nothing any more.

@@ -74,6 +74,8 @@ pub(crate) enum Verdict {
     /// It waits, for this limit, not before this time.
     Hold(LimitKind, Instant),
     Reject(LimitKind),
+    /// The patience with requests is over: none is begun any more.
+    TooLate,
 }
 
 /// The clients that have requests in progress or came lately.
@@ -103,7 +105,7 @@ impl Addresses {
         match verdict {
             Verdict::Admit => self.in_use.entry(client).or_default().running += 1,
             Verdict::Hold(..) => self.in_use.entry(client).or_default().waiting += 1,
-            Verdict::Reject(_) => {}
+            Verdict::Reject(_) | Verdict::TooLate => {}
         }
         verdict
     }
