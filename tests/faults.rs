@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -193,9 +193,9 @@ impl Random {
     }
 }
 
-/// Exchanges lines with a server that may not be there yet, or any more, until told to end.
-fn load(path: &Path, end: &AtomicBool) {
-    while !end.load(Ordering::Relaxed) {
+/// Exchanges lines with a server that may not be there yet, or any more, as long as that is kept.
+fn load(path: &Path, server: &Weak<()>) {
+    while server.strong_count() > 0 {
         let Ok(mut client) = UnixStream::connect(path) else {
             thread::yield_now();
             continue;
@@ -223,10 +223,13 @@ fn processes_at(path: &Path) -> usize {
 /// to them, some while it serves, some while it drains, and all but the first hurry it.
 fn signal_at_random(strategy: &str, signals: u64, random: &mut Random) {
     let place = temp_path("socket");
-    let end = AtomicBool::new(false);
+    // Gone if this fails, too: the clients end then, for which the scope waits.
+    let goes_on = Arc::new(());
+    let as_long = Arc::downgrade(&goes_on);
     thread::scope(|scope| {
+        let goes_on = goes_on;
         for _ in 0..2 {
-            scope.spawn(|| load(&place.path, &end));
+            scope.spawn(|| load(&place.path, &as_long));
         }
         let mut server = echo("unix", strategy, place.path.to_str().unwrap());
         let mut server = server.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -236,7 +239,7 @@ fn signal_at_random(strategy: &str, signals: u64, random: &mut Random) {
             let _ = kill(pid(server.id()), Signal::SIGTERM);
         }
         wait_until("the server ends", || server.try_wait().unwrap().is_some());
-        end.store(true, Ordering::Relaxed);
+        drop(goes_on);
         let ended = server.wait_with_output().unwrap();
         let output = String::from_utf8(ended.stdout).unwrap();
         let lines: Vec<_> = output.lines().collect();
