@@ -99,6 +99,9 @@ tests![
     threads_in_a_worker_end_their_requests_before_it_ends,
     a_worker_that_sees_the_listener_closed_before_the_signal_ends_as_told,
     a_worker_with_a_pool_of_threads_takes_what_it_has_room_for,
+    a_worker_whose_threads_are_all_busy_is_replaced_when_it_has_had_its_requests,
+    a_worker_whose_threads_are_all_busy_is_replaced_when_somebody_tells_it_to_end,
+    a_worker_that_cannot_accept_any_more_is_replaced_although_it_has_requests_to_end,
     a_prefork_tcp_server_serves_from_bind_to_close,
     a_prefork_udp_server_serves_from_bind_to_close,
     a_prefork_unix_stream_server_serves_from_bind_to_close,
@@ -1318,6 +1321,67 @@ fn a_worker_with_a_pool_of_threads_takes_what_it_has_room_for() {
     clients.into_iter().for_each(Client::finish);
     assert_ne!(exchange_line(waiting, "\n"), "");
     stop(running, 5, 0);
+}
+
+fn one_worker_with_a_pool_of_two() -> PreFork<ThreadPoolTcpServer<Commanded>> {
+    ThreadPoolTcpServer::new(ANY_PORT, Commanded)
+        .workers(2)
+        .prefork()
+        .workers(1)
+}
+
+fn a_worker_whose_threads_are_all_busy_is_replaced_when_it_has_had_its_requests() {
+    let server = one_worker_with_a_pool_of_two().max_requests(2).max_requests_jitter(0);
+    let (running, address) = serve(server, 1);
+    let clients = [(); 3].map(|()| Client::start(&address, "hold"));
+    assert_eq!(clients[0].process, clients[1].process);
+    assert_ne!(clients[1].process, clients[2].process);
+    clients.into_iter().for_each(Client::finish);
+    stop(running, 3, 0);
+}
+
+fn a_worker_whose_threads_are_all_busy_is_replaced_when_somebody_tells_it_to_end() {
+    let (running, address) = serve(one_worker_with_a_pool_of_two(), 1);
+    let clients = [(); 2].map(|()| Client::start(&address, "hold"));
+    kill(pid(clients[0].process), Signal::SIGTERM).unwrap();
+    assert_ne!(request(&address), clients[0].process);
+    clients.into_iter().for_each(Client::finish);
+    stop(running, 3, 0);
+}
+
+/// Has lost its listening socket when it has accepted one request.
+struct OneOnly<S> {
+    inner: S,
+    accepted: AtomicU64,
+}
+
+impl<S: BaseServer> BaseServer for OneOnly<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
+        if self.accepted.load(Ordering::SeqCst) > 0 {
+            return Err(nix::errno::Errno::EBADF.into());
+        }
+        let request = self.inner.get_request()?;
+        self.accepted.fetch_add(1, Ordering::SeqCst);
+        Ok(request)
+    }
+}
+
+fn a_worker_that_cannot_accept_any_more_is_replaced_although_it_has_requests_to_end() {
+    let inner = ThreadingTcpServer::new(ANY_PORT, Commanded);
+    let accepted = AtomicU64::new(0);
+    let (running, address) = serve(OneOnly { inner, accepted }.prefork().workers(1), 1);
+    let first = Client::start(&address, "hold");
+    let second = Client::start(&address, "hold");
+    assert_ne!(first.process, second.process);
+    [first, second].into_iter().for_each(Client::finish);
+    stop(running, 2, 0);
 }
 
 // ----- All transports ----------------------------------------------------------------------------

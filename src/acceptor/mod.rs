@@ -313,6 +313,11 @@ impl<T: Transport> Acceptor<T> {
         Ok(true)
     }
 
+    /// The server was told to stop, and nothing is left for it in the kernel's queue.
+    pub(crate) fn has_accepted_all(&self) -> bool {
+        self.server.core().backlog.get().is_some_and(Backlog::is_empty)
+    }
+
     /// A clone for the thread with this number among those that accept. They can all be busy, and many can wait: the
     /// interval is kept by the one that [stands by](Self::stand_by).
     pub(crate) fn for_thread(&self, number: usize) -> Self {

@@ -78,7 +78,9 @@ impl Accepting {
     /// The server was told to stop: waits until the threads have accepted what the kernel has queued, or
     /// the time for that is over. What made accepting end, if that was a fault.
     pub(super) fn wait_until_over<T: Transport>(&self, acceptor: &Acceptor<T>) -> io::Result<()> {
-        while !self.is_over() && acceptor.stand_by_stopping()? {}
+        // Where nothing is left to accept, those that are busy have nothing to look for when they are done.
+        let is_done = || self.is_over() || (self.is_idle() && acceptor.has_accepted_all());
+        while !is_done() && acceptor.stand_by_stopping()? {}
         self.finish()
     }
 

@@ -103,7 +103,8 @@ impl<S: BaseServer> PreFork<S> {
             match &outcome {
                 Ok(()) => master.left(self.core().has_time()),
                 Err(error) if is_everybodys(error) => master.broken(error),
-                // The worker fails, and is replaced.
+                // The worker fails, and is replaced: now, if it has requests to end first.
+                Err(_) if !self.core().shared().registry.is_idle() => master.left(false),
                 Err(_) => {}
             }
         }
