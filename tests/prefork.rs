@@ -93,6 +93,7 @@ tests![
     a_request_that_its_worker_was_late_with_is_told_although_the_worker_has_ended,
     workers_are_reaped_at_the_end_although_nobody_has_looked_at_them_before,
     a_worker_starts_threads_of_its_own_although_handle_request_has_started_some,
+    threads_in_a_worker_end_although_handle_request_has_started_some,
     put_around_a_server_that_was_bound_before_it_hears_of_its_workers_ends,
     from_binding_on_signals_are_the_masters,
     a_worker_with_threads_serves_many_at_a_time,
@@ -1237,10 +1238,10 @@ fn workers_are_reaped_at_the_end_although_nobody_has_looked_at_them_before() {
     stop(running, 1, 0);
 }
 
-// A worker has their queue, but none of them.
-fn a_worker_starts_threads_of_its_own_although_handle_request_has_started_some() {
-    let pool = ThreadPoolTcpServer::new(ANY_PORT, Commanded).workers(1).queue_size(1);
-    let server = Arc::new(pool.prefork().workers(1).bind().unwrap());
+/// Serves, in this process, one request in a thread of its own, then others in a worker.
+#[track_caller]
+fn serve_after_a_thread(server: impl BaseServer) -> (Running, String) {
+    let server = Arc::new(server.bind().unwrap());
     let address = server.server_address().to_string();
     let here = std::thread::spawn(move || request(&address));
     server.handle_request().unwrap();
@@ -1248,9 +1249,31 @@ fn a_worker_starts_threads_of_its_own_although_handle_request_has_started_some()
     wait_until("its thread has let go of the server", || {
         Arc::strong_count(&server) == 1
     });
-    let (running, address) = serve(Arc::into_inner(server).unwrap(), 1);
+    serve(Arc::into_inner(server).unwrap(), 1)
+}
+
+// A worker has their queue, but none of them.
+fn a_worker_starts_threads_of_its_own_although_handle_request_has_started_some() {
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, Commanded).workers(1).queue_size(1);
+    let (running, address) = serve_after_a_thread(pool.prefork().workers(1));
     assert_eq!(request(&address), children()[0]);
     stop(running, 2, 0);
+}
+
+// Where the worker's first thread is, the last of them had been.
+fn threads_in_a_worker_end_although_handle_request_has_started_some() {
+    let server = ThreadingTcpServer::new(ANY_PORT, Commanded).prefork().workers(1);
+    let (running, address) = serve_after_a_thread(server);
+    let first = Client::start(&address, "hold");
+    let others = [(); 4].map(|()| Client::start(&address, "hold"));
+    let worker = first.process;
+    kill(pid(worker), Signal::SIGTERM).unwrap();
+    others.into_iter().for_each(Client::finish);
+    wait_until("the other threads have ended", || {
+        fs::read_dir(format!("/proc/{worker}/task")).unwrap().count() == 2
+    });
+    first.finish();
+    stop(running, 6, 0);
 }
 
 // ----- Threads inside ----------------------------------------------------------------------------

@@ -43,6 +43,18 @@ struct Books<T: Transport> {
     ended: Option<JoinHandle<()>>,
 }
 
+impl<T: Transport> Books<T> {
+    /// In a worker process: the threads that `handle_request` has started before are its master's. Who joined one would
+    /// wait for whichever thread has its memory here.
+    fn forget_masters(&mut self) {
+        self.running
+            .drain()
+            .map(|(_, thread)| thread)
+            .chain(self.ended.take())
+            .for_each(std::mem::forget);
+    }
+}
+
 /// What a thread is to do next.
 enum Task<T: Transport> {
     /// Accept; it is counted as accepting already.
@@ -104,7 +116,13 @@ impl<T: Transport> Threads<T> {
 
     /// Lets threads accept until the server has stopped. This thread steps in when there can be no other.
     pub(super) fn serve(self: &Arc<Self>, mut acceptor: Acceptor<T>) -> io::Result<()> {
-        self.books.lock().keeping = true;
+        {
+            let mut books = self.books.lock();
+            books.keeping = true;
+            if acceptor.shared().master().is_some() {
+                books.forget_masters();
+            }
+        }
         // Those that accept, and this one.
         acceptor.let_sleep(ACCEPTING + 1);
         let mut stopping = false;
