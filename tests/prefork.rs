@@ -48,6 +48,7 @@ tests![
     no_requests_are_as_one,
     without_max_requests_a_worker_stays,
     requests_are_numbered_across_workers,
+    a_worker_counts_its_own_requests_only,
     a_worker_that_was_killed_is_replaced,
     what_has_killed_a_worker_is_logged,
     workers_that_die_before_they_have_served_anybody_are_replaced_after_a_pause,
@@ -84,6 +85,7 @@ tests![
     closing_hooks_run_in_the_master_only,
     the_loop_of_the_master_serves_metrics_without_a_thread,
     handle_request_serves_in_this_process,
+    what_handle_request_has_served_is_numbered_before_all_others,
     what_handle_request_serves_is_forced_at_the_deadline,
     a_worker_keeps_the_deadline_although_requests_were_handled_before,
     a_worker_does_not_wait_for_what_its_master_serves,
@@ -348,6 +350,22 @@ fn requests_are_numbered_across_workers() {
     numbers.push(Client::start(&address, "").number);
     numbers.sort_unstable();
     assert_eq!(numbers, [1, 2, 3, 4]);
+    stop(running, 4, 0);
+}
+
+fn a_worker_counts_its_own_requests_only() {
+    let count = |request: &mut TcpRequest| -> HandlerResult {
+        let stats = request.server().handle().ok_or("it has a server")?.stats();
+        Ok(write!(request, "{} {} {}", stats.started, stats.served, stats.running)?)
+    };
+    let server = PreForkTcpServer::new(ANY_PORT, count).workers(1);
+    let running = server.max_requests(1).max_requests_jitter(0).spawn().unwrap();
+    for _ in 0..4 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"1 0 1");
+        wait_until("the worker is replaced, and counted", || {
+            children().len() == 1 && running.handle().stats().running == 0
+        });
+    }
     stop(running, 4, 0);
 }
 
@@ -1082,6 +1100,19 @@ fn handle_request_serves_in_this_process() {
     assert_eq!(client.join().unwrap(), std::process::id());
     assert_eq!(server.active_workers(), 0);
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+fn what_handle_request_has_served_is_numbered_before_all_others() {
+    let server = Arc::new(server().workers(1).bind().unwrap());
+    let address = server.server_address().to_string();
+    let here = std::thread::spawn(move || Client::start(&address, "").number);
+    server.handle_request().unwrap();
+    assert_eq!(here.join().unwrap(), 1);
+    let (running, address) = serve(Arc::into_inner(server).unwrap(), 1);
+    let client = Client::start(&address, "hold");
+    assert_eq!(client.number, 2);
+    client.finish();
+    stop(running, 2, 0);
 }
 
 fn what_handle_request_serves_is_forced_at_the_deadline() {

@@ -53,6 +53,11 @@ impl Board {
         self.word(word).swap(set.into(), Ordering::SeqCst) != 0
     }
 
+    /// Requests are numbered from the one after `last` on.
+    pub(crate) fn number_after(&self, last: u64) {
+        self.word(Word::LastNumber).store(last, Ordering::Relaxed);
+    }
+
     /// A number for a request: counted from 1, whichever worker serves it.
     pub(crate) fn next_number(&self) -> u64 {
         self.word(Word::LastNumber).fetch_add(1, Ordering::Relaxed) + 1

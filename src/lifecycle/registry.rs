@@ -135,9 +135,10 @@ impl Inner {
 
     /// In a forked worker: the others are none of its business. Their slots stay mapped: taking each out of the memory
     /// of a process that may serve one request only would take longer than the fork. Nor are the requests that its master
-    /// serves itself, which would never end here.
+    /// serves itself, which would never end here, nor what has been counted by then.
     pub(crate) fn forget_masters(&mut self) {
         self.workers.drain(..).for_each(std::mem::forget);
+        (self.counts, self.forced_before) = (Counts::default(), 0);
         if self.running + self.waiting + self.reserved + self.paused + self.handling > 0 {
             (self.running, self.waiting, self.reserved, self.paused, self.handling) = (0, 0, 0, 0, 0);
             self.records = Slab::default();
@@ -177,7 +178,10 @@ impl Registry {
     /// There is no memory.
     pub(crate) fn make_board(&self) -> io::Result<&Arc<Board>> {
         if self.board.get().is_none() {
-            let _ = self.board.set(Arc::new(Board::new()?));
+            let board = Board::new()?;
+            // `handle_request` may have served some.
+            board.number_after(self.last_number.load(Ordering::Relaxed));
+            let _ = self.board.set(Arc::new(board));
         }
         self.board.get().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
     }
