@@ -222,6 +222,13 @@ impl<T: Transport> Job<T> {
         self.run()
     }
 
+    /// As [`run`](Self::run), on a thread that waits until it is given another.
+    pub(crate) fn run_handed_over(self) {
+        let shared = Arc::clone(self.server.core().shared());
+        self.run();
+        shared.end_copy();
+    }
+
     fn finish(&self, active: &mut Active<T>, ticket: &Ticket) -> Outcome {
         // Here, because a finish_request of the program's own may run another handler than the server's.
         active.phase = Phase::Handle;

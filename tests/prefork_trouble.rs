@@ -759,27 +759,32 @@ fn a_worker_whose_descriptors_are_closed_is_replaced() {
     assert!(ended > 0, "{:?}", logged());
 }
 
+/// Which ends the worker, and goes on in a child of it.
+fn become_a_daemon(request: &mut TcpRequest) -> HandlerResult {
+    daemon(true, true)?;
+    Ok(writeln!(request, "{}", std::process::id())?)
+}
+
 fn a_daemon_that_a_handler_has_become_ends_with_its_request() {
-    for threads in [false, true] {
-        let handler = |request: &mut TcpRequest| -> HandlerResult {
-            // Which ends the worker, and goes on in a child of it.
-            daemon(true, true)?;
-            Ok(writeln!(request, "{}", std::process::id())?)
-        };
-        let running = if threads {
-            ThreadingTcpServer::new(ANY_PORT, handler).prefork().workers(1).spawn()
-        } else {
-            PreForkTcpServer::new(ANY_PORT, handler).workers(1).spawn()
-        };
-        let running = running.unwrap();
-        for _ in 0..2 {
-            let answer = read_to_end(connect(running.server_address()));
-            let process = String::from_utf8(answer).unwrap().trim().parse().unwrap();
-            wait_until_gone(&[process]);
-        }
-        let report = running.stop().unwrap();
-        assert_eq!(report.served + report.failed, 2, "{report:?}");
+    assert_ends_with_its_request(PreForkTcpServer::new(ANY_PORT, become_a_daemon).workers(1));
+    let threading = ThreadingTcpServer::new(ANY_PORT, become_a_daemon);
+    assert_ends_with_its_request(threading.prefork().workers(1));
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, become_a_daemon).workers(1);
+    assert_ends_with_its_request(pool.prefork().workers(1));
+    let queue = ThreadPoolTcpServer::new(ANY_PORT, become_a_daemon).queue_size(1);
+    assert_ends_with_its_request(queue.prefork().workers(1));
+}
+
+#[track_caller]
+fn assert_ends_with_its_request(server: impl BaseServer) {
+    let running = server.spawn().unwrap();
+    for _ in 0..2 {
+        let answer = read_to_end(connect(running.server_address()));
+        let process = String::from_utf8(answer).unwrap().trim().parse().unwrap();
+        wait_until_gone(&[process]);
     }
+    let report = running.stop().unwrap();
+    assert_eq!(report.served + report.failed, 2, "{report:?}");
 }
 
 /// Shuts it down once there are so many workers, and does something else then. Returns what the server ends with.

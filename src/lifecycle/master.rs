@@ -153,14 +153,6 @@ impl Master {
         self.duty.max_requests.is_some_and(|max| here >= max)
     }
 
-    /// Before another request: ends a process that a handler has forked in the worker, and that has come back from
-    /// there, as a daemon does. Nobody would ever tell it to.
-    pub(crate) fn end_copy(&self) {
-        if !self.is_worker() {
-            sys::exit_now(0);
-        }
-    }
-
     /// Whether this process is the worker, and not one that a handler has forked in it.
     pub(crate) fn is_worker(&self) -> bool {
         Pid::this() == self.worker

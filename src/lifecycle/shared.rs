@@ -16,6 +16,7 @@ use crate::mutex::Mutex;
 use crate::observer::{Event, Observer};
 use crate::panics::guarded;
 use crate::stats::Stats;
+use crate::sys;
 
 /// What the parts of one server share, whatever its types: its loop, its requests, its handles.
 pub(crate) struct Shared {
@@ -76,6 +77,14 @@ impl Shared {
     /// The master of this process, if it is a worker of a prefork server.
     pub(crate) fn master(&self) -> Option<&Arc<Master>> {
         self.master.get()
+    }
+
+    /// Before another request, or the wait for one: ends a process that a handler has forked in a worker, and that has come
+    /// back from there, as a daemon does. Nobody would ever tell it to.
+    pub(crate) fn end_copy(&self) {
+        if self.master().is_some_and(|master| !master.is_worker()) {
+            sys::exit_now(0);
+        }
     }
 
     pub(crate) fn set_master(&self, master: Arc<Master>) {

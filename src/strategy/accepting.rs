@@ -109,7 +109,7 @@ impl Accepting {
                         return self.fail(acceptor, error);
                     }
                     if !self.join() {
-                        return;
+                        return acceptor.shared().end_copy();
                     }
                 }
                 Ok(None) => {

@@ -144,7 +144,7 @@ impl<S: BaseServer> ThreadPool<S> {
             let receiver = receiver.clone();
             move || {
                 for job in receiver {
-                    job.run();
+                    job.run_handed_over();
                 }
             }
         });

@@ -201,9 +201,7 @@ impl<T: Transport> Threads<T> {
         while let Some(current) = task {
             match current {
                 Task::Accept(new) => self.accept(acceptor.insert(new.for_thread(number))),
-                Task::Run(job) => {
-                    job.run();
-                }
+                Task::Run(job) => job.run_handed_over(),
                 Task::Leave => break,
             }
             task = self.rest(seat, acceptor.as_ref());
