@@ -118,7 +118,9 @@ use workers::Workers;
 /// # Limits, and seeing it
 ///
 /// Each worker keeps to the [limits](crate#limit) by itself: of 5 workers with `max_connections(10)` each serves
-/// 10. The master's [`stats`](BaseServer::stats) have the counts of all workers and no list of connections;
+/// 10. The master's [`stats`](BaseServer::stats) have the counts of all workers and no list of connections; who
+/// [closes one](crate::ServerHandle::close_connection) does it in its worker, where a handler's
+/// [`handle`](crate::ServerContext::handle) is the worker's own;
 /// [`suspend`](crate::ServerHandle::suspend) stops them all.
 ///
 /// # Metrics
