@@ -66,6 +66,7 @@ tests![
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
     what_a_worker_was_woken_for_that_is_killed_instead_another_serves,
     a_worker_whose_handler_has_left_sigterm_blocked_or_ignored_ends_when_it_is_told,
+    a_worker_with_threads_whose_handler_has_left_sigterm_ignored_ends_when_it_is_told,
     a_worker_whose_descriptors_are_closed_is_replaced,
     a_daemon_that_a_handler_has_become_ends_with_its_request,
     a_listening_socket_that_is_shut_down_stops_the_server_with_the_reason,
@@ -710,25 +711,43 @@ fn a_worker_that_hangs_is_killed_and_replaced() {
     assert!(logged().contains(&format!("ERROR worker {process} has not got on for 200ms: killing it")));
 }
 
+/// Tells its process once `spoil` has done something to SIGTERM.
+fn spoiling(spoil: fn()) -> impl Fn(&mut TcpRequest) -> io::Result<()> + Clone + Send + Sync + 'static {
+    move |request| {
+        spoil();
+        writeln!(request, "{}", std::process::id())
+    }
+}
+
 fn a_worker_whose_handler_has_left_sigterm_blocked_or_ignored_ends_when_it_is_told() {
     let block: fn() = || SigSet::from(Signal::SIGTERM).thread_block().unwrap();
     for spoil in [block, ignore_sigterm] {
-        let handler = move |request: &mut TcpRequest| {
-            spoil();
-            writeln!(request, "{}", std::process::id())
-        };
-        let server = PreForkTcpServer::new(ANY_PORT, handler).workers(1);
-        let (running, address) = serve(server.drain_timeout(None), 1);
-        let process = || -> u32 {
-            let answer = read_to_end(connect_to(&address));
-            String::from_utf8(answer).unwrap().trim().parse().unwrap()
-        };
-        let before = process();
-        signal_master(Signal::SIGHUP);
-        wait_until_gone(&[before]);
-        assert_ne!(process(), before);
-        stop(running, 2, 0);
+        assert_ends_when_it_is_told(PreForkTcpServer::new(ANY_PORT, spoiling(spoil)).workers(1));
     }
+}
+
+// The wake-up that it is told by may wake the thread that does not accept, too.
+fn a_worker_with_threads_whose_handler_has_left_sigterm_ignored_ends_when_it_is_told() {
+    for _ in 0..10 {
+        let threading = ThreadingTcpServer::new(ANY_PORT, spoiling(ignore_sigterm));
+        assert_ends_when_it_is_told(threading.prefork().workers(1));
+        let pool = ThreadPoolTcpServer::new(ANY_PORT, spoiling(ignore_sigterm)).workers(2);
+        assert_ends_when_it_is_told(pool.prefork().workers(1));
+    }
+}
+
+#[track_caller]
+fn assert_ends_when_it_is_told(server: impl BaseServer) {
+    let (running, address) = serve(server.drain_timeout(None), 1);
+    let process = || -> u32 {
+        let answer = read_to_end(connect_to(&address));
+        String::from_utf8(answer).unwrap().trim().parse().unwrap()
+    };
+    let before = process();
+    signal_master(Signal::SIGHUP);
+    wait_until_gone(&[before]);
+    assert_ne!(process(), before);
+    stop(running, 2, 0);
 }
 
 fn a_worker_whose_descriptors_are_closed_is_replaced() {

@@ -277,6 +277,10 @@ impl<T: Transport> Acceptor<T> {
         wakeup.wait_stop(self.interval)?;
         core.look_again()?;
         self.server.service_actions();
+        // It may have been an order, of which those that accept have not woken up.
+        if let Some(master) = core.shared().master() {
+            master.hear_order(wakeup);
+        }
         if self.interval.is_some() {
             // The limit that they wait at may have risen by itself.
             core.shared().look_for_places();
