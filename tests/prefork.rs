@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use socketserver::prelude::*;
-use socketserver::{Active, Cause, Construct, Event, Running, State};
+use socketserver::{Acceptor, Active, Cause, Construct, Event, Running, State};
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::failures;
 use support::journal::journal;
@@ -105,6 +106,7 @@ tests![
     a_worker_whose_threads_are_all_busy_is_replaced_when_it_has_had_its_requests,
     a_worker_whose_threads_are_all_busy_is_replaced_when_somebody_tells_it_to_end,
     a_worker_that_cannot_accept_any_more_is_replaced_although_it_has_requests_to_end,
+    a_worker_whose_accepting_panics_ends_its_requests_first,
     a_prefork_tcp_server_serves_from_bind_to_close,
     a_prefork_udp_server_serves_from_bind_to_close,
     a_prefork_unix_stream_server_serves_from_bind_to_close,
@@ -1436,6 +1438,40 @@ fn a_worker_that_cannot_accept_any_more_is_replaced_although_it_has_requests_to_
     assert_ne!(first.process, second.process);
     [first, second].into_iter().for_each(Client::finish);
     stop(running, 2, 0);
+}
+
+/// Panics when it has accepted one request.
+struct Startled<S>(S);
+
+impl<S: BaseServer> BaseServer for Startled<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn serve(&self, mut acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        if let Some(job) = acceptor.next()? {
+            acceptor.process(job)?;
+            resume_unwind(Box::new("as told"));
+        }
+        Ok(())
+    }
+}
+
+fn a_worker_whose_accepting_panics_ends_its_requests_first() {
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, Commanded).queue_size(1);
+    let (running, address) = serve(Startled(pool).prefork().workers(1), 1);
+    let first = Client::start(&address, "hold");
+    let second = Client::start(&address, "hold");
+    assert_ne!(first.process, second.process);
+    let processes = [first.process, second.process];
+    [first, second].into_iter().for_each(Client::finish);
+    stop(running, 2, 0);
+    for process in processes {
+        assert!(logged().contains(&format!("ERROR worker {process} ended: panicked: as told")));
+    }
 }
 
 // ----- All transports ----------------------------------------------------------------------------

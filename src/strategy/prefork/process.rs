@@ -80,7 +80,7 @@ impl<S: BaseServer> PreFork<S> {
         let error = match caught(|| self.work(wake, duty, mask, acceptor)) {
             Ok(Ok(())) => sys::exit_now(0),
             Ok(Err(error)) => error,
-            Err(text) => io::Error::other(format!("panicked: {text}")),
+            Err(text) => panicked(&text),
         };
         // What worker_init has failed with is the program's own, and can panic here.
         let _ = caught(|| slot.set_reason(&error.to_string()));
@@ -98,7 +98,8 @@ impl<S: BaseServer> PreFork<S> {
             self.core().hear_of_the_masters_end()?;
         }
         let server = Arc::clone(acceptor.server());
-        let outcome = self.inner.serve(acceptor);
+        // Whatever ends its accepting, its threads may have requests to end.
+        let outcome = caught(|| self.inner.serve(acceptor)).unwrap_or_else(|text| Err(panicked(&text)));
         if let Some(master) = self.core().shared().master() {
             match &outcome {
                 Ok(()) => master.left(self.core().has_time()),
@@ -111,6 +112,10 @@ impl<S: BaseServer> PreFork<S> {
         drain_worker(&server)?;
         outcome
     }
+}
+
+fn panicked(text: &str) -> io::Error {
+    io::Error::other(format!("panicked: {text}"))
 }
 
 /// The status of a worker that has ended for want of something (sysexits(3), `EX_TEMPFAIL`).
