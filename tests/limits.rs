@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
 use socketserver::prelude::*;
-use socketserver::{Capacity, Event, Handled, LimitKind, Observer, Running, State, WaitError};
+use socketserver::{Capacity, Event, Force, Handled, LimitKind, Observer, Running, State, WaitError};
 use support::accepting::Accepting;
 use support::attempts::{first_in_time, until_in_time};
 use support::detached::Detached;
@@ -87,6 +87,8 @@ tests![
     a_forked_child_holds_no_connection_that_was_rejected,
     those_that_wait_are_served_before_the_end,
     those_that_wait_at_the_deadline_are_dropped_and_counted,
+    one_that_is_about_to_wait_for_its_turn_at_the_deadline_is_dropped_and_counted,
+    one_that_is_about_to_wait_for_another_at_the_deadline_is_dropped_and_counted,
     a_server_that_is_dropped_closes_those_that_wait,
     handle_request_tells_that_it_rejected,
     handle_request_serves_one_that_waited,
@@ -1392,6 +1394,63 @@ fn those_that_wait_at_the_deadline_are_dropped_and_counted() {
     let stats = handle.stats();
     assert_eq!((stats.started, stats.waiting, stats.running), (2, 0, 0));
     assert_eq!(counts(), (2, 2));
+}
+
+/// Says when its requests are made to end.
+struct Terminating<S> {
+    inner: S,
+    terminates: Gate,
+}
+
+impl<S: BaseServer> BaseServer for Terminating<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn terminate_requests(&self, force: Force) {
+        self.terminates.open();
+        self.inner.terminate_requests(force);
+    }
+}
+
+/// The second client is to wait, but an observer holds it up until those that wait have been dropped.
+#[track_caller]
+fn assert_dropped_although_held_up<S: BaseServer>(limit: impl FnOnce(Terminating<ThreadingTcpServer<Handler>>) -> S) {
+    let (waits, terminates) = (Gate::default(), Gate::default());
+    let server = limit(Terminating {
+        inner: threading(),
+        terminates: terminates.clone(),
+    });
+    let about_to_wait = waits.clone();
+    let server = server.observer(move |event: &Event<'_>| {
+        if let Event::Waiting { .. } = event {
+            about_to_wait.open();
+            terminates.wait();
+        }
+    });
+    let running = server.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let handle = running.handle();
+    let first = connect(running.server_address());
+    assert_echoes(&first);
+    let second = connect(running.server_address());
+    waits.wait();
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (1, 1));
+    assert_eq!(report.leaked, 0);
+    assert_eq!(read_to_end(second), b"");
+    let stats = handle.stats();
+    assert_eq!((stats.started, stats.waiting, stats.running), (2, 0, 0));
+}
+
+fn one_that_is_about_to_wait_for_its_turn_at_the_deadline_is_dropped_and_counted() {
+    assert_dropped_although_held_up(|server| server.max_rate_per_address(RateLimit::wait(1).per(AN_HOUR)));
+}
+
+fn one_that_is_about_to_wait_for_another_at_the_deadline_is_dropped_and_counted() {
+    assert_dropped_although_held_up(|server| server.max_per_address(1));
 }
 
 fn a_server_that_is_dropped_closes_those_that_wait() {

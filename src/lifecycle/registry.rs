@@ -43,7 +43,7 @@ pub(crate) struct Inner {
     pub(super) waiting: usize,
     pub(super) counts: Counts,
     /// The deadline is over: what ends now was not drained but forced.
-    forcing: bool,
+    pub(super) forcing: bool,
     /// So many were made to end before: by the deadline itself, while the thread that drains served them, or by workers
     /// that have ended since.
     forced_before: u64,
@@ -189,6 +189,11 @@ impl Registry {
     /// Requests in progress, those that wait for their address's turn and those of workers included.
     pub(crate) fn running(&self) -> usize {
         self.lock().present()
+    }
+
+    /// Whether the patience with requests is over.
+    pub(crate) fn is_forcing(&self) -> bool {
+        self.lock().forcing
     }
 
     /// Whether a request is in progress in this process; one that waits for its address's turn is not.

@@ -147,12 +147,12 @@ impl Ticket {
     }
 
     /// A waiting request runs, if its address has room, on the place that an acceptor has taken for
-    /// another. False if it waits on.
+    /// another. False if it waits on, or for nothing but to be dropped, because the patience is over.
     pub(crate) fn resume(&mut self, inner: &mut Inner, place: &mut Ticket, capacity: Capacity) -> bool {
         let Stage::Waiting(index) = self.stage else {
             return false;
         };
-        if capacity.rejects(inner.running).is_some() {
+        if inner.forcing || capacity.rejects(inner.running).is_some() {
             return false;
         }
         if let Some(record) = inner.records.get_mut(index) {

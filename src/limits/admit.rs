@@ -32,7 +32,12 @@ impl<T: Transport> Job<T> {
                     client_address,
                     limit,
                 });
-                server.core().waiting_room().push(active, ticket, turn);
+                let room = server.core().waiting_room();
+                room.push(active, ticket, turn);
+                // Whoever has ended the patience meanwhile may have looked before it was there.
+                if server.core().shared().registry.is_forcing() {
+                    room.drop_all(&server);
+                }
                 Admission::Waits
             }
             Verdict::Reject(limit) => {
