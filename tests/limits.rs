@@ -91,6 +91,7 @@ tests![
     one_that_is_about_to_wait_for_another_at_the_deadline_is_dropped_and_counted,
     a_server_that_is_dropped_closes_those_that_wait,
     handle_request_tells_that_it_rejected,
+    one_that_is_rejected_when_its_server_has_closed_is_closed_too,
     handle_request_serves_one_that_waited,
     a_limit_of_nothing_is_refused_when_bound,
     a_rate_in_no_time_is_refused_when_bound,
@@ -1482,6 +1483,52 @@ fn handle_request_tells_that_it_rejected() {
     assert_rejected(second);
     drop(first);
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+/// Rejects nobody before it may.
+struct HoldsUpRejecting<S> {
+    inner: S,
+    rejects: Gate,
+    may: Gate,
+}
+
+impl<S: BaseServer> BaseServer for HoldsUpRejecting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn reject_request(&self, request: &mut RequestOf<Self>, limit: LimitKind) {
+        self.rejects.open();
+        self.may.wait();
+        self.inner.reject_request(request, limit);
+    }
+}
+
+fn one_that_is_rejected_when_its_server_has_closed_is_closed_too() {
+    let (rejects, closed) = (Gate::default(), Gate::default());
+    let server = HoldsUpRejecting {
+        inner: threading(),
+        rejects: rejects.clone(),
+        may: closed.clone(),
+    };
+    let server = server.max_rate_per_address(RateLimit::reject(1).per(AN_HOUR));
+    let server = Arc::new(server.drain_timeout(Duration::ZERO).bind().unwrap());
+    let first = connect(&server.server_address());
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    finish(&first);
+    let second = connect(&server.server_address());
+    let handling = Arc::clone(&server);
+    let handling = thread::spawn(move || handling.handle_request().unwrap());
+    rejects.wait();
+    assert_eq!(server.close().unwrap().served, 1);
+    closed.open();
+    assert_eq!(handling.join().unwrap(), Handled::Rejected);
+    assert_eq!(read_to_end(&second), b"");
+    drop((first, second));
+    assert_eq!(sockets(), 0);
 }
 
 fn handle_request_serves_one_that_waited() {

@@ -61,11 +61,7 @@ fn end_requests<T: Transport>(server: &Outermost<T>, wakeup: &Wakeup, in_child: 
     wait_until_idle(server, wakeup, core.drain_deadline(), true)?;
     core.end_patience(server);
     wait_until_idle(server, wakeup, Some(Instant::now() + GRACE), false)?;
-    if wakeup.is_forced() {
-        core.linger().close_all(&**server);
-    } else {
-        core.linger().finish(&**server);
-    }
+    core.linger().finish(&**server, !wakeup.is_forced());
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Closing rejected connections so that their clients read the farewell.
 
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -21,6 +22,8 @@ use crate::transport::Transport;
 pub(crate) struct Linger<T: Transport> {
     /// Each with the time when it is to be closed: the first one first.
     queue: Queue<(Instant, T::Request)>,
+    /// The server has ended: nobody comes to close any later. Changed while the queue is locked.
+    ended: AtomicBool,
 }
 
 impl<T: Transport> Linger<T> {
@@ -28,14 +31,17 @@ impl<T: Transport> Linger<T> {
     const MOST: usize = 64;
 
     pub(crate) fn new() -> Self {
-        Linger { queue: Queue::new() }
+        Linger {
+            queue: Queue::new(),
+            ended: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Ends the sending side, and closes the connection in a moment.
+    /// Ends the sending side, and closes the connection in a moment, or at once if the server has ended meanwhile.
     pub(crate) fn push(&self, server: &dyn Hooks<T>, mut request: T::Request) {
         server.shutdown_request(&mut request);
         let Some(socket) = request.socket() else {
@@ -46,7 +52,8 @@ impl<T: Transport> Linger<T> {
         let _ = shutdown(socket.as_raw_fd(), Shutdown::Write);
         let early = self.queue.with(|queue| {
             queue.push_back((Instant::now() + SILENCE, request));
-            (queue.len() > Self::MOST).then(|| queue.pop_front()).flatten()
+            let one_too_many = queue.len() > Self::MOST || self.ended.load(Ordering::Relaxed);
+            one_too_many.then(|| queue.pop_front()).flatten()
         });
         if let Some((_, request)) = early {
             close(server, request);
@@ -70,22 +77,27 @@ impl<T: Transport> Linger<T> {
         next
     }
 
-    /// Closes all: their descriptors are needed, or the server ends.
+    /// Closes all: their descriptors are needed.
     pub(crate) fn close_all(&self, server: &dyn Hooks<T>) {
         for (_, request) in self.queue.take() {
             close(server, request);
         }
     }
 
-    /// Waits until the clients have closed, as long as the last one's time, and closes all.
-    pub(crate) fn finish(&self, server: &dyn Hooks<T>) {
-        let mut left = Vec::from(self.queue.take());
+    /// The server ends: closes all, from now on, too. A `patient` one waits until the clients have closed, as long as the
+    /// last one's time.
+    pub(crate) fn finish(&self, server: &dyn Hooks<T>, patient: bool) {
+        let mut left = Vec::from(self.queue.with(|queue| {
+            self.ended.store(true, Ordering::Relaxed);
+            std::mem::take(queue)
+        }));
         while let Some(&(due, _)) = left.last() {
             let patience = due.saturating_duration_since(Instant::now());
             let mut fds: Vec<_> = left.iter().filter_map(|(_, request)| watched(request)).collect();
             // A signal ends only the wait.
-            let over =
-                patience.is_zero() || poll(&mut fds, poll_timeout(patience)).is_err_and(|errno| errno != Errno::EINTR);
+            let over = !patient
+                || patience.is_zero()
+                || poll(&mut fds, poll_timeout(patience)).is_err_and(|errno| errno != Errno::EINTR);
             for (due, request) in std::mem::take(&mut left) {
                 let closed = request.socket().is_none_or(|socket| read_away(socket) == Unread::End);
                 if closed || over {
