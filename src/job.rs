@@ -330,6 +330,7 @@ impl<T: Transport> Job<T> {
 
     fn fail(mut self, cause: Cause) {
         if let Some(parts) = self.parts.take() {
+            let _busy = parts.1.shared().enter();
             let outcome = self.report(&parts.0, &parts.1, cause);
             self.close(parts, outcome);
         }
@@ -364,6 +365,7 @@ impl<T: Transport> Job<T> {
 impl<T: Transport> Drop for Job<T> {
     fn drop(&mut self) {
         if let Some(parts) = self.parts.take() {
+            let _busy = parts.1.shared().enter();
             self.close(parts, Outcome::Dropped);
         }
     }
@@ -419,6 +421,7 @@ impl<T: Transport> Remote<T> {
 /// closed by its own drop.
 pub(crate) fn process<T: Transport>(server: &Outermost<T>, job: Job<T>) {
     let client_address = job.client_address().clone();
+    let _busy = server.core().shared().enter();
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| server.process_request(job))) {
         let error = RequestError::new(Phase::Process, client_address, Cause::Panic(payload));
         server.handle_error(&error);

@@ -53,6 +53,8 @@ tests![
     waiting_in_a_threading_handler_is_a_deadlock,
     waiting_in_a_pool_handler_is_a_deadlock,
     waiting_in_a_hook_of_the_loop_is_a_deadlock,
+    waiting_in_process_request_is_a_deadlock_whoever_accepts,
+    waiting_as_a_job_is_dropped_is_a_deadlock,
     waiting_in_a_handler_of_a_server_inside_is_a_deadlock,
     a_guard_stopped_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
     a_guard_joined_in_a_handler_of_its_server_is_a_deadlock_and_stops_it,
@@ -537,6 +539,70 @@ fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
     };
     server.serve_forever().unwrap();
     assert_ne!(deadlocks.load(Ordering::SeqCst), 0);
+}
+
+/// Collects what waiting for the server comes to in the hooks around a job, which it hands over if it is to, or else has a
+/// thread of its own drop.
+struct WaitsForItsEnd<S> {
+    inner: S,
+    hands_over: bool,
+    waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
+}
+
+impl<S: BaseServer> WaitsForItsEnd<S> {
+    fn wait(&self) {
+        let waited = self.shutdown_handle().wait_timeout(Duration::ZERO);
+        self.waited.lock().unwrap().push(waited);
+    }
+}
+
+impl<S: BaseServer> BaseServer for WaitsForItsEnd<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        self.wait();
+        if self.hands_over {
+            self.inner.process_request(job);
+        } else {
+            thread::spawn(move || drop(job));
+        }
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.wait();
+        self.inner.close_request(request);
+    }
+}
+
+#[track_caller]
+fn assert_waits_nowhere(inner: impl BaseServer, hands_over: bool) {
+    let waited = Arc::default();
+    let server = WaitsForItsEnd {
+        inner,
+        hands_over,
+        waited: Arc::clone(&waited),
+    };
+    let running = server.spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    running.stop().unwrap();
+    assert_eq!(*waited.lock().unwrap(), [Err(WaitError::Deadlock); 2]);
+}
+
+fn waiting_in_process_request_is_a_deadlock_whoever_accepts() {
+    let handler = |_: &mut TcpRequest| {};
+    assert_waits_nowhere(TcpServer::new("127.0.0.1:0", handler), true);
+    assert_waits_nowhere(ThreadingTcpServer::new("127.0.0.1:0", handler), true);
+    assert_waits_nowhere(ThreadPoolTcpServer::new("127.0.0.1:0", handler), true);
+    assert_waits_nowhere(ThreadPoolTcpServer::new("127.0.0.1:0", handler).queue_size(1), true);
+}
+
+fn waiting_as_a_job_is_dropped_is_a_deadlock() {
+    assert_waits_nowhere(TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}), false);
 }
 
 /// The handler of one server serves with another, whose handler waits for the first.
