@@ -202,6 +202,7 @@ impl<T: Transport> Job<T> {
         let Some(mut parts) = self.parts.take() else {
             return false;
         };
+        self.begin_on_loop(&mut parts);
         let (active, ticket) = &mut *parts;
         let _busy = ticket.shared().enter();
         ticket.begin();
@@ -213,11 +214,8 @@ impl<T: Transport> Job<T> {
     /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the
     /// request can be told and ended from outside.
     pub(crate) fn run_inline(mut self) -> bool {
-        if let Some((active, ticket)) = self.parts.as_deref_mut() {
-            if let Some(master) = ticket.shared().master() {
-                master.serves(active.client_address());
-            }
-            ticket.begin_inline(active.request.socket());
+        if let Some(parts) = self.parts.as_deref_mut() {
+            begin_inline(parts);
         }
         self.run()
     }
@@ -227,6 +225,18 @@ impl<T: Transport> Job<T> {
         let shared = Arc::clone(self.server.core().shared());
         self.run();
         shared.end_copy();
+    }
+
+    /// A mix-in runs it on the thread that accepts, perhaps in the parent of a forking server, whose loop is never busy
+    /// otherwise.
+    fn begin_on_loop(&self, parts: &mut (Active<T>, Ticket)) {
+        let ticket = &parts.1;
+        if ticket.shared().is_loop() && !ticket.is_inline() {
+            if self.server.forks() {
+                self.server.core().keep_deadline();
+            }
+            begin_inline(parts);
+        }
     }
 
     fn finish(&self, active: &mut Active<T>, ticket: &Ticket) -> Outcome {
@@ -359,6 +369,13 @@ impl<T: Transport> Job<T> {
         });
         self.server.close_request(active.request);
     }
+}
+
+fn begin_inline<T: Transport>((active, ticket): &mut (Active<T>, Ticket)) {
+    if let Some(master) = ticket.shared().master() {
+        master.serves(active.client_address());
+    }
+    ticket.begin_inline(active.request.socket());
 }
 
 /// Dropped without having run, a job closes its connection and counts as failed.

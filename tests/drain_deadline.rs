@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, raise};
 use socketserver::prelude::*;
 use socketserver::{CountingObserver, Tcp};
 use support::accepting::Accepting;
+use support::detached::InPlace;
 use support::gate::Gate;
 use support::process::{Process, role, serve_as_role};
 use support::talk::{ECHO_LINES, greet};
@@ -39,6 +40,9 @@ tests![
     a_sync_server_tells_what_it_loses_at_the_deadline,
     a_pool_tells_what_it_loses_at_the_deadline,
     a_sync_tcp_server_tells_that_the_deadline_forced_its_request,
+    what_a_mix_in_runs_on_the_loop_is_forced_at_the_deadline,
+    what_a_mix_in_runs_in_the_parent_of_a_forking_server_is_forced_at_the_deadline,
+    what_a_mix_in_runs_on_the_loop_of_a_worker_is_forced_at_the_deadline,
     a_sync_unix_server_tells_that_the_deadline_forced_its_request,
     a_sync_udp_server_tells_that_its_request_was_forced,
     what_has_the_number_of_an_ended_connection_by_then_is_left_alone,
@@ -233,12 +237,29 @@ fn assert_told_of_one_forced(report: Report) {
     assert_eq!(told, ["WARN 1 request did not end in time: shutting its socket down"]);
 }
 
-fn a_sync_tcp_server_tells_that_the_deadline_forced_its_request() {
-    let server = TcpServer::new(ANY_PORT, greet).drain_timeout(Duration::from_millis(50));
-    let running = server.spawn().unwrap();
+#[track_caller]
+fn assert_forces_its_request(server: impl BaseServer) {
+    let running = server.drain_timeout(Duration::from_millis(50)).spawn().unwrap();
     let client = connect(running.server_address());
     assert_eq!(exchange_line(&client, ""), "welcome\n");
     assert_told_of_one_forced(running.stop().unwrap());
+}
+
+fn a_sync_tcp_server_tells_that_the_deadline_forced_its_request() {
+    assert_forces_its_request(TcpServer::new(ANY_PORT, greet));
+}
+
+// Nobody else can: the thread that would drain runs it.
+fn what_a_mix_in_runs_on_the_loop_is_forced_at_the_deadline() {
+    assert_forces_its_request(InPlace(TcpServer::new(ANY_PORT, greet)));
+}
+
+fn what_a_mix_in_runs_in_the_parent_of_a_forking_server_is_forced_at_the_deadline() {
+    assert_forces_its_request(InPlace(ForkingTcpServer::new(ANY_PORT, greet)));
+}
+
+fn what_a_mix_in_runs_on_the_loop_of_a_worker_is_forced_at_the_deadline() {
+    assert_forces_its_request(InPlace(TcpServer::new(ANY_PORT, greet)).prefork().workers(1));
 }
 
 fn a_sync_unix_server_tells_that_the_deadline_forced_its_request() {

@@ -8,6 +8,8 @@ use super::{Shared, WaitError};
 thread_local! {
     /// The server whose loop or request this thread runs; compared, never followed.
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
+    /// The server whose loop this thread runs; compared, never followed.
+    static LOOP_OF: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
     /// Those in whose requests that one is served. Apart, because there is rarely one, and each request enters its server.
     static BUSY_OUTSIDE: RefCell<Vec<*const Shared>> = const { RefCell::new(Vec::new()) };
 }
@@ -22,6 +24,19 @@ impl Shared {
             BUSY_OUTSIDE.with_borrow_mut(|servers| servers.push(outer));
         }
         Busy { outer, hides }
+    }
+
+    /// As [`enter`](Self::enter), where this thread runs the server's loop, or drains it.
+    pub(crate) fn enter_loop(self: &Arc<Self>) -> Loop {
+        Loop {
+            outer: LOOP_OF.replace(Arc::as_ptr(self)),
+            _busy: self.enter(),
+        }
+    }
+
+    /// Whether this thread has entered the loop: while it serves a request, it cannot see to the drain.
+    pub(crate) fn is_loop(self: &Arc<Self>) -> bool {
+        LOOP_OF.get() == Arc::as_ptr(self)
     }
 
     /// Before waiting for the end of the server.
@@ -51,5 +66,17 @@ impl Drop for Busy {
         if self.hides {
             BUSY_OUTSIDE.with_borrow_mut(Vec::pop);
         }
+    }
+}
+
+/// This thread runs the loop of a server; see [`Shared::enter_loop`].
+pub(crate) struct Loop {
+    outer: *const Shared,
+    _busy: Busy,
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        LOOP_OF.set(self.outer);
     }
 }

@@ -202,6 +202,10 @@ impl Ticket {
         }
     }
 
+    pub(crate) fn is_inline(&self) -> bool {
+        self.inline
+    }
+
     /// The socket is about to be closed, or has become another process's matter.
     pub(crate) fn forget_socket(&mut self) {
         // A forked child has a copy of the records, and perhaps of a lock that another thread held.

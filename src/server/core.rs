@@ -197,7 +197,7 @@ impl<T: Transport> Core<T> {
 
     /// Sees to it that the drain deadline is kept while the loop is busy in a handler. Not before it serves: a program
     /// may become a daemon after it has bound, and the timer would be left behind with its first process.
-    pub(super) fn keep_deadline(&self) {
+    pub(crate) fn keep_deadline(&self) {
         let this = std::process::id();
         if self.timer.swap(this, Ordering::SeqCst) == this {
             return;

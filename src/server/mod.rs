@@ -217,7 +217,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
             _ => {}
         }
         let shared = self.core().shared();
-        let _busy = shared.enter();
+        let _loop = shared.enter_loop();
         let _handling = shared.begin_handling();
         shared.wakeup()?.serves_here();
         // Of a prefork server, too, which serves here what it handles.
@@ -553,7 +553,7 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     let _batch = wants_batch.then(Batch::enter);
     let shared = server.core().shared();
     let _closing = shared.closing();
-    let _busy = shared.enter();
+    let _loop = shared.enter_loop();
     shared.wakeup()?.serves_here();
     if S::CONCURRENCY == Concurrency::Processes {
         // Its loop is never busy in a handler.

@@ -1,4 +1,4 @@
-//! A strategy of one's own, in a handful of lines.
+//! Strategies of one's own, in a handful of lines.
 
 use std::thread;
 
@@ -18,5 +18,21 @@ impl<S: BaseServer> BaseServer for Detached<S> {
 
     fn process_request(&self, job: Job<S::Transport>) {
         thread::spawn(move || job.run());
+    }
+}
+
+/// Runs each request on the very thread that accepts, whatever strategy is inside.
+pub struct InPlace<S>(pub S);
+
+impl<S: BaseServer> BaseServer for InPlace<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        job.run();
     }
 }
