@@ -198,7 +198,12 @@ impl<T: Transport> Job<T> {
 
     /// Runs the request to its end on this thread: `finish_request`, `handle_error` if that fails,
     /// `shutdown_request`, `close_request`, each through the outermost server. True if it succeeded.
+    ///
+    /// Once the patience of a drain is over the handler is not begun any more: the job is dropped.
     pub fn run(mut self) -> bool {
+        if self.is_too_late() {
+            return false;
+        }
         let Some(mut parts) = self.parts.take() else {
             return false;
         };
@@ -209,6 +214,11 @@ impl<T: Transport> Job<T> {
         let outcome = self.finish(active, ticket);
         self.close_after_run(parts, outcome);
         outcome == Outcome::Served
+    }
+
+    /// It was queued, or kept, until its socket was shut down.
+    fn is_too_late(&self) -> bool {
+        self.server.core().shared().is_forced()
     }
 
     /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the

@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ tests![
     what_has_the_number_of_an_ended_connection_by_then_is_left_alone,
     what_a_hook_holds_up_past_the_deadline_does_not_hold_up_threads_that_accept,
     what_a_hook_holds_up_past_the_deadline_does_not_hold_up_a_pool,
+    what_is_queued_for_a_pool_at_the_deadline_is_not_begun,
+    a_job_that_is_run_after_the_end_is_not_begun,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
     a_second_signal_ends_a_process_whose_handler_never_returns,
     a_late_handler_ends_no_process_that_no_signal_has_asked_to_end,
@@ -356,6 +358,69 @@ fn what_has_the_number_of_an_ended_connection_by_then_is_left_alone() {
     with_the_number.read_exact(&mut answer).unwrap();
     with_the_number.write_all(b"two").unwrap();
     peer.read_exact(&mut answer).unwrap();
+}
+
+/// Waits for the end of its client, and says that it has begun.
+fn wait_for_the_end(begun: &Sender<()>) -> impl BaseRequestHandler<TcpRequest> + use<> {
+    let begun = begun.clone();
+    move |request: &mut TcpRequest| -> HandlerResult {
+        begun.send(())?;
+        io::copy(request, &mut io::sink())?;
+        Ok(())
+    }
+}
+
+fn what_is_queued_for_a_pool_at_the_deadline_is_not_begun() {
+    let (begun, begins) = channel();
+    let server = ThreadPoolTcpServer::new(ANY_PORT, wait_for_the_end(&begun)).workers(1);
+    let observer = Arc::new(CountingObserver::default());
+    let server = server.queue_size(2).drain_timeout(Duration::ZERO);
+    let running = server.observer(observer.clone()).spawn().unwrap();
+    let handle = running.handle();
+    let clients = [(); 3].map(|()| connect(running.server_address()));
+    begins.recv_timeout(CEILING).unwrap();
+    wait_until("two are queued", || handle.stats().running == 3);
+    assert_eq!(counts(running.stop().unwrap()), [1, 2, 0, 3, 0]);
+    assert_eq!(begins.try_iter().count(), 0);
+    for client in clients {
+        assert_eq!(read_to_end(client), b"");
+    }
+    let told = observer.counts();
+    assert_eq!((told.started, told.served, told.dropped), (3, 1, 2), "{told:?}");
+}
+
+/// Keeps all jobs.
+struct Keeping<S: BaseServer> {
+    inner: S,
+    kept: Sender<Job<S::Transport>>,
+}
+
+impl<S: BaseServer> BaseServer for Keeping<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn process_request(&self, job: Job<S::Transport>) {
+        self.kept.send(job).unwrap();
+    }
+}
+
+fn a_job_that_is_run_after_the_end_is_not_begun() {
+    let ((begun, begins), (kept, jobs)) = (channel(), channel());
+    let inner = ThreadingTcpServer::new(ANY_PORT, wait_for_the_end(&begun));
+    let running = Keeping { inner, kept }.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let handle = running.handle();
+    let client = connect(running.server_address());
+    let job = jobs.recv_timeout(CEILING).unwrap();
+    assert_eq!(counts(running.stop().unwrap()), [0, 0, 0, 1, 1]);
+    assert!(!job.run());
+    assert_eq!(begins.try_iter().count(), 0);
+    assert_eq!(read_to_end(client), b"");
+    let stats = handle.stats();
+    assert_eq!((stats.started, stats.failed, stats.running), (1, 1, 0));
 }
 
 fn a_handler_of_a_sync_server_that_never_returns_ends_the_process() {
