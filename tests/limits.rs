@@ -41,6 +41,7 @@ tests![
     over_max_connections_clients_are_rejected_if_that_is_the_policy,
     the_smaller_of_two_limits_decides,
     a_limit_that_rises_by_itself_is_seen_at_the_next_poll_interval_under_every_strategy,
+    where_no_place_is_left_and_nobody_is_queued_a_server_ends_at_once_under_every_strategy,
     a_rejected_client_that_has_sent_a_lot_reads_the_farewell,
     a_rejected_client_that_goes_on_sending_reads_the_farewell,
     a_rejected_client_that_reads_late_reads_the_farewell,
@@ -334,6 +335,31 @@ fn a_limit_that_rises_by_itself_is_seen_at_the_next_poll_interval_under_every_st
     assert_sees_a_limit_rise(ForkingTcpServer::new(ANY_PORT, EchoLine));
     assert_sees_a_limit_rise(ThreadingTcpServer::new(ANY_PORT, EchoLine));
     assert_sees_a_limit_rise(ThreadPoolTcpServer::new(ANY_PORT, EchoLine));
+}
+
+/// No request is in progress whose end would make room.
+#[track_caller]
+fn assert_ends_without_a_place(inner: impl BaseServer) {
+    let asked = Arc::<AtomicUsize>::default();
+    let server = Elastic {
+        inner,
+        places: Arc::default(),
+        asked: Arc::clone(&asked),
+    };
+    let running = server.drain_timeout(CEILING).spawn().unwrap();
+    wait_until("there is no place", || asked.load(Ordering::SeqCst) > 0);
+    let report = running.stop().unwrap();
+    assert!(report.elapsed < CEILING, "{report:?}");
+}
+
+fn where_no_place_is_left_and_nobody_is_queued_a_server_ends_at_once_under_every_strategy() {
+    let handler = |_: &mut TcpRequest| {};
+    assert_ends_without_a_place(TcpServer::new(ANY_PORT, handler));
+    assert_ends_without_a_place(ForkingTcpServer::new(ANY_PORT, handler));
+    assert_ends_without_a_place(ThreadingTcpServer::new(ANY_PORT, handler));
+    assert_ends_without_a_place(ThreadPoolTcpServer::new(ANY_PORT, handler));
+    assert_ends_without_a_place(ThreadPoolTcpServer::new(ANY_PORT, handler).queue_size(1));
+    assert_ends_without_a_place(UdpServer::new(ANY_PORT, |_: &mut DatagramRequest| {}));
 }
 
 // ----- What the rejected get ---------------------------------------------------------------------

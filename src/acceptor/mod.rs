@@ -421,6 +421,10 @@ impl<T: Transport> Acceptor<T> {
         }
         let until_told = core.drain_time_left().min(core.tell_progress());
         if !self.has_place(place) {
+            // There is nothing to make room for, and no request whose end would.
+            if !has_ahead && !self.shared().registry.any_runs() && !core.has_queued() {
+                return Ok(self.stopped());
+            }
             wakeup.wait_place(until_told)?;
             return Ok(Turn::Again);
         }
