@@ -48,6 +48,7 @@ tests![
     draining_is_told_at_once_although_every_worker_is_busy,
     draining_is_told_with_those_that_wait_for_their_turn,
     suspending_and_resuming_are_told_once_each,
+    a_server_that_is_resumed_as_it_is_being_suspended_is_not_told_to_be_suspended,
     several_observers_hear_the_same,
     an_observer_that_panics_costs_nothing,
     an_observer_with_a_handle_of_its_server_goes_with_that,
@@ -574,6 +575,52 @@ fn suspending_and_resuming_are_told_once_each() {
     handle.resume();
     handle.resume();
     assert_eq!(stop(running, &lines), ["Suspended", "Resumed"]);
+}
+
+/// Keeps whoever suspends waiting, as long as it may not go on with what it has accepted.
+struct SlowToAccept<S> {
+    inner: S,
+    accepts: Gate,
+    goes_on: Gate,
+}
+
+impl<S: BaseServer> BaseServer for SlowToAccept<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
+        let request = self.inner.get_request()?;
+        self.accepts.open();
+        self.goes_on.wait();
+        Ok(request)
+    }
+}
+
+fn a_server_that_is_resumed_as_it_is_being_suspended_is_not_told_to_be_suspended() {
+    let (accepts, goes_on) = (Gate::default(), Gate::default());
+    let (server, lines) = observed(SlowToAccept {
+        inner: ThreadingTcpServer::new(ANY_PORT, EchoLine),
+        accepts: accepts.clone(),
+        goes_on: goes_on.clone(),
+    });
+    let running = server.spawn().unwrap();
+    let client = connect(running.server_address());
+    accepts.wait();
+    let handle = running.handle();
+    let suspending = thread::spawn(move || handle.suspend());
+    let handle = running.handle();
+    wait_until("it is suspended", || handle.state() == State::Suspended);
+    handle.resume();
+    goes_on.open();
+    suspending.join().unwrap();
+    assert_eq!(exchange_line(client, "hello\n"), "hello\n");
+    let mut told = stop(running, &lines);
+    told.retain(|line| ["Suspended", "Resumed"].contains(&line.as_str()));
+    assert_ne!(told.last().map(String::as_str), Some("Suspended"));
 }
 
 fn several_observers_hear_the_same() {

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,9 @@ pub(crate) struct Inner {
     /// Calls of `handle_request`: each may be about to start a request.
     pub(super) handling: usize,
     pub(super) addresses: Addresses,
+    /// What the observers were told last of being suspended, and whether a thread is telling them.
+    told_suspended: bool,
+    pub(super) telling_suspension: bool,
     /// Requests whose processes are to be told to end.
     condemned: Vec<u64>,
     /// The workers of a prefork server that live, in their master.
@@ -129,6 +132,16 @@ impl Inner {
         }
     }
 
+    /// Whether the observers are to be told that the server is suspended, or is not; `None` if they know, or are being told.
+    pub(super) fn begin_telling(&mut self, suspended: &AtomicBool) -> Option<bool> {
+        let suspended = suspended.load(Ordering::SeqCst);
+        if self.telling_suspension || suspended == self.told_suspended {
+            return None;
+        }
+        (self.told_suspended, self.telling_suspension) = (suspended, true);
+        Some(suspended)
+    }
+
     pub(crate) fn add_worker(&mut self, slot: Arc<Slot>) {
         self.workers.push(slot);
     }
@@ -139,6 +152,8 @@ impl Inner {
     pub(crate) fn forget_masters(&mut self) {
         self.workers.drain(..).for_each(std::mem::forget);
         (self.counts, self.forced_before) = (Counts::default(), 0);
+        // The board says so, and a thread that was telling has stayed there.
+        (self.told_suspended, self.telling_suspension) = (false, false);
         if self.running + self.waiting + self.reserved + self.paused + self.handling > 0 {
             (self.running, self.waiting, self.reserved, self.paused, self.handling) = (0, 0, 0, 0, 0);
             self.records = Slab::default();

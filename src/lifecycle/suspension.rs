@@ -27,23 +27,32 @@ impl Shared {
         if self.in_child() {
             return;
         }
-        let is_new = !self.suspended.swap(true, Ordering::SeqCst);
+        self.suspended.store(true, Ordering::SeqCst);
         self.tell_suspension();
         // Whoever suspends what another is just suspending waits as that one does.
         if let Ok(wakeup) = self.wakeup() {
             wakeup.bring_sleepers_out(|| self.suspended.load(Ordering::SeqCst));
             self.wait_until_nobody_accepts();
         }
-        if is_new {
-            self.observe(|| Event::Suspended);
-        }
+        self.observe_suspension();
     }
 
     /// The accept loop shall accept again.
     pub(super) fn resume(&self) {
         if !self.in_child() && self.suspended.swap(false, Ordering::SeqCst) {
             self.tell_suspension();
-            self.observe(|| Event::Resumed);
+            self.observe_suspension();
+        }
+    }
+
+    /// Tells the observers what is so, if it is not what they were told last: another may have resumed what this thread has
+    /// been suspending. One thread tells at a time, and then what has changed meanwhile, so the last that they hear is true.
+    fn observe_suspension(&self) {
+        // Not locked while they are told: they may ask for the stats.
+        let begin = || self.registry.lock().begin_telling(&self.suspended);
+        while let Some(suspended) = begin() {
+            self.observe(|| if suspended { Event::Suspended } else { Event::Resumed });
+            self.registry.lock().telling_suspension = false;
         }
     }
 
