@@ -431,11 +431,17 @@ fn a_job_dropped_by_a_mix_in_is_told() {
 }
 
 fn requests_that_wait_at_the_deadline_are_told_as_dropped() {
-    let counter = Arc::new(CountingObserver::default());
-    let server = ThreadingTcpServer::new(ANY_PORT, EchoLine).max_per_address(1);
+    let (counter, begun) = (Arc::new(CountingObserver::default()), Gate::default());
+    let begins = begun.clone();
+    let handler = move |request: &mut TcpRequest| {
+        begins.open();
+        ECHO_LINES(request)
+    };
+    let server = ThreadingTcpServer::new(ANY_PORT, handler).max_per_address(1);
     let server = server.observer(Arc::clone(&counter)).drain_timeout(Duration::ZERO);
     let running = server.spawn().unwrap();
     let clients = [(); 3].map(|()| connect(running.server_address()));
+    begun.wait();
     wait_until("two wait", || running.handle().stats().waiting == 2);
     running.stop().unwrap();
     let counts = counter.counts();
