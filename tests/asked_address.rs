@@ -26,6 +26,7 @@ tests![
     a_reply_comes_from_the_address_that_was_asked,
     over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked,
     at_all_ipv4_addresses_written_as_ipv6_a_reply_comes_from_the_one_that_was_asked,
+    an_ipv4_client_of_an_ipv6_socket_is_answered_from_the_address_that_it_asked_however_its_own_is_written,
     over_ipv6_a_reply_comes_from_the_address_that_was_asked,
     over_ipv6_a_link_local_address_answers_a_client_that_has_another,
     over_ipv6_a_datagram_to_a_group_is_answered,
@@ -117,6 +118,35 @@ fn over_ipv6_sockets_ipv4_clients_are_answered_from_the_address_that_they_asked(
 fn at_all_ipv4_addresses_written_as_ipv6_a_reply_comes_from_the_one_that_was_asked() {
     if ipv6_available() {
         check_server(UdpServer::new("[::ffff:0.0.0.0]:0", echo).only_v6(false));
+    }
+}
+
+/// The system tells its address as IPv6, [`Address::ip`] as IPv4.
+fn an_ipv4_client_of_an_ipv6_socket_is_answered_from_the_address_that_it_asked_however_its_own_is_written() {
+    /// In turns, and through the socket, too.
+    fn both(request: &mut DatagramRequest) -> io::Result<()> {
+        let client = request.client_address();
+        let written = (
+            client.ip().expect("it has an IP"),
+            client.port().expect("it has a port"),
+        );
+        request.reply("1")?;
+        request.send_to("2", &written.into())?;
+        request.reply("3")?;
+        request.get_ref().send_datagram(b"4", &written.into())
+    }
+    if !ipv6_available() {
+        return;
+    }
+    for replies in [Replies::AtOnce, Replies::Batched, Replies::Segmented] {
+        let server = UdpServer::new("[::]:0", both).only_v6(false).replies(replies);
+        let running = server.spawn().unwrap();
+        let (client, asked) = (client(), at(2, running.server_address()));
+        client.send_to(b"hello", asked).unwrap();
+        for expected in ["1", "2", "3", "4"] {
+            assert_eq!(next(&client), (expected.into(), asked), "{replies:?}");
+        }
+        running.stop().unwrap();
     }
 }
 

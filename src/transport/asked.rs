@@ -49,10 +49,17 @@ impl<R: SendFrom<P>, P: Peer> Asked<R, P> {
 
 impl<R: SendFrom<P>, P: Peer> DatagramSocket for Asked<R, P> {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        if *to == self.client_address {
-            self.replies.send_from(self.info, packet, to)
+        if *to == self.client_address || is_same_over_ipv4(to, &self.client_address) {
+            // Written in one way: replies that are held keep their order by address.
+            self.replies.send_from(self.info, packet, &self.client_address)
         } else {
             self.replies.send_datagram(packet, to)
         }
     }
+}
+
+/// An IPv6 socket tells an IPv4 client's address as IPv6 (`::ffff:a.b.c.d`), and [`Address::ip`] as IPv4.
+fn is_same_over_ipv4(one: &Address, other: &Address) -> bool {
+    let ip = one.ip();
+    ip.is_some_and(|ip| ip.is_ipv4()) && (ip, one.port()) == (other.ip(), other.port())
 }
