@@ -91,12 +91,18 @@ pub(crate) fn send<'a, const MOST: usize, A: SockaddrLike>(
     Ok(usize::try_from(sent).unwrap_or_default())
 }
 
-/// Calls what sends, and once more if that may have failed for what became of an earlier datagram.
+/// Calls what sends, and again while that may have failed for what became of an earlier datagram.
 pub(crate) fn send_past_reports<N>(mut send: impl FnMut() -> io::Result<N>) -> io::Result<N> {
-    match send() {
-        Err(error) if may_be_of_an_earlier(&error) => send(),
-        first => first,
+    /// Each call takes one report. There is one at a time, but others who send through the socket may meanwhile have caused
+    /// another; so many in a row are none.
+    const MOST: u32 = 16;
+    for _ in 0..MOST {
+        match send() {
+            Err(error) if may_be_of_an_earlier(&error) => {}
+            outcome => return outcome,
+        }
     }
+    send()
 }
 
 /// Whether sending may have failed for what became of a datagram that was sent earlier, to whomever: an ICMP message about
@@ -166,5 +172,26 @@ impl Controls {
         // SAFETY: there is room for the value, wherever it comes to lie.
         unsafe { data.cast::<V>().write_unaligned(value) };
         self.length += space;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_about_several_earlier_datagrams_do_not_keep_one_from_being_sent() {
+        // Others send meanwhile, to clients that are gone.
+        let mut reports = [Errno::ECONNREFUSED, Errno::EHOSTUNREACH, Errno::ECONNREFUSED].into_iter();
+        let sent = send_past_reports(|| reports.next().map_or(Ok(5), |report| Err(report.into())));
+        assert_eq!(sent.unwrap(), 5);
+    }
+
+    #[test]
+    fn what_keeps_a_datagram_from_being_sent_for_ever_is_an_error() {
+        for errno in [Errno::EMSGSIZE, Errno::EAGAIN] {
+            let sent: io::Result<()> = send_past_reports(|| Err(errno.into()));
+            assert_eq!(sent.unwrap_err().raw_os_error(), Some(errno as i32));
+        }
     }
 }
