@@ -3,10 +3,11 @@
 
 mod support;
 
-use std::io::{BufRead, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Udp, run_handler};
+use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Transport, Udp, run_handler};
 use support::clients::ipv6_available;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
@@ -46,6 +47,7 @@ tests![
     replies_go_out_at_once_and_as_often_as_asked,
     a_datagram_can_go_to_somebody_else,
     what_the_network_says_of_one_datagram_costs_no_other_client_its_reply,
+    what_the_network_says_of_many_datagrams_does_not_make_receiving_pause,
     a_reply_can_go_when_the_handler_has_returned,
     a_socket_that_was_kept_sends_nothing_when_the_server_has_ended,
     a_reply_that_is_too_long_is_an_error,
@@ -87,7 +89,7 @@ fn exchange(running: &Running, packet: &[u8]) -> Vec<u8> {
 }
 
 /// Replies with what there is to know of the packet.
-fn describe(request: &mut DatagramRequest) -> std::io::Result<()> {
+fn describe(request: &mut DatagramRequest) -> io::Result<()> {
     assert!(request.packet().iter().all(|byte| *byte == b'x'));
     let (kept, sent) = (request.packet().len(), request.sent_length());
     let answer = format!("kept {kept} of {sent}, truncated: {}", request.is_truncated());
@@ -265,7 +267,7 @@ fn without_wfile_nothing_is_replied() {
     client.set_nonblocking(true).unwrap();
     assert_eq!(
         client.recv(&mut [0]).unwrap_err().kind(),
-        std::io::ErrorKind::WouldBlock
+        ErrorKind::WouldBlock
     );
 }
 
@@ -376,6 +378,64 @@ fn what_the_network_says_of_one_datagram_costs_no_other_client_its_reply() {
         let report = running.stop().unwrap();
         assert_eq!((report.served, report.failed), (1, 0));
     }
+}
+
+/// Counts the reports that receiving has failed for.
+struct CountingReports<S> {
+    inner: S,
+    reports: Arc<AtomicUsize>,
+}
+
+impl<S: BaseServer> BaseServer for CountingReports<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
+        self.inner.get_request().inspect_err(|error| {
+            if error.kind() == ErrorKind::ConnectionRefused {
+                self.reports.fetch_add(1, Ordering::SeqCst);
+            }
+        })
+    }
+}
+
+// A hundred errors in a row that pass are enough where they need not pass at all; of reports each is told once.
+fn what_the_network_says_of_many_datagrams_does_not_make_receiving_pause() {
+    fn check(server: impl BaseServer<Transport = Udp>) {
+        let reports = Arc::new(AtomicUsize::new(0));
+        let server = CountingReports {
+            inner: server,
+            reports: Arc::clone(&reports),
+        };
+        let server = server
+            .before_bind(|socket: BorrowedFd<'_>| Ok(setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?))
+            .bind()
+            .unwrap();
+        let socket = server.socket().unwrap().try_clone().unwrap();
+        let gone = UdpSocket::bind(address_of_ones_own()).unwrap().local_addr().unwrap();
+        let running = server.spawn().unwrap();
+        for number in 1..=150 {
+            socket.send_to(b"anybody there?", gone).unwrap();
+            wait_until("the report is taken", || reports.load(Ordering::SeqCst) == number);
+        }
+        let client = udp_client(running.server_address());
+        client.send(b"hello").unwrap();
+        assert_eq!(receive(&client), b"hello");
+        running.stop().unwrap();
+        let trouble: Vec<_> = logged()
+            .into_iter()
+            .filter(|line| line.contains("cannot accept"))
+            .collect();
+        assert_eq!(trouble, [""; 0]);
+    }
+    let echo = |request: &mut DatagramRequest| request.reply(request.packet());
+    check(UdpServer::new("127.0.0.1:0", echo));
+    check(ThreadingUdpServer::new("127.0.0.1:0", echo));
+    check(UdpServer::new("127.0.0.1:0", echo).poll_interval(CEILING));
 }
 
 #[track_caller]
@@ -498,7 +558,7 @@ fn replies_wait_for_a_unix_client_that_reads_later() {
 }
 
 /// Replies for as long as it can.
-fn reply_without_end(request: &mut DatagramRequest) -> std::io::Result<()> {
+fn reply_without_end(request: &mut DatagramRequest) -> io::Result<()> {
     loop {
         request.reply(b"again")?;
     }
@@ -547,7 +607,7 @@ fn a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end() {
 
 fn a_unix_client_that_stops_reading_is_left_at_the_write_timeout_under_every_strategy() {
     /// Without end to those who ask for nothing.
-    fn reply(request: &mut DatagramRequest) -> std::io::Result<()> {
+    fn reply(request: &mut DatagramRequest) -> io::Result<()> {
         if request.packet().is_empty() {
             reply_without_end(request)
         } else {

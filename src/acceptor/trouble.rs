@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use super::backoff::Attempt;
 use super::{Acceptor, Turn, may_accept};
 use crate::lifecycle::Wakeup;
-use crate::transport::Transport;
+use crate::sys;
+use crate::transport::{SocketType, Transport};
 
 /// What to do about an error of accept(2) or recvmsg(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,14 @@ fn remedy_without_number(kind: io::ErrorKind) -> Remedy {
     }
 }
 
+/// Whether it says what became of a datagram that was sent: each such report is told once, and there may be as many of them
+/// as were sent. But what forbids receiving (a security module) says so each time, with one of the same errors.
+fn is_report<T: Transport>(error: &io::Error) -> bool {
+    T::SOCKET_TYPE == SocketType::Datagram
+        && sys::may_be_of_an_earlier(error)
+        && error.kind() != io::ErrorKind::PermissionDenied
+}
+
 /// Of this process, or of the whole system.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
@@ -103,7 +112,7 @@ impl<T: Transport> Acceptor<T> {
                 self.back_with_nothing(wakeup)?;
                 Ok(Turn::Nothing)
             }
-            Remedy::Retry if self.backoffs.accepting.take_retry() => {
+            Remedy::Retry if is_report::<T>(error) || self.backoffs.accepting.take_retry() => {
                 log::debug!("accept: {error}");
                 Ok(Turn::Again)
             }

@@ -28,7 +28,7 @@ pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap};
 pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
-pub(crate) use send::{Outgoing, send, send_past_reports};
+pub(crate) use send::{Outgoing, may_be_of_an_earlier, send, send_past_reports};
 pub(crate) use shared_memory::SharedWords;
 pub(crate) use signals::{
     NUDGE, Reaction, SignalGuard, default_action, let_signals_come, on_signal, on_sigterm_in_worker, signal_thread,

@@ -105,10 +105,10 @@ pub(crate) fn send_past_reports<N>(mut send: impl FnMut() -> io::Result<N>) -> i
     send()
 }
 
-/// Whether sending may have failed for what became of a datagram that was sent earlier, to whomever: an ICMP message about
-/// it (udp(7), ip(7)), which a socket with `IP_RECVERR`, or a connected one, reports to whatever is called next, and once.
-/// The datagram that was to be sent was not, and can be.
-fn may_be_of_an_earlier(error: &io::Error) -> bool {
+/// Whether sending or receiving may have failed for what became of a datagram that was sent earlier, to whomever: an ICMP
+/// message about it (udp(7), ip(7)), which a socket with `IP_RECVERR`, or a connected one, reports to whatever is called
+/// next, and once. A datagram that was to be sent was not, and can be.
+pub(crate) fn may_be_of_an_earlier(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(
         errno,
