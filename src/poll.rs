@@ -24,14 +24,14 @@ pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration
 }
 
 /// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its queue
-/// (`POLLHUP`, poll(2)).
+/// (`POLLHUP`, poll(2)), nor where there is only what the network reports (`POLLERR`).
 pub(crate) fn readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     let there_is = matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..));
     there_is
         && fds[0]
             .revents()
-            .is_none_or(|events| !events.contains(PollFlags::POLLHUP))
+            .is_none_or(|events| events.contains(PollFlags::POLLIN) && !events.contains(PollFlags::POLLHUP))
 }
 
 /// Whether a few bytes can be written now without waiting. Async-signal-safe: poll(2).

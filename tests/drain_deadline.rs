@@ -3,8 +3,8 @@
 mod support;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
+use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
 use socketserver::{CountingObserver, Tcp};
 use support::accepting::Accepting;
@@ -21,8 +22,8 @@ use support::process::{Process, role, serve_as_role};
 use support::talk::{ECHO_LINES, greet};
 use support::unix::connect_unix;
 use support::{
-    CEILING, Lines, connect, counts, exchange_line, logged, process_state, read_to_end, temp_path, udp_client,
-    wait_until, wait_until_draining,
+    CEILING, Lines, address_of_ones_own, connect, counts, exchange_line, logged, process_state, read_to_end, temp_path,
+    udp_client, wait_until, wait_until_draining,
 };
 
 tests![
@@ -39,6 +40,7 @@ tests![
     a_forking_server_tells_what_it_loses_at_the_deadline,
     a_sync_server_tells_what_it_loses_at_the_deadline,
     a_pool_tells_what_it_loses_at_the_deadline,
+    a_report_of_the_network_is_no_request_that_is_lost_at_the_deadline,
     a_sync_tcp_server_tells_that_the_deadline_forced_its_request,
     what_a_mix_in_runs_on_the_loop_is_forced_at_the_deadline,
     what_a_mix_in_runs_in_the_parent_of_a_forking_server_is_forced_at_the_deadline,
@@ -214,9 +216,10 @@ fn assert_tells_what_it_loses(server: impl BaseServer, expected: [u64; 5]) {
     assert_eq!(counts(report), expected);
     assert_eq!(read_to_end(silent), b"");
     assert_eq!(queued.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-    let warning = "WARN the time to drain is over: what was not accepted by now is lost";
-    assert!(logged().iter().any(|line| line == warning), "{:?}", logged());
+    assert!(logged().iter().any(|line| line == LOST), "{:?}", logged());
 }
+
+const LOST: &str = "WARN the time to drain is over: what was not accepted by now is lost";
 
 fn a_forking_server_tells_what_it_loses_at_the_deadline() {
     assert_tells_what_it_loses(ForkingTcpServer::new(ANY_PORT, greet).max_children(1), [0, 1, 0, 1, 0]);
@@ -229,6 +232,30 @@ fn a_sync_server_tells_what_it_loses_at_the_deadline() {
 fn a_pool_tells_what_it_loses_at_the_deadline() {
     let server = ThreadPoolTcpServer::new(ANY_PORT, greet).workers(1).queue_size(0);
     assert_tells_what_it_loses(server, [1, 0, 0, 1, 0]);
+}
+
+// With IP_RECVERR what the network has said of a datagram waits at the socket, too (POLLERR, ip(7)).
+fn a_report_of_the_network_is_no_request_that_is_lost_at_the_deadline() {
+    let gone = UdpSocket::bind(address_of_ones_own()).unwrap().local_addr().unwrap();
+    let (begun, leave) = (Gate::default(), Gate::default());
+    let gates = (begun.clone(), leave.clone());
+    let server = UdpServer::new(ANY_PORT, move |request: &mut DatagramRequest| {
+        request.send_to("anybody there?", &gone.into())?;
+        gates.0.open();
+        gates.1.wait();
+        HandlerResult::Ok(())
+    });
+    let running = server
+        .before_bind(|socket: BorrowedFd<'_>| Ok(setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?))
+        .drain_timeout(Duration::ZERO)
+        .spawn()
+        .unwrap();
+    udp_client(running.server_address()).send(b"hello").unwrap();
+    begun.wait();
+    running.shutdown_handle().shutdown();
+    leave.open();
+    assert_eq!(running.join().unwrap().served, 1);
+    assert!(!logged().iter().any(|line| line == LOST), "{:?}", logged());
 }
 
 #[track_caller]
