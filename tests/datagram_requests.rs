@@ -18,8 +18,11 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
-use socketserver::{DatagramSocket, MemoryDatagrams, Replies, Running, State, Transport, Udp, run_handler};
+use socketserver::{
+    DatagramSocket, LimitKind, MemoryDatagrams, Replies, Running, State, Transport, Udp, UnixDatagrams, run_handler,
+};
 use support::clients::ipv6_available;
+use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
 use support::unix::{unconnected_client, unix_datagram_client, unnamed_datagram_client};
@@ -57,6 +60,7 @@ tests![
     a_unix_client_that_stops_reading_does_not_keep_a_threading_server_from_its_end,
     a_unix_client_that_stops_reading_does_not_keep_a_pool_from_its_end,
     a_unix_client_that_stops_reading_is_left_at_the_write_timeout_under_every_strategy,
+    a_unix_client_that_stops_reading_is_left_at_the_write_timeout_by_a_hook_that_replies,
     a_request_that_the_deadline_ended_is_forced_whoever_notices_the_deadline_first,
     a_second_signal_ends_a_sync_server_whose_reply_waits,
     a_failing_datagram_costs_no_other,
@@ -265,10 +269,7 @@ fn without_wfile_nothing_is_replied() {
     assert_eq!(receive(&client), b"the only answer");
     assert_eq!(running.stop().unwrap().served, 3);
     client.set_nonblocking(true).unwrap();
-    assert_eq!(
-        client.recv(&mut [0]).unwrap_err().kind(),
-        ErrorKind::WouldBlock
-    );
+    assert_eq!(client.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
 }
 
 fn rfile_reads_the_packet_to_its_end() {
@@ -323,7 +324,7 @@ fn a_reply_goes_to_whoever_sent_the_datagram() {
 }
 
 fn replies_go_out_at_once_and_as_often_as_asked() {
-    let received = support::gate::Gate::default();
+    let received = Gate::default();
     let in_handler = received.clone();
     let (running, _journal) = serve(move |request: &mut DatagramRequest| {
         request.reply(b"one")?;
@@ -641,6 +642,42 @@ fn a_unix_client_that_stops_reading_is_left_at_the_write_timeout_under_every_str
     };
     // Those of processes are told in these.
     assert_eq!(logged().iter().filter(is_told).count(), 4, "{:?}", logged());
+}
+
+/// Tells those that it rejects.
+struct SaysBusy<S>(S);
+
+impl<S: BaseServer<Transport = UnixDatagrams>> BaseServer for SaysBusy<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn reject_request(&self, request: &mut DatagramRequest, _limit: LimitKind) {
+        let _ = request.reply("busy");
+    }
+}
+
+fn a_unix_client_that_stops_reading_is_left_at_the_write_timeout_by_a_hook_that_replies() {
+    let (place, leave) = (temp_path("server"), Gate::default());
+    let open = leave.clone();
+    let server = UnixDatagramServer::new(&place.path, move |_: &mut DatagramRequest| open.wait());
+    let server = SaysBusy(server.threading()).max_connections(Limit::reject(1));
+    let running = server.write_timeout(Duration::from_millis(50)).spawn().unwrap();
+    let (silent, _its_path) = unconnected_client();
+    // The first is served, and the queue of its client holds no more than 11 replies to the others.
+    for _ in 0..13 {
+        silent.send_to(b"hello", &place.path).unwrap();
+    }
+    let (other, _path) = unix_datagram_client(running.server_address());
+    other.send(b"hello").unwrap();
+    let mut answer = [0; 9];
+    let length = other.recv(&mut answer).unwrap();
+    assert_eq!(&answer[..length], b"busy");
+    leave.open();
+    running.stop().unwrap();
 }
 
 /// The thread that drains gets on only when nothing is in progress any more.

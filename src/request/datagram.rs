@@ -176,6 +176,13 @@ impl DatagramRequest {
         self
     }
 
+    /// With the server's time for receivers without room, for hooks that reply before its time [begins](Request::begin).
+    #[must_use]
+    pub(crate) fn with_write_timeout(mut self, write_timeout: Option<Duration>) -> Self {
+        self.write_timeout = write_timeout;
+        self
+    }
+
     /// The server, as far as a handler may use it.
     pub fn server(&self) -> &ServerContext {
         &self.context

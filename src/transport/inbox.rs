@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::asked::{Asked, SendFrom};
 use super::datagrams::Peer;
@@ -35,6 +36,8 @@ pub(super) struct Inbox {
     size: usize,
     /// The socket tells what address datagrams were sent to.
     infos: bool,
+    /// How long the replies to each may wait.
+    write_timeout: Option<Duration>,
     /// There is one in `ahead`: asked for at each turn of the accept loop, without the lock.
     has_ahead: AtomicBool,
     /// Whether receiving waits, as the socket does.
@@ -62,6 +65,7 @@ impl Inbox {
         Inbox {
             size: config.max_packet_size.min(LONGEST),
             infos,
+            write_timeout: config.timeouts.write,
             has_ahead: AtomicBool::new(false),
             waits: AtomicBool::new(false),
             ahead: Mutex::default(),
@@ -94,7 +98,7 @@ impl Inbox {
                 .unwrap_or_else(|| Receiver::new(1, self.size, self.infos));
             let receiver = own.insert(receiver);
             receiver.receive(socket.as_fd(), 1, self.waits())?;
-            request::<P, R>(receiver.get(0), replies)
+            self.request::<P, R>(receiver.get(0), replies)
         })
     }
 
@@ -131,25 +135,28 @@ impl Inbox {
         let datagram = receiver.get(*next);
         *next = (*next + 1).min(*count);
         self.has_ahead.store(next < count, Ordering::Relaxed);
-        request::<P, R>(datagram, replies)
+        self.request::<P, R>(datagram, replies)
     }
-}
 
-fn request<P: Peer, R: SendFrom<P>>(
-    received: Option<Received<'_, P::Raw>>,
-    replies: &Arc<R>,
-) -> io::Result<DatagramRequest> {
-    // A wait can end with nothing.
-    let Received {
-        bytes,
-        length,
-        from,
-        info,
-    } = received.ok_or(io::ErrorKind::WouldBlock)?;
-    let from = from.as_ref().map_or(Address::Unnamed, P::address_of);
-    let Some(info) = info else {
-        return Ok(DatagramRequest::new(bytes.to_vec(), length, from, replies.clone()));
-    };
-    let asked = Asked::<R, P>::new(replies.clone(), from.clone(), info);
-    Ok(DatagramRequest::new(bytes.to_vec(), length, from, Arc::new(asked)).with_local_ip(info.ip()))
+    fn request<P: Peer, R: SendFrom<P>>(
+        &self,
+        received: Option<Received<'_, P::Raw>>,
+        replies: &Arc<R>,
+    ) -> io::Result<DatagramRequest> {
+        // A wait can end with nothing.
+        let Received {
+            bytes,
+            length,
+            from,
+            info,
+        } = received.ok_or(io::ErrorKind::WouldBlock)?;
+        let from = from.as_ref().map_or(Address::Unnamed, P::address_of);
+        let request = if let Some(info) = info {
+            let asked = Asked::<R, P>::new(replies.clone(), from.clone(), info);
+            DatagramRequest::new(bytes.to_vec(), length, from, Arc::new(asked)).with_local_ip(info.ip())
+        } else {
+            DatagramRequest::new(bytes.to_vec(), length, from, replies.clone())
+        };
+        Ok(request.with_write_timeout(self.write_timeout))
+    }
 }
