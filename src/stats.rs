@@ -70,8 +70,9 @@ pub struct Connection {
     /// Whether it waits for its address's turn and does not run yet.
     pub waiting: bool,
     /// Bytes that the request has read from its stream, those read ahead included, or the length of the
-    /// datagram. What is read from the raw stream ([`get_ref`](crate::StreamRequest::get_ref)) is not
-    /// counted. `None` if a forked child serves it: what it does, its parent cannot see.
+    /// datagram, as much of it as was kept. What is read from the raw stream
+    /// ([`get_ref`](crate::StreamRequest::get_ref)) is not counted. `None` if a forked child serves it: what it does,
+    /// its parent cannot see.
     pub received: Option<u64>,
     /// Bytes that it has written, counted likewise.
     pub sent: Option<u64>,

@@ -126,7 +126,8 @@ impl DatagramRequest {
     }
 
     /// Whose datagram it is. A Unix client that has bound neither a path nor an abstract name is
-    /// [`Unnamed`](Address::Unnamed) and cannot be answered.
+    /// [`Unnamed`](Address::Unnamed) and cannot be answered; nor can one with a path of 108 bytes, which bind(2) takes and
+    /// the standard library does not.
     pub fn client_address(&self) -> &Address {
         &self.client_address
     }
@@ -193,9 +194,10 @@ impl DatagramRequest {
     ///
     /// # Errors
     ///
-    /// * Those of sendto(2). Over UDP more than 65,507 bytes are too many (`EMSGSIZE`), over IPv6 more than 65,527.
-    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the client is [`Unnamed`](Address::Unnamed), or the address is
-    ///   of another family than the server.
+    /// * Those of sendto(2). Over UDP more than 65,507 bytes are too many (`EMSGSIZE`), over IPv6 more than 65,527. An IPv4
+    ///   server cannot send to an IPv6 address (`EAFNOSUPPORT`).
+    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the client is [`Unnamed`](Address::Unnamed); the address is not one
+    ///   of the Internet where the server's is, or the other way round; it is the name of a host, which nobody resolves here.
     /// * [`TimedOut`](io::ErrorKind::TimedOut): a Unix client does not read, and the server's
     ///   [`write`](crate::Timeouts#structfield.write) time is over, or it is to stop at once. Until then it is waited for:
     ///   without that time one such client keeps a bare server from all others, as in Python. A receiver's queue holds as
