@@ -27,9 +27,11 @@ use nix::sys::socket::{
 };
 use socketserver::prelude::*;
 use socketserver::{
-    AddressFamily, Config, Running, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams, UnixStreams,
+    AddressFamily, Config, Replies, Running, SocketServer, SocketType, State, Tcp, Transport, Udp, UnixDatagrams,
+    UnixStreams,
 };
 use support::clients::{self, ipv6_available};
+use support::gate::Gate;
 use support::process::{Process, role, serve_as_role};
 use support::unix::{connect_unix, unix_datagram_client};
 use support::{CEILING, EchoLine, connect, exchange_line, inet, read_to_end, temp_path, uninterrupted, wait_until};
@@ -56,6 +58,7 @@ tests![
     a_socket_made_elsewhere_that_somebody_shuts_down_ends_serving_under_every_strategy,
     of_two_servers_on_one_socket_one_that_stops_leaves_no_client_behind_under_every_strategy,
     of_two_servers_on_one_socket_a_bare_one_that_is_suspended_leaves_no_client_behind,
+    a_bare_server_that_is_suspended_keeps_no_datagram_from_others_that_have_the_socket,
     a_listener_made_elsewhere_is_neither_bound_nor_activated_again,
     a_socket_of_the_wrong_kind_is_refused,
     ipv6_follows_from_the_address,
@@ -514,6 +517,35 @@ fn of_two_servers_on_one_socket_a_bare_one_that_is_suspended_leaves_no_client_be
         |tcp| TcpServer::with_transport(tcp, EchoLine),
         |server| server.handle().suspend(),
     );
+}
+
+// It receives several with one call, and nobody else can serve those.
+fn a_bare_server_that_is_suspended_keeps_no_datagram_from_others_that_have_the_socket() {
+    for replies in [Replies::AtOnce, Replies::Batched] {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = udp_client("127.0.0.1:0");
+        client.connect(socket.local_addr().unwrap()).unwrap();
+        let (begun, leave) = (Gate::default(), Gate::default());
+        let gates = (begun.clone(), leave.clone());
+        let handler = move |request: &mut DatagramRequest| {
+            gates.0.open();
+            gates.1.wait();
+            request.reply(request.packet())
+        };
+        for number in 0..5 {
+            client.send(&[number]).unwrap();
+        }
+        let server = UdpServer::with_transport(Udp::try_from(socket).unwrap(), handler);
+        let running = server.replies(replies).spawn().unwrap();
+        begun.wait();
+        running.handle().suspend();
+        leave.open();
+        for number in 0..5 {
+            assert_eq!(receive(&client), [number]);
+        }
+        assert_eq!(running.handle().state(), State::Suspended);
+        running.stop().unwrap();
+    }
 }
 
 /// Whoever waits for such a socket is woken up at once, for ever, and never gets anything.

@@ -375,7 +375,8 @@ impl<T: Transport> Acceptor<T> {
         timeout: Option<Duration>,
     ) -> io::Result<Turn<T>> {
         let transport = core.bound_transport()?;
-        if transport.has_ahead() && !core.shared().is_suspended() {
+        // Where others may have the socket, too, they would serve it, had this server not received it.
+        if transport.has_ahead() && (!core.shared().is_suspended() || core.is_ready_made()) {
             return self.accept(wakeup, place, timeout, None);
         }
         self.flush();

@@ -61,7 +61,8 @@ impl ServerHandle {
     ///
     /// Where several servers accept from one [socket made elsewhere](crate::SocketServer::with_transport), a client
     /// that comes in the very moment in which one of them is suspended may wait until the next comes; and a worker of a
-    /// [`PreFork`](crate::PreFork) server may still accept one that comes in the moment after.
+    /// [`PreFork`](crate::PreFork) server may still accept one that comes in the moment after. The datagrams that a bare
+    /// server has received from such a socket with one call it serves all, because none of the others can.
     pub fn suspend(&self) {
         self.shared.suspend();
     }
