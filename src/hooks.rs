@@ -8,7 +8,7 @@ use crate::address::Address;
 use crate::error::{HandlerResult, RequestError};
 use crate::job::{Active, Force, Job};
 use crate::limits::{Capacity, LimitKind};
-use crate::panics::{caught, guarded};
+use crate::panics::{guarded, panic_as_error};
 use crate::server::{BaseServer, Concurrency, Core};
 use crate::transport::Transport;
 
@@ -65,8 +65,7 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
 
     fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
         // As an error unknown to the accept loop: it goes on after a pause.
-        caught(|| BaseServer::get_request(self))
-            .unwrap_or_else(|text| Err(io::Error::other(format!("get_request panicked: {text}"))))
+        panic_as_error("get_request panicked", || BaseServer::get_request(self))
     }
 
     fn verify_request(&self, request: &<S::Transport as Transport>::Request, client_address: &Address) -> bool {

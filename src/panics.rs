@@ -1,6 +1,7 @@
 //! Running what is the program's own (hooks, handlers, values that they throw or return), and may panic.
 
 use std::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Runs a hook; `None` if it panics, which is logged and never ends the loop.
@@ -20,6 +21,11 @@ pub(crate) fn caught<R>(run: impl FnOnce() -> R) -> Result<R, String> {
         discard(payload);
         text
     })
+}
+
+/// As [`caught`], for what returns an error anyway: a panic is one, which says `what` and its text.
+pub(crate) fn panic_as_error<R>(what: &str, run: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    caught(run).unwrap_or_else(|text| Err(io::Error::other(format!("{what}: {text}"))))
 }
 
 /// Drops what was thrown, or returned as an error: the program's own value, whose drop can panic.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::acceptor::Acceptor;
 use crate::job::Job;
 use crate::mutex::Mutex;
-use crate::panics::caught;
+use crate::panics::panic_as_error;
 use crate::transport::Transport;
 
 /// The threads of a strategy that accept for themselves: how many do now, and how that ends.
@@ -99,13 +99,16 @@ impl Accepting {
     /// enough others when it has served a request, or accepting has ended. `leaving` is called before each
     /// request, with whether nobody else accepts.
     pub(super) fn run<T: Transport>(&self, acceptor: &mut Acceptor<T>, leaving: impl Fn(&Acceptor<T>, bool)) {
+        // Hooks do not panic, their panics are caught, but a logger does where it is called. Counted as one that accepts and
+        // gone, the thread would keep others from taking its place.
+        const PANICKED: &str = "accepting panicked";
         let _here = Here::enter(self);
         loop {
-            match panic_as_error(|| acceptor.next()) {
+            match panic_as_error(PANICKED, || acceptor.next()) {
                 Ok(Some(job)) => {
                     let last = self.leave();
                     leaving(acceptor, last);
-                    if let Err(error) = panic_as_error(|| acceptor.process(job)) {
+                    if let Err(error) = panic_as_error(PANICKED, || acceptor.process(job)) {
                         return self.fail(acceptor, error);
                     }
                     if !self.join() {
@@ -143,12 +146,6 @@ impl Accepting {
         job.run();
         None
     }
-}
-
-/// Hooks do not panic, their panics are caught, but a logger does where it is called. Counted as one that accepts and
-/// gone, the thread would keep others from taking its place.
-fn panic_as_error<R>(work: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
-    caught(work).unwrap_or_else(|text| Err(io::Error::other(format!("accepting panicked: {text}"))))
 }
 
 thread_local! {

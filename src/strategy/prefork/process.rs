@@ -16,7 +16,7 @@ use super::worker::Worker;
 use crate::acceptor::Acceptor;
 use crate::error::no_room_for;
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
-use crate::panics::caught;
+use crate::panics::{caught, panic_as_error};
 use crate::request::{about_to_fork, has_not_forked};
 use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Fork};
@@ -77,10 +77,9 @@ impl<S: BaseServer> PreFork<S> {
     /// In the worker: serves, and ends the process.
     fn run_worker(&self, wake: EventFd, duty: Duty, mask: SigSet, acceptor: Acceptor<S::Transport>) -> ! {
         let slot = Arc::clone(&duty.slot);
-        let error = match caught(|| self.work(wake, duty, mask, acceptor)) {
-            Ok(Ok(())) => sys::exit_now(0),
-            Ok(Err(error)) => error,
-            Err(text) => panicked(&text),
+        let error = match panic_as_error(PANICKED, || self.work(wake, duty, mask, acceptor)) {
+            Ok(()) => sys::exit_now(0),
+            Err(error) => error,
         };
         // What worker_init has failed with is the program's own, and can panic here.
         let _ = caught(|| slot.set_reason(&error.to_string()));
@@ -99,7 +98,7 @@ impl<S: BaseServer> PreFork<S> {
         }
         let server = Arc::clone(acceptor.server());
         // Whatever ends its accepting, its threads may have requests to end.
-        let outcome = caught(|| self.inner.serve(acceptor)).unwrap_or_else(|text| Err(panicked(&text)));
+        let outcome = panic_as_error(PANICKED, || self.inner.serve(acceptor));
         if let Some(master) = self.core().shared().master() {
             match &outcome {
                 Ok(()) => master.left(self.core().has_time()),
@@ -114,9 +113,8 @@ impl<S: BaseServer> PreFork<S> {
     }
 }
 
-fn panicked(text: &str) -> io::Error {
-    io::Error::other(format!("panicked: {text}"))
-}
+/// Behind the number of the worker in the log.
+const PANICKED: &str = "panicked";
 
 /// The status of a worker that has ended for want of something (sysexits(3), `EX_TEMPFAIL`).
 pub(super) const TEMPORARY_FAILURE: i32 = 75;
