@@ -5,6 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::address::Address;
 use crate::error::{Cause, HandlerError, Phase, RequestError};
@@ -340,6 +341,22 @@ impl<T: Transport> Job<T> {
             let mut request = active.request;
             self.server.shutdown_request(&mut request);
             self.server.close_request(request);
+        }
+    }
+
+    /// It was accepted in time, but is not begun any more: its handler would find a connection that has ended. It has been
+    /// counted, so its drop only closes it.
+    pub(crate) fn drop_late(self) {
+        if let Some((active, ticket)) = self.started().parts.as_deref() {
+            let (number, client_address) = (ticket.number(), active.client_address());
+            log::warn!("the time to drain is over: {client_address} was accepted too late and is lost");
+            ticket.shared().observe(|| Event::Finished {
+                number,
+                client_address,
+                waited: Duration::ZERO,
+                duration: Duration::ZERO,
+                outcome: Outcome::Dropped,
+            });
         }
     }
 

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, send};
 
 use super::Verdict;
 use crate::job::Job;
-use crate::observer::{Event, Outcome};
+use crate::observer::Event;
 use crate::transport::Transport;
 
 /// What became of it.
@@ -58,23 +57,6 @@ impl<T: Transport> Job<T> {
                 Admission::TooLate
             }
         }
-    }
-
-    /// It was accepted in time, but is not begun any more: its handler would find a connection that has ended.
-    fn drop_late(self) {
-        let (server, mut active, ticket) = self.into_parts();
-        let (number, client_address) = (ticket.number(), active.client_address());
-        log::warn!("the time to drain is over: {client_address} was accepted too late and is lost");
-        ticket.shared().observe(|| Event::Started { number, client_address });
-        ticket.shared().observe(|| Event::Finished {
-            number,
-            client_address,
-            waited: Duration::ZERO,
-            duration: Duration::ZERO,
-            outcome: Outcome::Dropped,
-        });
-        server.shutdown_request(&mut active.request);
-        server.close_request(active.request);
     }
 }
 

@@ -116,13 +116,10 @@ impl<T: Transport> Threads<T> {
 
     /// Lets threads accept until the server has stopped. This thread steps in when there can be no other.
     pub(super) fn serve(self: &Arc<Self>, mut acceptor: Acceptor<T>) -> io::Result<()> {
-        {
-            let mut books = self.books.lock();
-            books.keeping = true;
-            if acceptor.shared().master().is_some() {
-                books.forget_masters();
-            }
+        if acceptor.shared().master().is_some() {
+            self.books.lock().forget_masters();
         }
+        self.books.lock().keeping = true;
         // Those that accept, and this one.
         acceptor.let_sleep(ACCEPTING + 1);
         let mut stopping = false;
