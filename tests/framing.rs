@@ -51,6 +51,7 @@ tests![
     a_write_that_fails_in_a_request_cuts_no_message,
     what_a_failed_write_has_left_is_not_tried_again_at_the_end,
     what_a_failed_write_of_a_half_has_left_is_not_tried_again_at_the_end,
+    what_is_fed_behind_a_failed_write_is_sent_at_the_end,
     the_halves_of_a_request_are_framed_apart,
     what_the_halves_have_left_goes_back_to_the_request,
     a_timeout_in_the_middle_of_a_message_loses_nothing,
@@ -646,6 +647,26 @@ fn what_a_failed_write_of_a_half_has_left_is_not_tried_again_at_the_end() {
     let (answer, failures) = serve_one(handler, |_| failed.recv().unwrap());
     assert!((1..LENGTH).contains(&answer.len()), "{}", answer.len());
     assert_eq!(failures.len(), 1, "{failures:?}");
+}
+
+fn what_is_fed_behind_a_failed_write_is_sent_at_the_end() {
+    for wbufsize in [0, 1000] {
+        let handler = move |request: &mut StreamRequest<Pieces>| -> HandlerResult {
+            request.set_wbufsize(wbufsize);
+            let failed = request.framed(NetstringCodec::new()).send("one");
+            assert_eq!(failed.unwrap_err().kind(), ErrorKind::TimedOut);
+            Ok(request.framed(NetstringCodec::new()).feed("two")?)
+        };
+        let mut pieces = Pieces::default();
+        pieces.writes = [Ok(3), Err(ErrorKind::WouldBlock)].into_iter().collect();
+        let mut request = StreamRequest::new(pieces, "a client");
+        run_handler(&handler, &mut request).unwrap();
+        assert_eq!(
+            request.get_ref().written.escape_ascii().to_string(),
+            "3:one,3:two,",
+            "{wbufsize}"
+        );
+    }
 }
 
 fn the_halves_of_a_request_are_framed_apart() {

@@ -38,6 +38,7 @@ tests![
     a_flush_of_the_stream_is_called_again_until_the_write_timeout,
     what_is_gathered_is_sent_when_the_handler_ends,
     a_last_flush_that_fails_is_reported,
+    what_is_gathered_behind_a_flush_that_failed_is_sent_when_the_handler_ends,
     a_read_past_its_timeout_is_timed_out,
     a_write_past_its_timeout_is_timed_out,
     a_read_that_failed_leaves_nothing_that_was_not_sent,
@@ -452,6 +453,20 @@ fn a_last_flush_that_fails_is_reported() {
     assert_eq!(answer, b"");
     assert_eq!(failures.len(), 1);
     assert!(failures[0].contains("finish failed for 127.0.0.1:") && failures[0].contains("Broken pipe"));
+}
+
+fn what_is_gathered_behind_a_flush_that_failed_is_sent_when_the_handler_ends() {
+    let handler = |request: &mut StreamRequest<Gathering>| -> HandlerResult {
+        request.set_wbufsize(1024);
+        request.write_all(b"early,")?;
+        request.get_mut().full.set(Some(Duration::ZERO));
+        request.flush().unwrap_err();
+        request.get_mut().full.set(None);
+        Ok(request.write_all(b"late")?)
+    };
+    let mut request = StreamRequest::new(Gathering::default(), "a client");
+    run_handler(&handler, &mut request).unwrap();
+    assert_eq!(request.get_ref().sent.escape_ascii().to_string(), "early,late");
 }
 
 /// `timeout`, set in setup as in Python.

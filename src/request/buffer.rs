@@ -84,7 +84,7 @@ impl ReadBuffer {
 pub(crate) struct WriteBuffer {
     bytes: Vec<u8>,
     size: usize,
-    /// The last attempt to send what is here has failed.
+    /// The last attempt to send what is here has failed, and nothing was written since.
     failed: bool,
 }
 
@@ -101,6 +101,7 @@ impl WriteBuffer {
         }
         if data.len() < self.size {
             self.bytes.extend_from_slice(data);
+            self.failed = false;
             return Ok(data.len());
         }
         sink.write_all(data)?;
@@ -123,20 +124,24 @@ impl WriteBuffer {
         for slice in slices {
             self.bytes.extend_from_slice(slice);
         }
+        self.failed = false;
         Ok(length)
     }
 
     /// Takes over what is to be sent with the next flush; `failed`: sending it has been tried.
     pub(crate) fn gather(&mut self, mut data: Vec<u8>, failed: bool) {
-        if self.bytes.is_empty() && !data.is_empty() {
+        if data.is_empty() {
+            return;
+        }
+        if self.bytes.is_empty() {
             self.bytes = data;
         } else {
             self.bytes.append(&mut data);
         }
-        self.failed |= failed;
+        self.failed = failed;
     }
 
-    /// Whether the last attempt to send what is here has failed.
+    /// Whether the last attempt to send has failed, and nothing was written since.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed
     }
