@@ -39,6 +39,7 @@ tests![
     what_is_gathered_is_sent_when_the_handler_ends,
     a_last_flush_that_fails_is_reported,
     what_is_gathered_behind_a_flush_that_failed_is_sent_when_the_handler_ends,
+    a_write_that_the_stream_could_not_send_is_not_tried_again_at_the_end,
     a_read_past_its_timeout_is_timed_out,
     a_write_past_its_timeout_is_timed_out,
     a_read_that_failed_leaves_nothing_that_was_not_sent,
@@ -467,6 +468,19 @@ fn what_is_gathered_behind_a_flush_that_failed_is_sent_when_the_handler_ends() {
     let mut request = StreamRequest::new(Gathering::default(), "a client");
     run_handler(&handler, &mut request).unwrap();
     assert_eq!(request.get_ref().sent.escape_ascii().to_string(), "early,late");
+}
+
+/// The end would wait for the write timeout once more.
+fn a_write_that_the_stream_could_not_send_is_not_tried_again_at_the_end() {
+    let handler = |request: &mut StreamRequest<Gathering>| -> HandlerResult {
+        request.get_mut().full.set(Some(Duration::ZERO));
+        let failed = request.write_all(b"never");
+        request.get_mut().full.set(None);
+        Ok(failed?)
+    };
+    let mut request = StreamRequest::new(Gathering::default(), "a client");
+    run_handler(&handler, &mut request).unwrap_err();
+    assert_eq!(request.get_ref().sent, b"");
 }
 
 /// `timeout`, set in setup as in Python.

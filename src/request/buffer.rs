@@ -84,7 +84,7 @@ impl ReadBuffer {
 pub(crate) struct WriteBuffer {
     bytes: Vec<u8>,
     size: usize,
-    /// The last attempt to send what is here has failed, and nothing was written since.
+    /// The last attempt to send what is here or in the sink has failed, and nothing was written since.
     failed: bool,
 }
 
@@ -104,11 +104,12 @@ impl WriteBuffer {
             self.failed = false;
             return Ok(data.len());
         }
-        sink.write_all(data)?;
-        if self.size == 0 {
-            sink.flush()?;
-        }
-        Ok(data.len())
+        let at_once = self.size == 0;
+        let sent = sink
+            .write_all(data)
+            .and_then(|()| if at_once { sink.flush() } else { Ok(()) });
+        self.failed = sent.is_err();
+        sent.map(|()| data.len())
     }
 
     /// As [`write`](Self::write), header and body in one call of writev(2); what is not gathered may be
@@ -119,7 +120,9 @@ impl WriteBuffer {
             self.send(sink)?;
         }
         if length >= self.size {
-            return sink.write_vectored(slices);
+            let written = sink.write_vectored(slices);
+            self.failed = written.is_err();
+            return written;
         }
         for slice in slices {
             self.bytes.extend_from_slice(slice);
