@@ -19,6 +19,7 @@ use support::{connect_to, read_to_end, wait_until};
 tests![
     a_command_that_takes_too_long_is_killed_with_its_children,
     a_command_whose_children_keep_its_output_open_is_killed_in_time,
+    a_shell_that_leaves_its_process_group_is_killed_in_time,
     what_a_command_leaves_in_the_background_ends_with_it,
     a_command_that_prints_too_much_is_killed_and_told,
     output_of_exactly_the_limit_is_sent_whole,
@@ -75,6 +76,14 @@ fn a_command_whose_children_keep_its_output_open_is_killed_in_time() {
     let mut client = connect_to(server.address());
     let answer = ask_until(&mut client, b"sleep 1000 & echo $!", tells_a_number);
     wait_until_gone(answer.lines().next().unwrap());
+}
+
+fn a_shell_that_leaves_its_process_group_is_killed_in_time() {
+    let server = serve("struct", &["--timeout", "0.3"]);
+    let mut client = connect_to(server.address());
+    let answer = ask_until(&mut client, b"echo $$; exec setsid sleep 1000", tells_a_number);
+    wait_until_gone(answer.lines().next().unwrap());
+    assert_eq!(ask(&mut client, b"echo on"), "on\n");
 }
 
 fn what_a_command_leaves_in_the_background_ends_with_it() {

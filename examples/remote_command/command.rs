@@ -170,6 +170,8 @@ impl Group {
     /// Kills what is left of it, and reaps the leader last: until then the number is the group's.
     fn end(&mut self) -> io::Result<ExitStatus> {
         let _ = killpg(pid(&self.leader), Signal::SIGKILL);
+        // It may have left the group (`exec setsid`).
+        let _ = self.shell.kill();
         let status = self.shell.wait();
         self.leader.wait()?;
         status

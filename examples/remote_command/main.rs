@@ -68,7 +68,7 @@ When ready it prints `listening on ADDRESS`. SIGTERM or SIGINT: commands in prog
 prints `stopped: served=N failed=N …`; a second signal kills them. Logs go to standard error (RUST_LOG).
 
 A command has nothing to read on its standard input. What it leaves running in the background is killed when its
-shell has ended and its outputs are closed.
+shell has ended and its outputs are closed; but for that which has left its process group (setsid).
 
 A command whose client leaves is killed, without an answer; so is one that goes on for more than a second after its
 client has ended its sending side (`nc -N`).")]
