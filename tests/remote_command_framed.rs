@@ -17,6 +17,7 @@ tests![
     the_prompt_of_framed_tells_a_status_that_is_not_0,
     a_framed_command_may_be_empty,
     a_framed_command_may_be_longer_than_an_argument_of_a_program,
+    a_framed_command_with_a_nul_byte_is_not_run_however_long_it_is,
     a_framed_command_over_the_limit_is_refused_on_both_sides,
     what_is_no_message_is_an_error_for_its_client_only,
     many_framed_commands_in_flight_are_answered_in_order,
@@ -86,6 +87,17 @@ fn a_framed_command_may_be_longer_than_an_argument_of_a_program() {
         let command = format!("cat; echo ${{#}} $0; exit 7 # {}", "x".repeat(length));
         messages.send(&command[..length]).unwrap();
         assert_eq!(next_answer(&mut messages), ["0 sh\n", "", "7"], "{length}");
+    }
+}
+
+fn a_framed_command_with_a_nul_byte_is_not_run_however_long_it_is() {
+    let server = serve("framed", &[]);
+    let mut messages = framed(server.address());
+    for length in [10, 200_000] {
+        messages.send(format!("echo \0 {}", " ".repeat(length))).unwrap();
+        let [output, errors, status] = next_answer(&mut messages);
+        assert_eq!((&*output, &*status), ("", "127"), "{errors}");
+        assert!(errors.starts_with("[remote_command: not run: nul byte"), "{errors}");
     }
 }
 

@@ -194,6 +194,12 @@ fn shell_for(command: &[u8]) -> io::Result<Command> {
             .args(["-c", "--"])
             .arg(OsStr::from_bytes(command))
             .stdin(Stdio::null());
+    } else if command.contains(&0) {
+        // A shell that reads it leaves that byte out.
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "nul byte found in provided data",
+        ));
     } else {
         let mut script = tempfile::tempfile()?;
         script.write_all(command)?;
