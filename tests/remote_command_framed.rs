@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -22,6 +23,7 @@ tests![
     what_is_no_message_is_an_error_for_its_client_only,
     many_framed_commands_in_flight_are_answered_in_order,
     pipelined_lines_are_answered_in_order_with_the_first_status_that_is_not_0,
+    a_pipelined_line_that_is_not_utf_8_is_refused,
     pipelining_is_refused_where_commands_would_run_into_one_another,
     a_pipeline_ends_when_its_server_does_although_its_input_is_open,
     a_killed_command_tells_so_in_its_errors_over_framed,
@@ -164,6 +166,24 @@ fn pipelined_lines_are_answered_in_order_with_the_first_status_that_is_not_0() {
     let ended = Program::run(client("framed", server.address()).arg("--pipeline"), lines);
     assert_eq!((&*ended.output, &*ended.errors), ("one\ntwo\nthree\n", "wrong\n"));
     assert_eq!(ended.status.code(), Some(4));
+}
+
+fn a_pipelined_line_that_is_not_utf_8_is_refused() {
+    let server = serve("framed", &[]);
+    let input = support::temp_path("lines");
+    std::fs::write(&input.path, b"echo one\n\xff\n").unwrap();
+    let mut command = client("framed", server.address());
+    command.arg("--pipeline").stdin(File::open(&input.path).unwrap());
+    let ended = command.output().unwrap();
+    assert_eq!(
+        (ended.status.code(), &*ended.stdout),
+        (Some(2), &b"one\n"[..]),
+        "{ended:?}"
+    );
+    assert_eq!(
+        ended.stderr, b"remote_command: a command has to be UTF-8\n",
+        "{ended:?}"
+    );
 }
 
 fn pipelining_is_refused_where_commands_would_run_into_one_another() {

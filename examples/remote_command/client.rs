@@ -82,17 +82,15 @@ fn prompt<C: Client>(client: &mut C, wait: Duration) -> io::Result<()> {
             }
             return Ok(());
         }
-        let Ok(line) = str::from_utf8(&line) else {
-            print(stderr(), "remote_command: not sent: a command has to be UTF-8\n")?;
-            continue;
+        let checked = match text_of(&line).map(str::trim) {
+            Ok("") => continue,
+            Ok("quit") => return Ok(()),
+            Ok(command) => check::<C>(command).map(|()| command),
+            Err(error) => Err(error),
         };
-        match line.trim() {
-            "" => {}
-            "quit" => return Ok(()),
-            command => match check::<C>(command) {
-                Ok(()) => show(ask(client, command, wait)?)?,
-                Err(error) => print(stderr(), format!("remote_command: {error}\n"))?,
-            },
+        match checked {
+            Ok(command) => show(ask(client, command, wait)?)?,
+            Err(error) => print(stderr(), format!("remote_command: not sent: {error}\n"))?,
         }
     }
 }
@@ -110,6 +108,12 @@ fn show(mut answer: Answer) -> io::Result<()> {
         print(stderr(), format!("[exit status {}]\n", answer.status))?;
     }
     Ok(())
+}
+
+/// A line that was typed; refuses one that is no text.
+pub(crate) fn text_of(line: &[u8]) -> io::Result<&str> {
+    let why = "a command has to be UTF-8";
+    str::from_utf8(line).map_err(|_| io::Error::new(ErrorKind::InvalidInput, why))
 }
 
 /// Refuses what would not arrive as one command.

@@ -8,7 +8,7 @@
 //! after the other, and answered in that order. What is left: a client does not see anything of an output
 //! before the command has ended.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, BufRead, ErrorKind};
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use socketserver::prelude::*;
 
 use crate::CallOptions;
-use crate::client::{check, connect, in_time, no_answer};
+use crate::client::{check, connect, in_time, no_answer, text_of};
 use crate::command::Outcome;
 use crate::encoding::Encoding;
 use crate::protocol::{Answer, Client, Protocol};
@@ -130,9 +130,9 @@ impl FramedClient {
 /// server that takes no command is noticed.
 fn send_lines(stream: &TcpStream, announce: impl Fn()) -> io::Result<()> {
     let mut framed = Framed::new(stream, commands());
-    for line in io::stdin().lines() {
+    for line in io::stdin().lock().split(b'\n') {
         let line = line?;
-        let command = line.trim();
+        let command = text_of(&line)?.trim();
         if !command.is_empty() {
             check::<FramedClient>(command)?;
             announce();
