@@ -65,6 +65,7 @@ tests![
     a_worker_that_hangs_as_it_starts_is_killed,
     a_worker_that_takes_long_to_start_does_not_put_the_end_off,
     what_a_worker_was_woken_for_that_is_killed_instead_another_serves,
+    what_a_worker_was_woken_for_that_cannot_accept_it_another_serves,
     a_worker_whose_handler_has_left_sigterm_blocked_or_ignored_ends_when_it_is_told,
     a_worker_with_threads_whose_handler_has_left_sigterm_ignored_ends_when_it_is_told,
     a_worker_whose_descriptors_are_closed_is_replaced,
@@ -912,6 +913,54 @@ fn what_a_worker_was_woken_for_that_is_killed_instead_another_serves() {
     assert!(!dies.path.exists());
     fs::remove_file(&slow.path).unwrap();
     stop(running, 1, 0);
+}
+
+/// The worker that accepts next, while there is such a file, has no descriptors from then on.
+struct Wanting<S> {
+    inner: S,
+    file: PathBuf,
+    wants: AtomicBool,
+}
+
+impl<S: BaseServer> BaseServer for Wanting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
+        if fs::remove_file(&self.file).is_ok() {
+            self.wants.store(true, Ordering::SeqCst);
+        }
+        if self.wants.load(Ordering::SeqCst) {
+            return Err(Errno::EMFILE.into());
+        }
+        self.inner.get_request()
+    }
+}
+
+/// It goes on to be woken first.
+fn what_a_worker_was_woken_for_that_cannot_accept_it_another_serves() {
+    #[track_caller]
+    fn check<S: BaseServer>(prefork: impl FnOnce(Wanting<TcpServer<Commanded>>) -> PreFork<S>) {
+        let file = temp_path("wants");
+        let wanting = Wanting {
+            inner: TcpServer::new(ANY_PORT, Commanded),
+            file: file.path.clone(),
+            wants: AtomicBool::new(false),
+        };
+        let (running, address) = serve(prefork(wanting).workers(2), 2);
+        let before = request(&address);
+        fs::write(&file.path, "").unwrap();
+        let after: Vec<_> = (0..3).map(|_| request(&address)).collect();
+        assert!(!file.path.exists());
+        assert!(after.iter().all(|process| *process == after[0]), "{before}, {after:?}");
+        stop(running, 4, 0);
+    }
+    check(Strategies::prefork);
+    check(|wanting| wanting.threading().prefork());
 }
 
 fn a_worker_that_was_stopped_together_with_its_master_does_not_hang() {

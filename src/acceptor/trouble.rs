@@ -194,6 +194,7 @@ impl<T: Transport> Acceptor<T> {
         let delay = self.backoffs.accepting.next(error);
         let delay = timeout.map_or(delay, |timeout| delay.min(timeout));
         let wakeup = self.shared().wakeup()?;
+        let _left = self.shared().master().map(|master| master.leave_request());
         if wakeup.is_stopping() {
             return wakeup.wait(delay);
         }

@@ -20,9 +20,11 @@ enum Word {
     SuspensionChanged,
     /// A worker has seen the kernel's queue empty.
     QueueDone,
+    /// A worker could not accept what it was woken for.
+    RequestLeft,
 }
 
-const WORDS: usize = Word::QueueDone as usize + 1;
+const WORDS: usize = Word::RequestLeft as usize + 1;
 
 /// What all workers and the master share.
 #[derive(Debug)]
@@ -110,6 +112,16 @@ impl Board {
 
     pub(crate) fn is_queue_done(&self) -> bool {
         self.is_set(Word::QueueDone)
+    }
+
+    /// A worker could not accept what it was woken for.
+    pub(crate) fn leave_request(&self) {
+        self.set(Word::RequestLeft, true);
+    }
+
+    /// Whether any could not since the last call.
+    pub(crate) fn take_left_request(&self) -> bool {
+        self.set(Word::RequestLeft, false)
     }
 }
 

@@ -199,6 +199,15 @@ impl Master {
         Waiting(&self.duty.slot)
     }
 
+    /// Accepting does not work here, and nobody else was woken for the request that may be there: the master wakes those
+    /// of the others for whom it may. Until the guard is dropped, this worker is none of them.
+    pub(crate) fn leave_request(&self) -> Pausing<'_> {
+        self.duty.slot.begin_pausing();
+        self.duty.board.leave_request();
+        self.wake();
+        Pausing(&self.duty.slot)
+    }
+
     /// The worker accepts no more; `in_time` if nothing but an empty queue has made it end that.
     pub(crate) fn left(&self, in_time: bool) {
         if in_time && self.serves_queue.load(Ordering::SeqCst) {
@@ -221,5 +230,14 @@ pub(crate) struct Waiting<'a>(&'a Slot);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.end_waiting();
+    }
+}
+
+/// See [`Master::leave_request`].
+pub(crate) struct Pausing<'a>(&'a Slot);
+
+impl Drop for Pausing<'_> {
+    fn drop(&mut self) {
+        self.0.end_pausing();
     }
 }

@@ -21,6 +21,8 @@ enum Word {
     Waiting,
     /// Acceptors that are about to accept, or do.
     Accepting,
+    /// Acceptors that pause, because accepting does not work.
+    Pausing,
     /// Changes whenever the worker gets on.
     Progress,
     /// How far it has come: a [`Stage`].
@@ -177,6 +179,15 @@ impl Slot {
         self.word(Word::Accepting)
     }
 
+    /// An acceptor pauses, because accepting does not work.
+    pub(crate) fn begin_pausing(&self) {
+        self.add(Word::Pausing);
+    }
+
+    pub(crate) fn end_pausing(&self) {
+        self.word(Word::Pausing).fetch_sub(1, Ordering::SeqCst);
+    }
+
     /// Goes on to `stage`; true for the one who does.
     pub(crate) fn enter(&self, stage: Stage) -> bool {
         self.word(Word::Stage).fetch_max(stage as u64, Ordering::SeqCst) < stage as u64
@@ -232,6 +243,10 @@ impl Slot {
 
     pub(crate) fn is_waiting(&self) -> bool {
         self.get(Word::Waiting) > 0
+    }
+
+    pub(crate) fn is_pausing(&self) -> bool {
+        self.get(Word::Pausing) > 0
     }
 
     pub(crate) fn last_progress(&self) -> u64 {

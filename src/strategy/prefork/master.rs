@@ -114,13 +114,24 @@ impl<S: BaseServer> PreFork<S> {
         let missing = self.adjust_number(now);
         let pause = self.lock_workers().paused_until().filter(|_| missing > 0);
         let pause = pause.or_else(|| self.start(missing, acceptor));
-        if std::mem::take(&mut self.lock_workers().lost) && self.core().has_queued() {
-            self.lock_workers().wake_serving();
+        if self.take_lost() && self.core().has_queued() {
+            self.lock_workers().wake_able();
         }
         let hangs = self
             .hang_timeout
             .and_then(|timeout| self.lock_workers().kill_hanging(now, timeout));
         Ok(earlier(earlier(pause, hangs), self.next_look(now)?))
+    }
+
+    /// Whether perhaps a request had woken a worker that does not accept it.
+    fn take_lost(&self) -> bool {
+        let left = self
+            .core()
+            .shared()
+            .registry
+            .board()
+            .is_some_and(|board| board.take_left_request());
+        std::mem::take(&mut self.lock_workers().lost) || left
     }
 
     /// Does what signals have asked for, and tells a worker to leave if there are too many. Returns how many to start.

@@ -117,9 +117,17 @@ impl<T: Transport> Workers<T> {
 
     /// Has those that serve look at the listener: at once, or when they are done with what they are at.
     pub(super) fn wake_serving(&self) {
-        for worker in self.list.iter().filter(|worker| worker.is_serving()) {
-            worker.wake();
-        }
+        self.wake(Worker::is_serving);
+    }
+
+    /// As [`wake_serving`](Self::wake_serving), but for those that cannot accept: woken, they would try again at once, and
+    /// tell.
+    pub(super) fn wake_able(&self) {
+        self.wake(|worker| worker.is_serving() && !worker.slot.is_pausing());
+    }
+
+    fn wake(&self, which: impl Fn(&Worker<T>) -> bool) {
+        self.list.iter().filter(|worker| which(worker)).for_each(Worker::wake);
     }
 
     // ----- Their number --------------------------------------------------------------------------
