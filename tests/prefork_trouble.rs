@@ -12,8 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,7 @@ tests![
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
     workers_that_exit_as_they_start_stop_the_server_although_their_status_is_0,
+    workers_that_serve_in_between_are_counted_although_their_master_has_not_seen_them_ready,
     a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
     the_master_alone_tells_how_far_a_drain_is_and_what_its_deadline_costs,
@@ -501,6 +502,55 @@ fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
 
 fn workers_that_exit_as_they_start_stop_the_server_although_their_status_is_0() {
     serve_in_vain(|| std::process::exit(0), "exit status: 0");
+}
+
+/// While there are clients, its master looks at workers that have ended only.
+struct Late<S>(S, Arc<AtomicBool>);
+
+impl<S: BaseServer> BaseServer for Late<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn service_actions(&self) {
+        let has_ended = |worker: &u32| process_state(*worker).as_deref() == Some("Z");
+        wait_until("the worker has ended", || {
+            !self.1.load(Ordering::SeqCst) || children().iter().all(has_ended)
+        });
+        self.0.service_actions();
+    }
+}
+
+fn workers_that_serve_in_between_are_counted_although_their_master_has_not_seen_them_ready() {
+    let file = temp_path("every other");
+    let path = file.path.clone();
+    // The first fails, the second does not, and so on.
+    let init = move || {
+        fs::remove_file(&path).or_else(|_| {
+            fs::write(&path, "")?;
+            Err(io::Error::other("no luck"))
+        })
+    };
+    let server = server()
+        .workers(1)
+        .max_requests(1)
+        .max_requests_jitter(0)
+        .worker_init(init);
+    let late = Arc::new(AtomicBool::new(true));
+    let server = Late(server, Arc::clone(&late)).bind().unwrap();
+    let clients: Vec<_> = (0..7).map(|_| connect(&server.server_address())).collect();
+    for mut client in &clients {
+        client.write_all(b"\n").unwrap();
+    }
+    let running = server.spawn().unwrap();
+    for client in clients {
+        assert!(read_to_end(client).ends_with(b"done\n"));
+    }
+    late.store(false, Ordering::SeqCst);
+    stop(running, 7, 0);
 }
 
 fn a_first_worker_that_cannot_be_forked_is_an_error() {

@@ -168,6 +168,10 @@ impl<T: Transport> Workers<T> {
     /// Takes note of how a worker has ended.
     pub(super) fn note(&mut self, ended: &Ended<T>) {
         self.lost = true;
+        // Perhaps it was not looked at in between.
+        if ended.worker.slot.stage() != Stage::Starting {
+            self.failures = 0;
+        }
         let pid = ended.worker.pid;
         if ended.is_regular() {
             log::debug!("worker {pid} has ended");
@@ -215,13 +219,11 @@ impl<T: Transport> Workers<T> {
             let stage = worker.slot.stage();
             if worker.stage != stage {
                 worker.stage = stage;
-                match stage {
-                    Stage::Ready => self.failures = 0,
-                    Stage::Left => {
-                        worker.leaving = true;
-                        self.lost = true;
-                    }
-                    Stage::Starting | Stage::Broken => {}
+                // Whatever has become of it since, it was ready.
+                self.failures = 0;
+                if stage == Stage::Left {
+                    worker.leaving = true;
+                    self.lost = true;
                 }
             }
         }
