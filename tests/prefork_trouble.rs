@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use nix::sys::signal::{SigSet, Signal, kill, killpg, raise};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
-use socketserver::{Running, State};
+use socketserver::{Event, Running, State, Tcp};
 use support::attempts::until_in_time;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::interrupt::ignore_sigterm;
@@ -51,6 +51,7 @@ tests![
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
     workers_that_panic_as_they_start_stop_the_server_with_the_reason,
     workers_that_exit_as_they_start_stop_the_server_although_their_status_is_0,
+    observers_may_ask_for_the_workers_whose_end_makes_starting_them_pause,
     workers_that_serve_in_between_are_counted_although_their_master_has_not_seen_them_ready,
     a_worker_whose_error_panics_when_it_is_told_never_comes_back,
     a_first_worker_that_cannot_be_forked_is_an_error,
@@ -502,6 +503,38 @@ fn workers_that_panic_as_they_start_stop_the_server_with_the_reason() {
 
 fn workers_that_exit_as_they_start_stop_the_server_although_their_status_is_0() {
     serve_in_vain(|| std::process::exit(0), "exit status: 0");
+}
+
+/// A server that an observer knows, too.
+struct Known(Arc<PreForkTcpServer<Commanded>>);
+
+impl BaseServer for Known {
+    type Transport = Tcp;
+    type Inner = PreForkTcpServer<Commanded>;
+
+    fn inner(&self) -> &Self::Inner {
+        &self.0
+    }
+}
+
+fn observers_may_ask_for_the_workers_whose_end_makes_starting_them_pause() {
+    let known = Arc::new(OnceLock::<Weak<PreForkTcpServer<Commanded>>>::new());
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let (asks, asked) = (Arc::clone(&known), Arc::clone(&has_asked));
+    let server = server().workers(1).observer(move |event: &Event<'_>| {
+        if let Event::BackOffBegun { .. } = event {
+            let server = asks.get().and_then(Weak::upgrade).unwrap();
+            assert_eq!(server.active_workers(), 0);
+            asked.store(true, Ordering::SeqCst);
+        }
+    });
+    let server = Arc::new(server);
+    known.set(Arc::downgrade(&server)).unwrap();
+    let (running, address) = serve(Known(server), 1);
+    kill(pid(children()[0]), Signal::SIGKILL).unwrap();
+    wait_until("it has asked", || has_asked.load(Ordering::SeqCst));
+    request(&address);
+    stop(running, 1, 0);
 }
 
 /// While there are clients, its master looks at workers that have ended only.

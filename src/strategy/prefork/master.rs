@@ -28,7 +28,6 @@ impl<S: BaseServer> PreFork<S> {
         let core = self.core();
         let wakeup = core.shared().wakeup()?;
         self.lock_workers().numbers = self.numbers;
-        self.lock_workers().observe(core.shared());
         if !wakeup.is_stopping() {
             self.start_first(acceptor)?;
         }
@@ -71,7 +70,7 @@ impl<S: BaseServer> PreFork<S> {
                 break;
             }
             let left = core.drain_time_left();
-            let mut pause = self.lock_workers().paused_until();
+            let mut pause = self.replacing.paused_until();
             // In this order: one that has seen the queue empty says so, and leaves then.
             if !self.lock_workers().any_accepts() && pause.is_none() && !board.is_queue_done() {
                 pause = self.start(1, acceptor);
@@ -98,7 +97,7 @@ impl<S: BaseServer> PreFork<S> {
                 break;
             }
             if let Err(error) = self.start_worker(acceptor) {
-                return Some(self.lock_workers().pause(&error.to_string()));
+                return Some(self.replacing.pause(&error.to_string()));
             }
         }
         None
@@ -112,7 +111,7 @@ impl<S: BaseServer> PreFork<S> {
             return Err(io::Error::other(why));
         }
         let missing = self.adjust_number(now);
-        let pause = self.lock_workers().paused_until().filter(|_| missing > 0);
+        let pause = self.replacing.paused_until().filter(|_| missing > 0);
         let pause = pause.or_else(|| self.start(missing, acceptor));
         if self.take_lost() && self.core().has_queued() {
             self.lock_workers().wake_able();
@@ -205,6 +204,11 @@ impl<S: BaseServer> PreFork<S> {
         let ended = self.lock_workers().take_ended();
         for ended in &ended {
             self.lock_workers().note(ended);
+            // Loggers and observers may ask for the workers: they are not locked.
+            ended.tell();
+            if !ended.is_regular() && ended.was_at_once() {
+                self.replacing.pause(&ended.why());
+            }
             self.core().shared().observe(|| Event::ChildExited {
                 number: None,
                 process: ended.worker.pid.as_raw(),

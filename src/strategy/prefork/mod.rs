@@ -4,6 +4,7 @@ mod master;
 mod numbers;
 mod process;
 mod pulse;
+mod replacing;
 mod worker;
 mod workers;
 
@@ -23,6 +24,7 @@ use crate::server::{BaseServer, Concurrency};
 use crate::sys::{self, Reaction, SignalGuard};
 
 use numbers::Numbers;
+use replacing::Replacing;
 use workers::Workers;
 
 /// Serves in worker processes that are forked beforehand and accept for themselves: Perl's
@@ -214,6 +216,7 @@ pub struct PreFork<S: BaseServer> {
     hang_timeout: Option<Duration>,
     worker_init: Option<Box<WorkerInit>>,
     workers: Mutex<Workers<S::Transport>>,
+    replacing: Replacing,
     orders: Orders,
     /// Listened to until closing: from binding on, or, put around a server that was bound before, from serving on.
     signals: Mutex<Vec<SignalGuard>>,
@@ -235,6 +238,7 @@ impl<S: BaseServer> PreFork<S> {
     pub fn over(server: S) -> Self {
         const { no_processes::<S>() };
         PreFork {
+            replacing: Replacing::of(server.core().shared()),
             inner: server,
             numbers: Numbers::default(),
             max_requests: Some(1000),

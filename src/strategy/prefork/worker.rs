@@ -133,4 +133,15 @@ impl<T: Transport> Ended<T> {
     pub(super) fn why(&self) -> String {
         self.worker.slot.reason().unwrap_or_else(|| self.status.to_string())
     }
+    /// Says so in the log.
+    pub(super) fn tell(&self) {
+        let (pid, why) = (self.worker.pid, self.why());
+        if self.is_regular() {
+            log::debug!("worker {pid} has ended");
+        } else if self.failed_to_start() {
+            log::error!("worker {pid} did not start: {why}");
+        } else {
+            log::error!("worker {pid} ended: {why}");
+        }
+    }
 }

@@ -1,12 +1,10 @@
 //! The worker processes, as their master sees them.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::numbers::{Load, Numbers, Trend};
 use super::worker::{Ended, Worker};
-use crate::acceptor::Backoff;
-use crate::lifecycle::{Order, Shared, Stage};
+use crate::lifecycle::{Order, Stage};
 use crate::strategy::exit_status;
 use crate::transport::Transport;
 
@@ -15,9 +13,6 @@ pub(super) struct Workers<T: Transport> {
     list: Vec<Worker<T>>,
     pub(super) numbers: Numbers,
     pub(super) trend: Trend,
-    replacing: Backoff,
-    /// No worker is started before.
-    pause: Option<Instant>,
     /// Workers that ended before they were ready, and not for want of resources, since one last was.
     failures: u32,
     why: String,
@@ -32,12 +27,8 @@ pub(super) struct Workers<T: Transport> {
     pub(super) lost: bool,
 }
 
-/// What does not work while starting workers pauses.
-const REPLACING: &str = "workers end at once or cannot be started";
 /// So many workers that fail to start, one after the other, are no accident.
 const MAX_FAILURES: u32 = 5;
-/// Past this time since the last worker that ended at once, the pauses begin anew.
-const CALM: Duration = Duration::from_secs(10);
 
 impl<T: Transport> Default for Workers<T> {
     fn default() -> Self {
@@ -45,8 +36,6 @@ impl<T: Transport> Default for Workers<T> {
             list: Vec::new(),
             numbers: Numbers::default(),
             trend: Trend::default(),
-            replacing: Backoff::new(REPLACING),
-            pause: None,
             failures: 0,
             why: String::new(),
             broken: false,
@@ -59,11 +48,6 @@ impl<T: Transport> Default for Workers<T> {
 }
 
 impl<T: Transport> Workers<T> {
-    /// The observers of this server hear of pauses.
-    pub(super) fn observe(&mut self, server: &Arc<Shared>) {
-        self.replacing = Backoff::new(REPLACING).of(server);
-    }
-
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
@@ -172,29 +156,15 @@ impl<T: Transport> Workers<T> {
         if ended.worker.slot.stage() != Stage::Starting {
             self.failures = 0;
         }
-        let pid = ended.worker.pid;
         if ended.is_regular() {
-            log::debug!("worker {pid} has ended");
             return;
         }
-        let why = ended.why();
         if ended.worker.slot.stage() == Stage::Broken {
             self.broken = true;
         } else if ended.failed_to_start() {
             self.failures += u32::from(!ended.wanted_resources());
-            log::error!("worker {pid} did not start: {why}");
-        } else {
-            log::error!("worker {pid} ended: {why}");
         }
-        if ended.was_at_once() {
-            self.pause(&why);
-        }
-        self.why = why;
-    }
-
-    /// When a worker may be started again, if not now.
-    pub(super) fn paused_until(&self) -> Option<Instant> {
-        self.pause.filter(|until| *until > Instant::now())
+        self.why = ended.why();
     }
 
     /// Whether any worker accepts, or will.
@@ -202,15 +172,6 @@ impl<T: Transport> Workers<T> {
         self.list
             .iter()
             .any(|worker| matches!(worker.stage, Stage::Starting | Stage::Ready))
-    }
-
-    /// Starts no more workers for a while. Returns when that is over.
-    pub(super) fn pause(&mut self, why: &str) -> Instant {
-        let now = Instant::now();
-        if self.pause.is_some_and(|pause| now > pause + CALM) {
-            self.replacing.succeeded(self.replacing.attempt());
-        }
-        *self.pause.insert(now + self.replacing.next(&why))
     }
 
     /// Looks how far the workers have come.
@@ -332,18 +293,5 @@ mod tests {
             workers.reloading
         };
         assert_eq!([(); 4].map(|()| fewer()), [2, 1, 1, 1].map(Some));
-    }
-
-    #[test]
-    fn pauses_begin_anew_after_a_calm_time() {
-        let mut workers = Workers::<Tcp>::default();
-        let longest = || Instant::now() + Duration::from_secs(1);
-        let before = longest();
-        let until = (0..20).map(|_| workers.pause("as told")).last().unwrap();
-        assert!(until >= before);
-        // As if that had been over for so long.
-        workers.pause = Instant::now().checked_sub(CALM + Duration::from_secs(1));
-        let before = longest();
-        assert!(workers.pause("as told") < before);
     }
 }
