@@ -100,7 +100,7 @@ pub enum Event<'a> {
         /// Why.
         reason: String,
     },
-    /// It works again.
+    /// It works again; of workers that end at once or cannot be started: has for ten seconds.
     #[non_exhaustive]
     BackOffEnded {
         /// What did not work.

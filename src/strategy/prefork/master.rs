@@ -119,7 +119,8 @@ impl<S: BaseServer> PreFork<S> {
         let hangs = self
             .hang_timeout
             .and_then(|timeout| self.lock_workers().kill_hanging(now, timeout));
-        Ok(earlier(earlier(pause, hangs), self.next_look(now)?))
+        let calm = self.replacing.until_calm(now);
+        Ok(earlier(earlier(pause, hangs), earlier(calm, self.next_look(now)?)))
     }
 
     /// Whether perhaps a request had woken a worker that does not accept it.

@@ -133,6 +133,12 @@ impl<T: Transport> Ended<T> {
     pub(super) fn why(&self) -> String {
         self.worker.slot.reason().unwrap_or_else(|| self.status.to_string())
     }
+
+    /// Whether it found the listening socket broken, which ends the server, with that error.
+    pub(super) fn is_broken(&self) -> bool {
+        !self.is_regular() && self.worker.slot.stage() == Stage::Broken
+    }
+
     /// Says so in the log.
     pub(super) fn tell(&self) {
         let (pid, why) = (self.worker.pid, self.why());
@@ -140,7 +146,7 @@ impl<T: Transport> Ended<T> {
             log::debug!("worker {pid} has ended");
         } else if self.failed_to_start() {
             log::error!("worker {pid} did not start: {why}");
-        } else {
+        } else if !self.is_broken() {
             log::error!("worker {pid} ended: {why}");
         }
     }

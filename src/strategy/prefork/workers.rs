@@ -159,7 +159,7 @@ impl<T: Transport> Workers<T> {
         if ended.is_regular() {
             return;
         }
-        if ended.worker.slot.stage() == Stage::Broken {
+        if ended.is_broken() {
             self.broken = true;
         } else if ended.failed_to_start() {
             self.failures += u32::from(!ended.wanted_resources());
