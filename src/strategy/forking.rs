@@ -30,6 +30,8 @@ use crate::transport::Transport;
 /// * The parent reaps children as they end, and only its own: other children of the program are left to
 ///   whoever started them. (As process 1 of a container the program also gets the orphans of others, such as what a
 ///   handler has started and left behind, and they stay zombies: have an init there, as `docker run --init`.)
+///   It hears of them by SIGCHLD, from binding on: who sets another action for that later takes it away (through
+///   `signal-hook`, beside it, one may listen, too).
 ///   A child that was killed, or ended with another status, goes to
 ///   `handle_error` as [`Cause::Exit`](crate::Cause::Exit), in the parent.
 /// * At [`max_children`](Self::max_children) the server stops accepting until one has ended, unless told to

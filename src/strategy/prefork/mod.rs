@@ -101,7 +101,8 @@ use workers::Workers;
 /// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM, and SIGINT or, as other servers of this kind have it, `on_signal(signal::SIGINT, SignalAction::Stop)` |
 /// | those of [`on_signal`](crate::Configure::on_signal) | what it says, in the master; for one of the first two rows, beside it |
 ///
-/// A worker hears SIGTERM only: it accepts no more, drains, and is replaced.
+/// A worker hears SIGTERM only: it accepts no more, drains, and is replaced. That a worker has ended the master hears by
+/// SIGCHLD, as [`Forking`](crate::Forking) does of its children.
 ///
 /// # The end
 ///
