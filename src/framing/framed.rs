@@ -56,7 +56,7 @@ pub struct Framed<S, C> {
 pub struct FramedParts<S, C> {
     /// The stream.
     pub io: S,
-    /// The codec.
+    /// The codec. It may be in the middle of the message that `read_buf` begins with: another stream wants a new one.
     pub codec: C,
     /// Bytes that have arrived and belong to no message that was returned: to be used before anything
     /// else is read from the stream.
