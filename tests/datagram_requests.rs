@@ -45,6 +45,7 @@ tests![
     without_wfile_nothing_is_replied,
     rfile_reads_the_packet_to_its_end,
     reading_leaves_the_packet_as_it_is,
+    consuming_more_than_there_is_ends_the_packet,
     taking_the_packet_leaves_none,
     a_reply_goes_to_whoever_sent_the_datagram,
     replies_go_out_at_once_and_as_often_as_asked,
@@ -293,6 +294,13 @@ fn reading_leaves_the_packet_as_it_is() {
     });
     assert_eq!(exchange(&running, b"two\nlines"), b"two\nlines");
     running.stop().unwrap();
+}
+
+fn consuming_more_than_there_is_ends_the_packet() {
+    let mut request = DatagramRequest::new(b"packet".to_vec(), 6, "a client", Arc::new(MemoryDatagrams::default()));
+    request.consume(1);
+    request.consume(usize::MAX);
+    assert_eq!(request.fill_buf().unwrap(), b"");
 }
 
 fn taking_the_packet_leaves_none() {

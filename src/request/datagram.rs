@@ -306,7 +306,7 @@ impl BufRead for DatagramRequest {
     }
 
     fn consume(&mut self, count: usize) {
-        self.position = (self.position + count).min(self.packet.len());
+        self.position = self.position.saturating_add(count).min(self.packet.len());
     }
 }
 
