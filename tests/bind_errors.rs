@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -11,14 +11,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::SockaddrStorage;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use socketserver::prelude::*;
 use support::clients;
 use support::process::{STRATEGIES, as_ordinary_user, echo_for_everybody, echo_path};
-use support::{EchoLine, TempPath, connect, exchange_line, temp_path};
+use support::{CEILING, EchoLine, TempPath, connect, exchange_line, temp_path};
 
 tests![
     a_tcp_port_in_use_is_refused,
@@ -47,6 +50,7 @@ tests![
     a_path_that_ends_in_a_slash_is_told,
     a_path_in_a_missing_directory_is_told,
     a_path_below_a_file_is_told,
+    a_path_below_a_pipe_is_told,
     a_path_without_permission_is_told,
     a_path_of_another_users_stale_socket_is_told,
     a_port_without_permission_is_told,
@@ -410,6 +414,22 @@ fn a_path_below_a_file_is_told() {
         path.display()
     );
     assert_fails(unix(&path), ErrorKind::NotADirectory, &text);
+}
+
+/// Opening a pipe waits for somebody to write to it.
+fn a_path_below_a_pipe_is_told() {
+    let place = temp_path("pipe");
+    mkfifo(&place.path, Mode::S_IRWXU).unwrap();
+    for mode in [None, Some(0o600)] {
+        let server = unix(place.path.join("socket")).socket_mode(mode);
+        let (send, bound) = mpsc::channel();
+        let binding = thread::spawn(move || send.send(error_of(server)));
+        let outcome = bound.recv_timeout(CEILING);
+        // It lets go whoever waits at the pipe.
+        let _pipe = File::options().read(true).write(true).open(&place.path).unwrap();
+        binding.join().unwrap().unwrap();
+        assert_eq!(outcome.unwrap().kind(), ErrorKind::NotADirectory);
+    }
 }
 
 // ----- Permission --------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 
@@ -187,7 +188,12 @@ impl DirectoryLock {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let Ok(mut directory) = File::open(directory) else {
+        // Nothing but a directory: opening a pipe or a device may wait for ever, or set something off.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(directory);
+        let Ok(mut directory) = opened else {
             return DirectoryLock { _lock: None };
         };
         let end = Instant::now() + Self::PATIENCE;
