@@ -22,8 +22,8 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
-    AddressFamily as Family, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, getsockname,
-    getsockopt, setsockopt, shutdown, sockopt,
+    AddressFamily as Family, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr as NixUnixAddr, bind,
+    getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 use socketserver::prelude::*;
 use socketserver::{
@@ -618,6 +618,14 @@ fn a_listener_made_elsewhere_is_neither_bound_nor_activated_again() {
     drop(server);
 }
 
+/// It accepts connections as any listener, but what one of them receives are messages.
+fn seqpacket_listener(path: &std::path::Path) -> OwnedFd {
+    let listener = socket(Family::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(listener.as_raw_fd(), &NixUnixAddr::new(path).unwrap()).unwrap();
+    listen(&listener, Backlog::new(1).unwrap()).unwrap();
+    listener
+}
+
 /// The order of inherited descriptors is easily mistaken, and the standard library believes every number.
 fn a_socket_of_the_wrong_kind_is_refused() {
     let place = temp_path("socket");
@@ -626,7 +634,10 @@ fn a_socket_of_the_wrong_kind_is_refused() {
     let datagram = || OwnedFd::from(UnixDatagram::unbound().unwrap());
     let stream = || OwnedFd::from(UnixStream::pair().unwrap().0);
     let unix_listener = OwnedFd::from(UnixListener::bind(&place.path).unwrap());
+    let packets_place = temp_path("socket");
+    let packets = seqpacket_listener(&packets_place.path);
     let made = [
+        ("SeqPacket", UnixStreams::try_from(UnixListener::from(packets)).err()),
         ("no", Tcp::try_from(TcpListener::from(udp())).err()),
         ("no", UnixStreams::try_from(UnixListener::from(datagram())).err()),
         // Of the right type, but nobody can connect to it.
@@ -1031,7 +1042,7 @@ fn fast_open_takes_what_comes_with_the_syn() {
     assert_eq!(tcp_option(&server, libc::TCP_FASTOPEN), Ok(100));
     let running = server.spawn().unwrap();
     // Whether the kernel takes part is the administrator's choice; served is the client in any case.
-    let client = nix::sys::socket::socket(Family::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+    let client = socket(Family::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
     setsockopt(&client, sockopt::TcpFastOpenConnect, &true).unwrap();
     let address = SockaddrStorage::from(inet(running.server_address()));
     nix::sys::socket::connect(client.as_raw_fd(), &address).unwrap();
@@ -1058,8 +1069,7 @@ fn accepted_by_the_kernel(path: &std::path::Path, attempts: usize) -> usize {
     let address = NixUnixAddr::new(path).unwrap();
     let clients: Vec<_> = (0..attempts)
         .map_while(|_| {
-            let client =
-                nix::sys::socket::socket(Family::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
+            let client = socket(Family::Unix, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).unwrap();
             match nix::sys::socket::connect(client.as_raw_fd(), &address) {
                 Ok(()) => Some(client),
                 Err(errno) => {

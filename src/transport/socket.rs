@@ -18,12 +18,18 @@ pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {
 /// Whether a socket made elsewhere can be accepted from: the standard library takes any descriptor for a listener, and a
 /// server would wait on a wrong one for ever.
 pub(super) fn check_listens(socket: &impl AsFd) -> io::Result<()> {
-    if getsockopt(socket, sockopt::AcceptConn)? {
-        return Ok(());
+    if !getsockopt(socket, sockopt::AcceptConn)? {
+        return Err(invalid_input(
+            "no connections can be accepted from this socket: nobody has called listen(2) on it, or it is of another type",
+        ));
     }
-    Err(invalid_input(
-        "no connections can be accepted from this socket: nobody has called listen(2) on it, or it is of another type",
-    ))
+    match getsockopt(socket, sockopt::SockType)? {
+        SockType::Stream => Ok(()),
+        // What is accepted from it keeps messages apart, and loses what a read has no room for.
+        other => Err(invalid_input(format!(
+            "no streams can be accepted from this socket: its type is {other:?}"
+        ))),
+    }
 }
 
 /// As [`check_listens`], for those that receive datagrams.
