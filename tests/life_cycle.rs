@@ -28,6 +28,7 @@ tests![
     twenty_servers_shut_down_before_their_loops_may_have_begun_all_end,
     a_threading_server_that_never_served_can_be_closed,
     a_thread_pool_that_never_served_can_be_closed,
+    a_server_that_was_never_bound_can_be_closed,
     a_thousand_failed_binds_leak_no_descriptor,
     leaving_the_scope_closes_the_socket,
     a_dropped_server_is_closed_for_those_who_wait,
@@ -151,6 +152,20 @@ fn a_thread_pool_that_never_served_can_be_closed() {
     let server = Arc::new(ThreadPoolTcpServer::new("127.0.0.1:0", EchoLine).bind().unwrap());
     assert_eq!(server.close().unwrap().served, 0);
     assert_eq!(server.shutdown_handle().state(), State::Closed);
+}
+
+fn a_server_that_was_never_bound_can_be_closed() {
+    fn check<S: BaseServer>(server: S) {
+        let server = Arc::new(server);
+        assert_eq!(server.close().unwrap().served, 0);
+        assert_eq!(server.shutdown_handle().state(), State::Closed);
+    }
+    let new = || TcpServer::new("127.0.0.1:0", EchoLine);
+    check(new());
+    check(new().threading());
+    check(new().thread_pool());
+    check(new().forking());
+    check(new().prefork());
 }
 
 // test_tcpserver_bind_leak, bpo-22435: a port is a u16 here, so an address in use takes the place of port -1.

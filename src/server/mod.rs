@@ -563,9 +563,15 @@ fn serve_bound<S: BaseServer>(server: &Arc<S>) -> io::Result<Report> {
     }
     let alone = S::CONCURRENCY == Concurrency::None;
     server.core().alone.store(alone, Ordering::Relaxed);
+    // One that was never bound is closed.
+    let is_bound = shared.state() >= State::Bound;
     shared.advance(State::Serving);
     let hooks: Outermost<S::Transport> = Arc::clone(server) as _;
-    let ended = server.serve(Acceptor::new(Arc::clone(&hooks)));
+    let ended = if is_bound {
+        server.serve(Acceptor::new(Arc::clone(&hooks)))
+    } else {
+        Ok(())
+    };
     let report = drain(&hooks)?;
     ended.map(|()| report)
 }
