@@ -35,7 +35,7 @@ tests![
     server_bind_takes_effect_on_either_side_of_a_strategy,
     server_activate_takes_effect_on_either_side_of_a_strategy,
     server_close_takes_effect_on_either_side_of_a_strategy,
-    an_error_of_server_bind_is_that_of_bind,
+    an_error_of_server_bind_is_that_of_bind_and_closes_the_server,
     an_error_of_server_activate_is_that_of_bind_and_closes_the_server,
     a_server_bind_that_forgets_the_wrapped_one_is_told,
     the_hooks_of_a_request_run_in_pythons_order,
@@ -489,9 +489,12 @@ impl<S> Failing<S> {
     }
 }
 
-fn an_error_of_server_bind_is_that_of_bind() {
-    on_either_side!(server => Failing(server, "bind", Arc::default()), EchoLine, server => {
+fn an_error_of_server_bind_is_that_of_bind_and_closes_the_server() {
+    let closed = Arc::new(AtomicUsize::new(0));
+    on_either_side!(server => Failing(server, "bind", Arc::clone(&closed)), EchoLine, server => {
+        closed.store(0, Ordering::SeqCst);
         assert_eq!(server.bind().err().unwrap().to_string(), "no bind today");
+        assert_eq!(closed.load(Ordering::SeqCst), 1);
     });
 }
 

@@ -146,8 +146,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         }
         self.core().listen_to_signals()?;
         self.core().listen_to_nudges()?;
-        self.server_bind()?;
-        let active = self.server_activate().and_then(|()| self.core().activated());
+        let bound = self.server_bind().and_then(|()| self.server_activate());
+        let active = bound.and_then(|()| self.core().activated());
         active.inspect_err(|_| self.server_close())?;
         Ok(self)
     }
@@ -346,7 +346,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     ///
-    /// The server cannot be bound; `bind` fails with it.
+    /// The server cannot be bound; `bind` closes it and fails with it.
     fn server_bind(&self) -> io::Result<()> {
         self.inner().server_bind()
     }
