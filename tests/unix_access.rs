@@ -3,9 +3,9 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Barrier;
@@ -40,6 +40,7 @@ tests![
     internet_servers_take_no_notice,
     the_address_is_the_path_that_was_asked_for,
     a_relative_path_with_a_mode_is_removed_although_the_directory_has_changed,
+    a_relative_path_is_served_and_removed_by_who_may_not_go_there_from_the_root,
     the_longest_paths_work_with_a_mode,
     replies_come_from_the_path,
     a_stale_socket_is_replaced,
@@ -364,6 +365,29 @@ fn a_relative_path_with_a_mode_is_removed_although_the_directory_has_changed() {
     let ended = process.end();
     assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
     assert_eq!(names(&place), [""; 0]);
+}
+
+/// As a service that was started in another user's directory.
+fn a_relative_path_is_served_and_removed_by_who_may_not_go_there_from_the_root() {
+    let place = temp_path("socket");
+    let inner = place.path.with_file_name("inner");
+    fs::create_dir(&inner).unwrap();
+    fs::set_permissions(place.path.parent().unwrap(), Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(&inner, Permissions::from_mode(0o777)).unwrap();
+    let before = std::env::current_dir().unwrap();
+    std::env::set_current_dir(&inner).unwrap();
+    let errors = as_another(|| {
+        let path = Path::new("socket");
+        [
+            server(path).socket_mode(None).bind().err(),
+            server(path).bind().err(),
+            datagram_server(path).socket_mode(None).bind().err(),
+            datagram_server(path).bind().err(),
+        ]
+    });
+    std::env::set_current_dir(before).unwrap();
+    assert!(errors.iter().all(Option::is_none), "{errors:?}");
+    assert_eq!(fs::read_dir(&inner).unwrap().count(), 0);
 }
 
 /// A path of 107 bytes whose last name has `length` of them.

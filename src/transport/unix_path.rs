@@ -100,7 +100,7 @@ impl Target<'_> {
         } else {
             self.bind(socket)?
         };
-        access.set(&file.path, self.path)?;
+        access.set(&file.address, self.path)?;
         Ok(file)
     }
 
@@ -250,21 +250,27 @@ impl SocketFile {
     /// Removes the path of a socket that refuses, so that a server that starts may be replacing it right now. Not to be
     /// called in a forked child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
     pub(super) fn remove(&self) {
-        let _lock = DirectoryLock::of(&self.path);
+        let _lock = self.found().map(DirectoryLock::of);
         self.remove_if_ours();
     }
 
-    /// Removes the path, the first time, unless somebody else has put another file there.
+    /// Where the file is found: by its whole path, or, if this process may not go there from the root, by the one that was
+    /// asked for. `None` if neither is there, or somebody else has put another file there.
+    fn found(&self) -> Option<&Path> {
+        let is_ours = |path: &&Path| {
+            fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
+        };
+        [self.path.as_path(), &self.address].into_iter().find(is_ours)
+    }
+
+    /// Removes the path, the first time, if it is still there.
     fn remove_if_ours(&self) {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        let ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
-        if !ours {
-            return;
-        }
-        if let Err(error) = fs::remove_file(&self.path) {
+        if let Some(path) = self.found()
+            && let Err(error) = fs::remove_file(path)
+        {
             log::warn!("{} was not removed: {error}", self.path.display());
         }
     }
