@@ -63,6 +63,7 @@ tests![
     the_signal_that_a_server_sends_itself_is_refused,
     an_error_of_before_bind_is_told_with_the_address,
     a_process_without_descriptors_says_so,
+    a_process_without_a_descriptor_to_ask_who_answers_says_so,
     a_thousand_failed_binds_leave_nothing_behind,
 ];
 
@@ -633,6 +634,31 @@ fn a_process_without_descriptors_says_so() {
         assert!(refused > 3, "{strategy}: {refused} limits were too low");
         assert!(served > 3, "{strategy}: {served} limits were enough");
     }
+}
+
+/// Where a socket is at the path already, one more is needed to find out whose.
+fn a_process_without_a_descriptor_to_ask_who_answers_says_so() {
+    let place = temp_path("socket");
+    let _live = UnixListener::bind(&place.path).unwrap();
+    let path = place.path.display().to_string();
+    let mut told = Vec::new();
+    for limit in 4..24 {
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "ulimit -n \"$1\" && exec \"$0\" --transport unix --address \"$2\"",
+            ])
+            .arg(echo_path())
+            .args([&limit.to_string(), &path])
+            .output()
+            .unwrap();
+        told.push(String::from_utf8(output.stderr).unwrap());
+    }
+    let descriptors = format!("echo: Too many open files ({path}): this process has no free file descriptor");
+    let in_use = format!("echo: Address already in use ({path}): another server answers there");
+    let is_told = |text: &String| text.starts_with(&descriptors) || text.starts_with(&in_use);
+    assert!(told.iter().all(is_told), "{told:?}");
+    assert!(told.last().unwrap().starts_with(&in_use), "{told:?}");
 }
 
 fn a_thousand_failed_binds_leave_nothing_behind() {

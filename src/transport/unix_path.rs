@@ -141,7 +141,8 @@ impl Target<'_> {
         if !found.file_type().is_socket() {
             return refuse("there is a file that is no socket; it was left alone, choose another path or remove it");
         }
-        match connect(new_socket(self.kind)?.as_raw_fd(), &self.name) {
+        let asking = new_socket(self.kind).map_err(|error| self.failed(error))?;
+        match connect(asking.as_raw_fd(), &self.name) {
             Err(Errno::ECONNREFUSED) => {
                 log::info!("replacing {}: a socket that nobody answers on", path.display());
                 fs::remove_file(path).map_err(|error| self.failed(error))
