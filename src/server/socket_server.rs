@@ -43,7 +43,9 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// comes in the moment in which a server is killed may wait until the next comes.
     ///
     /// From then on a listening socket is non-blocking and a datagram socket blocking, for all who have it, and has to
-    /// stay so. (A Unix datagram socket gets a `SO_SNDTIMEO` of 100 ms, too.)
+    /// stay so. (A Unix datagram socket gets a `SO_SNDTIMEO` of 100 ms, too.) So a copy of the socket that a server has made
+    /// itself ([`socket`](BaseServer::socket)) is not for another server: the first lets its threads wait in accept(2),
+    /// which the threads of the other would then do, too, and not hear that they are to stop.
     ///
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
     /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.
