@@ -8,16 +8,16 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-/// Waits until one of them is written to, at most `timeout`, and takes that.
-pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<()> {
+/// Waits until one of them is written to, at most `timeout`, and takes that. True if there was something to take.
+pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<bool> {
     let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
     match poll(&mut fds, poll_timeout(timeout)) {
-        Ok(0) | Err(Errno::EINTR) => Ok(()),
+        Ok(0) | Err(Errno::EINTR) => Ok(false),
         Ok(_) => {
             for event in events {
                 let _ = event.read();
             }
-            Ok(())
+            Ok(true)
         }
         Err(errno) => Err(errno.into()),
     }

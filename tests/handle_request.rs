@@ -17,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{Handled, State};
+use support::detached::Detached;
 use support::interrupt::{Interrupts, is_asleep};
 use support::journal::{Journaled, journal};
 use support::{
@@ -37,6 +38,7 @@ tests![
     signals_do_not_end_a_wait_without_a_timeout,
     signals_do_not_end_the_serve_loop,
     told_to_stop_it_serves_what_is_queued_and_then_says_so,
+    told_to_stop_at_its_limit_it_waits_no_longer_than_its_timeout,
     a_loop_of_ones_own_can_wait_for_the_descriptor,
     an_unbound_server_says_what_to_call,
     a_closed_server_says_so,
@@ -49,6 +51,7 @@ tests![
     service_actions_run_at_each_poll_interval_while_all_workers_are_busy,
     service_actions_of_an_idle_server_run_on_one_thread,
     service_actions_run_at_each_poll_interval_while_the_server_drains,
+    service_actions_run_at_each_poll_interval_while_a_draining_server_is_at_its_limit,
     verify_comes_before_process,
     a_refused_request_is_shut_down_exactly_once,
     a_refused_request_is_not_counted,
@@ -283,6 +286,22 @@ fn told_to_stop_it_serves_what_is_queued_and_then_says_so() {
     assert_eq!(server.handle_request().unwrap(), Handled::Stopped);
     assert_eq!(server.handle_request().unwrap(), Handled::Stopped);
     assert_eq!(server.close().unwrap().served, 1);
+}
+
+fn told_to_stop_at_its_limit_it_waits_no_longer_than_its_timeout() {
+    let leave = support::gate::Gate::default();
+    let in_handler = leave.clone();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", move |_: &mut TcpRequest| in_handler.wait());
+    let server = bound(server.max_threads(1).timeout(Duration::ZERO));
+    let clients = [client(&*server, ""), client(&*server, "")];
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    server.shutdown();
+    assert_eq!(server.handle_request().unwrap(), Handled::TimedOut);
+    leave.open();
+    wait_until("there is a place", || server.stats().running == 0);
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    assert_eq!(server.close().unwrap().served, 2);
+    drop(clients);
 }
 
 // fileno: CPython's users wait for it with selectors of their own.
@@ -561,6 +580,31 @@ fn service_actions_run_at_each_poll_interval_while_the_server_drains() {
     });
     leave.open();
     assert_eq!(running.join().unwrap().drained, 1);
+}
+
+fn service_actions_run_at_each_poll_interval_while_a_draining_server_is_at_its_limit() {
+    let leave = support::gate::Gate::default();
+    let in_handler = leave.clone();
+    let server = TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+        request.write_all(b"begun\n")?;
+        in_handler.wait();
+        io::Result::Ok(())
+    });
+    let server = Loop::over(Detached(server)).max_connections(1);
+    let turns = Arc::clone(&server.turns);
+    let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
+    assert_eq!(exchange_line(connect(running.server_address()), ""), "begun\n");
+    let queued = connect(running.server_address());
+    let handle = running.shutdown_handle();
+    handle.shutdown();
+    wait_until_draining(&handle);
+    let before = turns.load(Ordering::SeqCst);
+    wait_until("service_actions has run a hundred times more", || {
+        turns.load(Ordering::SeqCst) >= before + 100
+    });
+    leave.open();
+    assert_eq!(running.join().unwrap().served, 2);
+    drop(queued);
 }
 
 /// What becomes of one request to a server that refuses it or not, hook by hook.

@@ -244,7 +244,7 @@ impl<T: Transport> Acceptor<T> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
         if wakeup.is_stopping() {
-            return wakeup.wait_place(delay);
+            return wakeup.wait_place(delay).map(drop);
         }
         core.wait_quiet(Some(delay)).map(drop)
     }
@@ -421,13 +421,14 @@ impl<T: Transport> Acceptor<T> {
             return Ok(self.stopped());
         }
         let until_told = core.drain_time_left().min(core.tell_progress());
+        let timeout = timeout.map_or(until_told, |timeout| timeout.min(until_told));
         if !self.has_place(place) {
             // There is nothing to make room for, and no request whose end would.
             if !has_ahead && !self.shared().registry.any_runs() && !core.has_queued() {
                 return Ok(self.stopped());
             }
-            wakeup.wait_place(until_told)?;
-            return Ok(Turn::Again);
+            let woken = wakeup.wait_place(timeout)?;
+            return Ok(if woken { Turn::Again } else { Turn::Nothing });
         }
         // A worker that accepts without having waited does not only start any more: told to leave, it must
         // not end at once.
@@ -438,7 +439,6 @@ impl<T: Transport> Acceptor<T> {
         if let Some(job) = self.waiting_job(place) {
             return Ok(Turn::Job(job));
         }
-        let timeout = timeout.map_or(until_told, |timeout| timeout.min(until_told));
         self.accept(wakeup, place, Some(timeout), Some(backlog))
     }
 

@@ -374,19 +374,19 @@ impl Wakeup {
         let _ = self.wake.read();
     }
 
-    /// Waits for a wake-up or a place, stopping or not, at most `timeout`; takes it.
-    pub(crate) fn wait_place(&self, timeout: Duration) -> io::Result<()> {
+    /// Waits for a wake-up or a place, stopping or not, at most `timeout`; takes it. True if there was one.
+    pub(crate) fn wait_place(&self, timeout: Duration) -> io::Result<bool> {
         wait_for(&[&self.wake, &self.place], timeout)
     }
 
     /// Waits for a wake-up, stopping or not, at most `timeout`; takes it.
     pub(crate) fn wait(&self, timeout: Duration) -> io::Result<()> {
-        wait_for(&[&self.wake], timeout)
+        wait_for(&[&self.wake], timeout).map(drop)
     }
 
     /// Waits until a request has ended, at most `timeout`.
     pub(crate) fn wait_ended(&self, timeout: Duration) -> io::Result<()> {
-        wait_for(&[&self.ended], timeout)
+        wait_for(&[&self.ended], timeout).map(drop)
     }
 
     /// Waits for a wake-up or for being told to stop, at most `timeout`; takes the wake-up.
