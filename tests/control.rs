@@ -19,6 +19,7 @@ use socketserver::prelude::*;
 use socketserver::{Handled, Running, State, WaitError};
 use support::attempts::until_in_time;
 use support::gate::Gate;
+use support::interrupt::ignore;
 use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
 use support::talk::{self, ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
 use support::{
@@ -69,6 +70,7 @@ tests![
     signals_are_heard_that_were_blocked_when_the_program_was_started_under_every_strategy,
     a_real_time_signal_is_heard_that_was_blocked_when_the_program_was_started,
     after_the_end_a_signal_runs_nothing,
+    a_signal_that_is_ignored_since_another_server_has_listened_to_it_is_heard,
     a_signal_that_cannot_be_caught_is_refused,
     a_signal_that_cannot_be_caught_set_after_binding_is_refused_when_serving_begins,
 ];
@@ -988,6 +990,18 @@ fn after_the_end_a_signal_runs_nothing() {
     other.stop().unwrap();
     assert_eq!(runs.load(Ordering::SeqCst), 0);
     assert_eq!(handle.state(), State::Closed);
+}
+
+fn a_signal_that_is_ignored_since_another_server_has_listened_to_it_is_heard() {
+    let before = with_function(|_| {});
+    ignore(Signal::SIGUSR1);
+    let heard = Gate::default();
+    let opens = heard.clone();
+    let running = with_function(move |_| opens.open());
+    send_usr1();
+    heard.wait();
+    running.stop().unwrap();
+    before.stop().unwrap();
 }
 
 fn a_signal_that_cannot_be_caught_is_refused() {

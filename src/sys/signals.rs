@@ -69,16 +69,18 @@ fn action_of(number: i32) -> libc::sigaction {
 }
 
 /// After listening to a signal, at which `before` was done until then: signal-hook hears of it, also if this is a forked
-/// child that has put the default back ([`default_action`]), or a worker, which has a way of its own
-/// ([`on_sigterm_in_worker`]). signal-hook, which makes a signal come once, does not know that it does not come any more.
+/// child that has put the default back ([`default_action`]), if the program has, or ignores the signal, since signal-hook
+/// heard of it first, or if this is a worker, which has a way of its own ([`on_sigterm_in_worker`]). signal-hook, which makes
+/// a signal come once, does not know that it does not come any more.
 fn keep_handler(number: i32, before: &libc::sigaction) {
     let mut now = action_of(number);
+    let dispatcher = DISPATCHER.load(Ordering::Relaxed);
     if now.sa_sigaction != before.sa_sigaction {
         DISPATCHER.store(now.sa_sigaction, Ordering::Relaxed);
-    } else if now.sa_sigaction == libc::SIG_DFL {
-        now.sa_sigaction = DISPATCHER.load(Ordering::Relaxed);
+    } else if [libc::SIG_DFL, libc::SIG_IGN].contains(&now.sa_sigaction) && dispatcher != libc::SIG_DFL {
+        now.sa_sigaction = dispatcher;
         now.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
-        // SAFETY: signal-hook has had it as a handler before, with these flags, for this signal, too; or it is none.
+        // SAFETY: signal-hook has had it as a handler before, with these flags, for this signal, too.
         unsafe { libc::sigaction(number, &raw const now, ptr::null_mut()) };
     } else if now.sa_sigaction == tell_worker as *const () as usize {
         SERVER_LISTENS_TOO.store(true, Ordering::SeqCst);

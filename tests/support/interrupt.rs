@@ -91,6 +91,11 @@ impl Drop for OnSignal {
 
 /// From now on SIGTERM does nothing to this process; for handlers in forked children.
 pub fn ignore_sigterm() {
+    ignore(Signal::SIGTERM);
+}
+
+/// From now on the signal does nothing to this process.
+pub fn ignore(signal: Signal) {
     // SAFETY: no code of ours runs in a handler.
-    unsafe { nix::sys::signal::signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.unwrap();
 }
