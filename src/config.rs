@@ -76,7 +76,8 @@ pub struct Config {
     /// sockets down. Default 30 s; zero: at once; `None`: for ever, as Python's `block_on_close`.
     ///
     /// A bare server that is busy in a handler keeps it, too: a timer interrupts it with SIGURG, which must
-    /// not be blocked in every thread of the program, and the handler's reads and writes end.
+    /// not be blocked in every thread of the program, and the handler's reads and writes end. Nor may the program have
+    /// it ignored while it serves: threads that wait in accept(2) would not hear that the server was told to stop.
     pub drain_timeout: Option<Duration>,
     /// How long the peers of connections may take. Default: for ever, as in Python. Of datagrams only replies have a
     /// clock, [`write`](Timeouts#structfield.write).

@@ -529,7 +529,10 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// How many requests may be in progress at once, and what happens beyond: a layer with a limit of its own
     /// adds it with [`Capacity::and`] to what its inner server says. Asked before a request is accepted, and
     /// again when it has been. At a limit it is asked again when a request has ended, and at each
-    /// [`poll_interval`](crate::Configure::poll_interval): one that rises by itself needs that. If it panics, only
+    /// [`poll_interval`](crate::Configure::poll_interval): one that rises by itself needs that. One that falls by itself, and
+    /// [waits](crate::OnLimit::Wait), holds from the next request on for each thread that accepts: those that wait for one
+    /// by then have a place for it already (up to four of [`Threading`](crate::Threading), all workers of a
+    /// [`ThreadPool`](crate::ThreadPool) that are free). If it panics, only
     /// [`max_connections`](crate::Config::max_connections) is kept to.
     fn capacity(&self) -> Capacity {
         self.inner().capacity()
