@@ -345,14 +345,16 @@ impl<T: Transport> Job<T> {
     }
 
     /// It was accepted in time, but is not begun any more: its handler would find a connection that has ended. It has been
-    /// counted, so its drop only closes it.
+    /// counted, so its end is told here, and not by its ticket.
     pub(crate) fn drop_late(self) {
-        if let Some((active, ticket)) = self.started().parts.as_deref() {
-            let (number, client_address) = (ticket.number(), active.client_address());
+        if let Some((active, ticket)) = self.parts.as_deref() {
+            let (number, client_address) = (ticket.number(), active.client_address().clone());
+            let shared = Arc::clone(ticket.shared());
             log::warn!("the time to drain is over: {client_address} was accepted too late and is lost");
-            ticket.shared().observe(|| Event::Finished {
+            drop(self.started());
+            shared.observe(|| Event::Finished {
                 number,
-                client_address,
+                client_address: &client_address,
                 waited: Duration::ZERO,
                 duration: Duration::ZERO,
                 outcome: Outcome::Dropped,

@@ -41,6 +41,7 @@ tests![
     a_request_queued_for_a_worker_waited,
     a_job_dropped_by_a_mix_in_is_told,
     requests_that_wait_at_the_deadline_are_told_as_dropped,
+    the_end_of_one_that_came_too_late_is_told_when_it_is_closed,
     the_events_of_forked_requests_are_told_in_the_parent,
     a_killed_child_is_told_with_its_signal,
     backing_off_is_told_when_it_begins_and_when_it_ends,
@@ -428,6 +429,51 @@ fn a_job_dropped_by_a_mix_in_is_told() {
     let running = server.spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"");
     assert_eq!(stop(running, &lines), ["1 accepted", "1 started", "1 dropped"]);
+}
+
+/// Holds a request up until its server ends, and tells when it is closed.
+struct HeldUp<S> {
+    inner: S,
+    lines: Arc<Lines>,
+    ends: Gate,
+}
+
+impl<S: BaseServer> BaseServer for HeldUp<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn verify_request(&self, _: &RequestOf<Self>, _: &Address) -> bool {
+        self.shutdown();
+        self.ends.wait();
+        true
+    }
+
+    fn close_request(&self, request: RequestOf<Self>) {
+        self.inner.close_request(request);
+        self.lines.0.lock().unwrap().push("closed".to_owned());
+    }
+
+    fn server_close(&self) {
+        self.ends.open();
+        self.inner.server_close();
+    }
+}
+
+fn the_end_of_one_that_came_too_late_is_told_when_it_is_closed() {
+    let (inner, lines) = observed(ThreadingTcpServer::new(ANY_PORT, EchoLine));
+    let server = HeldUp {
+        inner,
+        lines: Arc::clone(&lines),
+        ends: Gate::default(),
+    };
+    let running = server.drain_timeout(Duration::ZERO).spawn().unwrap();
+    assert_eq!(read_to_end(connect(running.server_address())), b"");
+    let told = stop(running, &lines);
+    assert_eq!(told, ["1 accepted", "1 started", "closed", "1 dropped"]);
 }
 
 fn requests_that_wait_at_the_deadline_are_told_as_dropped() {
