@@ -23,7 +23,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, gettid};
 use socketserver::framing::LinesCodec;
 use socketserver::prelude::*;
-use socketserver::{Replies, Running, State, Tcp, Udp, UnixStreams, run_handler};
+use socketserver::{Event, Replies, Running, State, Tcp, Udp, UnixStreams, run_handler};
 use support::accepting::Accepting;
 use support::batch::Stall;
 use support::gate::Gate;
@@ -83,6 +83,7 @@ tests![
     a_server_in_the_background_of_one_that_has_served_hears_of_its_end,
     a_signal_for_what_a_handler_has_forked_is_not_for_the_server,
     what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on,
+    a_request_that_a_handler_has_forked_in_a_worker_and_lets_end_twice_is_counted_and_told_once,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1119,4 +1120,46 @@ fn what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on(
         assert!(told[0].ends_with(b" true"), "{}", String::from_utf8_lossy(&told[0]));
         assert_eq!(running.stop().unwrap().served, 2);
     }
+}
+
+/// What comes of it comes back and answers; the worker has waited for that by then.
+fn fork_and_come_back(request: &mut TcpRequest) -> HandlerResult {
+    // SAFETY: what comes of it ends with the request; a lock that another thread held would have it wait, and the test fail.
+    match unsafe { fork() }? {
+        ForkResult::Child => request.write_all(b"copy")?,
+        ForkResult::Parent { child } => drop(waitpid(child, None)?),
+    }
+    Ok(())
+}
+
+// It shares the memory in which the worker counts.
+fn a_request_that_a_handler_has_forked_in_a_worker_and_lets_end_twice_is_counted_and_told_once() {
+    fn check(server: impl BaseServer) {
+        let (mut told, tell) = io::pipe().unwrap();
+        let running = server
+            .observer(move |event: &Event<'_>| {
+                if let Event::Finished { .. } = event {
+                    (&tell).write_all(b".").unwrap();
+                }
+            })
+            .spawn()
+            .unwrap();
+        for _ in 0..2 {
+            assert_eq!(read_to_end(connect(running.server_address())), b"copy");
+        }
+        assert_eq!(running.stop().unwrap().served, 2);
+        let mut ends = String::new();
+        told.read_to_string(&mut ends).unwrap();
+        assert_eq!(ends, "..");
+    }
+    check(PreForkTcpServer::new(ANY_PORT, fork_and_come_back).workers(1));
+    check(
+        ThreadingTcpServer::new(ANY_PORT, fork_and_come_back)
+            .prefork()
+            .workers(1),
+    );
+    let pool = ThreadPoolTcpServer::new(ANY_PORT, fork_and_come_back).workers(1);
+    check(pool.prefork().workers(1));
+    let queue = ThreadPoolTcpServer::new(ANY_PORT, fork_and_come_back).queue_size(1);
+    check(queue.prefork().workers(1));
 }

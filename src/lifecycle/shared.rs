@@ -82,9 +82,14 @@ impl Shared {
     /// Before another request, or the wait for one: ends a process that a handler has forked in a worker, and that has come
     /// back from there, as a daemon does. Nobody would ever tell it to.
     pub(crate) fn end_copy(&self) {
-        if self.master().is_some_and(|master| !master.is_worker()) {
+        if self.is_copy_of_worker() {
             sys::exit_now(0);
         }
+    }
+
+    /// Whether this is a process that a handler has forked in a worker.
+    fn is_copy_of_worker(&self) -> bool {
+        self.master().is_some_and(|master| !master.is_worker())
     }
 
     pub(crate) fn set_master(&self, master: Arc<Master>) {
@@ -136,14 +141,15 @@ impl Shared {
             .set(config.observers.iter().map(Arc::downgrade).collect());
     }
 
-    /// Whether this is the memory of a forked child, which serves one request.
+    /// Whether this is a copy of the memory of the process that counts the requests, and tells of them: in a forked child,
+    /// which serves one, or in what a handler has forked in a worker, whose count it shares.
     pub(crate) fn in_child(&self) -> bool {
-        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.in_child())
+        self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.in_child()) || self.is_copy_of_worker()
     }
 
     fn observers(&self) -> &[Weak<dyn Observer>] {
         match self.observers.get() {
-            // What becomes of a child's request, the parent tells.
+            // What becomes of a child's request, the parent tells, or the worker.
             Some(observers) if !observers.is_empty() && !self.in_child() => observers,
             _ => &[],
         }
