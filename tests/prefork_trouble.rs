@@ -34,6 +34,7 @@ use support::{
 
 tests![
     roles: three_workers, one_worker_that_must_get_on, three_workers_with_threads, two_workers_with_a_thread_each_that_log, three_workers_that_soon_give_up, three_workers_of_another_user,
+        a_worker_that_ignores_sigterm, a_worker_with_threads_that_ignores_sigterm,
         a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
@@ -87,6 +88,7 @@ tests![
     without_a_master_a_request_in_progress_ends_and_then_its_worker,
     without_a_master_what_the_kernel_has_queued_is_served_before_the_end,
     without_a_master_a_worker_that_hangs_ends_at_the_deadline,
+    without_a_master_a_worker_whose_handler_has_left_sigterm_ignored_ends_with_its_next_request,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -131,6 +133,15 @@ fn user_of_the_workers() -> u32 {
 fn three_workers_of_another_user() {
     let user = Uid::from_raw(user_of_the_workers());
     serve_as_role(server().workers(3).worker_init(move || Ok(setuid(user)?)));
+}
+
+fn a_worker_that_ignores_sigterm() {
+    serve_as_role(PreForkTcpServer::new(ANY_PORT, spoiling(ignore_sigterm)).workers(1));
+}
+
+fn a_worker_with_threads_that_ignores_sigterm() {
+    let threading = ThreadingTcpServer::new(ANY_PORT, spoiling(ignore_sigterm));
+    serve_as_role(threading.prefork().workers(1));
 }
 
 fn a_child_for_each_request() {
@@ -803,6 +814,11 @@ fn spoiling(spoil: fn()) -> impl Fn(&mut TcpRequest) -> io::Result<()> + Clone +
     }
 }
 
+#[track_caller]
+fn process_of(answer: &[u8]) -> u32 {
+    str::from_utf8(answer).unwrap().trim().parse().unwrap()
+}
+
 fn a_worker_whose_handler_has_left_sigterm_blocked_or_ignored_ends_when_it_is_told() {
     let block: fn() = || SigSet::from(Signal::SIGTERM).thread_block().unwrap();
     for spoil in [block, ignore_sigterm] {
@@ -823,10 +839,7 @@ fn a_worker_with_threads_whose_handler_has_left_sigterm_ignored_ends_when_it_is_
 #[track_caller]
 fn assert_ends_when_it_is_told(server: impl BaseServer) {
     let (running, address) = serve(server.drain_timeout(None), 1);
-    let process = || -> u32 {
-        let answer = read_to_end(connect_to(&address));
-        String::from_utf8(answer).unwrap().trim().parse().unwrap()
-    };
+    let process = || process_of(&read_to_end(connect_to(&address)));
     let before = process();
     signal_master(Signal::SIGHUP);
     wait_until_gone(&[before]);
@@ -1177,6 +1190,23 @@ fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
     drop(server);
     wait_until_gone(&workers);
     client.expect_loss();
+}
+
+// The kernel tells of the master's end by SIGTERM.
+fn without_a_master_a_worker_whose_handler_has_left_sigterm_ignored_ends_with_its_next_request() {
+    for role_name in [
+        "a_worker_that_ignores_sigterm",
+        "a_worker_with_threads_that_ignores_sigterm",
+    ] {
+        let server = start(role_name);
+        let worker = process_of(&read_to_end(connect_to(server.address())));
+        let address = server.address().to_owned();
+        // Which kills it.
+        drop(server);
+        // It is refused if the worker was not done with the first by then.
+        let _ = std::net::TcpStream::connect(address);
+        wait_until_gone(&[worker]);
+    }
 }
 
 /// What a worker cannot start for, and cannot tell.

@@ -166,9 +166,10 @@ impl Master {
         }
     }
 
-    /// Before another request: SIGTERM says that there is an order, but a handler may have left it blocked or ignored.
+    /// Before another request: SIGTERM says that there is an order, or no master any more, but a handler may have left it
+    /// blocked or ignored, or the kernel may have forgotten to send it.
     pub(crate) fn hear_order(&self, wakeup: &Wakeup) {
-        if self.has_order() && !wakeup.is_told_to_stop() {
+        if !wakeup.is_told_to_stop() && (self.has_order() || self.is_gone()) {
             self.obey(wakeup);
         }
     }

@@ -112,7 +112,7 @@ use workers::Workers;
 /// were killed: what these had in progress counts as failed, and goes to `handle_error` in the master as
 /// [`Cause::Exit`](crate::Cause::Exit); whose it was is known of Internet clients, if a worker serves one request
 /// at a time, and else [`Unnamed`](crate::Address::Unnamed). If the master itself is killed, the workers drain and
-/// end.
+/// end; one whose handler has left SIGTERM ignored or blocked learns of it after its next request.
 ///
 /// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
 /// `serve_forever` fails and says why the last one did. Those that descriptors, memory or room for threads were missing
@@ -321,7 +321,8 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Runs `init` in each worker before it accepts: the place to connect to a database, or to drop
     /// privileges. If it fails or panics, the worker does not start. A handler that changes its user or group later has
-    /// Linux forget to tell the worker if the master is killed (`PR_SET_PDEATHSIG`).
+    /// Linux forget to tell the worker if the master is killed (`PR_SET_PDEATHSIG`), which learns of it after its next
+    /// request then.
     ///
     /// ```
     /// use socketserver::prelude::*;
