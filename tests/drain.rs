@@ -84,6 +84,7 @@ tests![
     a_signal_for_what_a_handler_has_forked_is_not_for_the_server,
     what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on,
     a_request_that_a_handler_has_forked_in_a_worker_and_lets_end_twice_is_counted_and_told_once,
+    a_request_that_a_hook_has_forked_in_a_worker_and_lets_start_twice_is_counted_once,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1162,4 +1163,34 @@ fn a_request_that_a_handler_has_forked_in_a_worker_and_lets_end_twice_is_counted
     check(pool.prefork().workers(1));
     let queue = ThreadPoolTcpServer::new(ANY_PORT, fork_and_come_back).queue_size(1);
     check(queue.prefork().workers(1));
+}
+
+/// Forks in `verify_request`, and lets both say yes; the worker has waited for the other by then.
+struct ForksAsItVerifies<S>(S);
+
+impl<S: BaseServer> BaseServer for ForksAsItVerifies<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn verify_request(&self, _: &RequestOf<Self>, _: &Address) -> bool {
+        // SAFETY: as for `fork_and_come_back`.
+        if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+            waitpid(child, None).unwrap();
+        }
+        true
+    }
+}
+
+fn a_request_that_a_hook_has_forked_in_a_worker_and_lets_start_twice_is_counted_once() {
+    let server = ForksAsItVerifies(TcpServer::new(ANY_PORT, |_: &mut TcpRequest| {}));
+    let running = server.prefork().workers(1).spawn().unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+    }
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (2, 0));
 }

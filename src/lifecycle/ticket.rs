@@ -130,10 +130,13 @@ impl Ticket {
         self.count_start(&mut inner);
     }
 
-    /// Counts the start of the request, here and in the master.
+    /// Counts the start of the request, here and in the master: not of one that a hook has forked in a worker, which counts
+    /// its own, and whose end [`end`](Self::end) does not count.
     fn count_start(&self, inner: &mut Inner) {
         inner.counts.started += 1;
-        if let Some(master) = self.shared.master() {
+        if let Some(master) = self.shared.master()
+            && master.is_worker()
+        {
             master.started();
         }
     }
