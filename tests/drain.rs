@@ -85,6 +85,7 @@ tests![
     what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on,
     a_request_that_a_handler_has_forked_in_a_worker_and_lets_end_twice_is_counted_and_told_once,
     a_request_that_a_hook_has_forked_in_a_worker_and_lets_start_twice_is_counted_once,
+    a_request_that_an_observer_of_its_end_has_forked_in_a_worker_is_counted_once,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -1165,7 +1166,15 @@ fn a_request_that_a_handler_has_forked_in_a_worker_and_lets_end_twice_is_counted
     check(queue.prefork().workers(1));
 }
 
-/// Forks in `verify_request`, and lets both say yes; the worker has waited for the other by then.
+/// Lets both go on; the worker has waited for the other by then.
+fn fork_and_go_on() {
+    // SAFETY: as for `fork_and_come_back`.
+    if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
+        waitpid(child, None).unwrap();
+    }
+}
+
+/// Forks in `verify_request`, and lets both say yes.
 struct ForksAsItVerifies<S>(S);
 
 impl<S: BaseServer> BaseServer for ForksAsItVerifies<S> {
@@ -1177,10 +1186,7 @@ impl<S: BaseServer> BaseServer for ForksAsItVerifies<S> {
     }
 
     fn verify_request(&self, _: &RequestOf<Self>, _: &Address) -> bool {
-        // SAFETY: as for `fork_and_come_back`.
-        if let ForkResult::Parent { child } = unsafe { fork() }.unwrap() {
-            waitpid(child, None).unwrap();
-        }
+        fork_and_go_on();
         true
     }
 }
@@ -1188,6 +1194,21 @@ impl<S: BaseServer> BaseServer for ForksAsItVerifies<S> {
 fn a_request_that_a_hook_has_forked_in_a_worker_and_lets_start_twice_is_counted_once() {
     let server = ForksAsItVerifies(TcpServer::new(ANY_PORT, |_: &mut TcpRequest| {}));
     let running = server.prefork().workers(1).spawn().unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_to_end(connect(running.server_address())), b"");
+    }
+    let report = running.stop().unwrap();
+    assert_eq!((report.served, report.failed), (2, 0));
+}
+
+fn a_request_that_an_observer_of_its_end_has_forked_in_a_worker_is_counted_once() {
+    let fork_at_the_end = |event: &Event<'_>| {
+        if let Event::Finished { .. } = event {
+            fork_and_go_on();
+        }
+    };
+    let server = PreForkTcpServer::new(ANY_PORT, |_: &mut TcpRequest| {}).workers(1);
+    let running = server.observer(fork_at_the_end).spawn().unwrap();
     for _ in 0..2 {
         assert_eq!(read_to_end(connect(running.server_address())), b"");
     }

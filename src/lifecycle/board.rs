@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::sys::SharedWords;
+use crate::sys::Words;
 
 /// The words of the board, by their place in it.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ const WORDS: usize = Word::RequestLeft as usize + 1;
 /// What all workers and the master share.
 #[derive(Debug)]
 pub(crate) struct Board {
-    words: SharedWords<WORDS>,
+    words: Words<WORDS>,
 }
 
 impl Board {
@@ -38,7 +38,7 @@ impl Board {
     /// There is no memory.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Board {
-            words: SharedWords::new()?,
+            words: Words::shared()?,
         })
     }
 

@@ -12,7 +12,7 @@ use super::board::Board;
 use super::slot::{Order, Slot, Stage};
 use crate::address::Address;
 use crate::stats::{End, Way};
-use crate::sys;
+use crate::sys::{self, ThisProcess};
 
 /// What a master gives a worker.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ pub(crate) struct Duty {
 #[derive(Debug)]
 pub(crate) struct Master {
     duty: Duty,
-    /// The process that it has forked.
-    worker: Pid,
+    /// What it has forked.
+    worker: ThisProcess,
     /// The master's own descriptors: see [`Wakeup`].
     stop: OwnedFd,
     wake: OwnedFd,
@@ -46,7 +46,7 @@ impl Master {
         let serves_queue = duty.slot.order() == Order::Drain;
         Master {
             duty,
-            worker: Pid::this(),
+            worker: ThisProcess::new(),
             stop,
             wake,
             serves_queue: serves_queue.into(),
@@ -155,7 +155,7 @@ impl Master {
 
     /// Whether this process is the worker, and not one that a handler has forked in it.
     pub(crate) fn is_worker(&self) -> bool {
-        Pid::this() == self.worker
+        self.worker.is_here()
     }
 
     /// Before another request: a worker that serves one at a time leaves when its last has ended. Told sooner, it

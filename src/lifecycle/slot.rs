@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limits::LimitKind;
 use crate::stats::{Counts, End, Way};
-use crate::sys::SharedWords;
+use crate::sys::Words;
 
 /// The words of a slot, by their place in it.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ pub(crate) struct Present {
 /// in progress, never two of these.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    words: SharedWords<WORDS>,
+    words: Words<WORDS>,
 }
 
 impl Slot {
@@ -97,7 +97,7 @@ impl Slot {
     /// There is no memory.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Slot {
-            words: SharedWords::new()?,
+            words: Words::shared()?,
         })
     }
 

@@ -4,10 +4,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Shared;
 use super::activity::Activity;
 use super::inline::Inline;
 use super::registry::{Inner, Record};
+use super::{Master, Shared};
 use crate::address::Address;
 use crate::limits::{Capacity, Verdict};
 use crate::observer::{Event, Outcome};
@@ -130,13 +130,15 @@ impl Ticket {
         self.count_start(&mut inner);
     }
 
-    /// Counts the start of the request, here and in the master: not of one that a hook has forked in a worker, which counts
-    /// its own, and whose end [`end`](Self::end) does not count.
+    /// Who counts, too, if this is a worker: not a copy that a hook has forked there, whose requests the worker counts.
+    fn master(&self) -> Option<&Arc<Master>> {
+        self.shared.master().filter(|master| master.is_worker())
+    }
+
+    /// Counts the start of the request, here and in the master.
     fn count_start(&self, inner: &mut Inner) {
         inner.counts.started += 1;
-        if let Some(master) = self.shared.master()
-            && master.is_worker()
-        {
+        if let Some(master) = self.master() {
             master.started();
         }
     }
@@ -144,7 +146,7 @@ impl Ticket {
     /// Counts the end of the request, here and in the master.
     fn count(&self, inner: &mut Inner, end: End) {
         let way = inner.count(end, self.forced, self.shared.is_told_to_stop());
-        if let Some(master) = self.shared.master() {
+        if let Some(master) = self.master() {
             master.ended(end, way);
         }
     }

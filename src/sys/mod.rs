@@ -9,13 +9,13 @@
 
 mod descriptor;
 mod filter;
+mod memory;
 mod packet_info;
 mod policy;
 mod process;
 mod receive;
 mod rename;
 mod send;
-mod shared_memory;
 mod signals;
 mod tcp;
 mod timer;
@@ -23,13 +23,13 @@ mod try_lock;
 
 pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
+pub(crate) use memory::{ThisProcess, Words};
 pub(crate) use packet_info::PacketInfo;
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap};
 pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
 pub(crate) use send::{Outgoing, may_be_of_an_earlier, send, send_past_reports};
-pub(crate) use shared_memory::SharedWords;
 pub(crate) use signals::{
     NUDGE, Reaction, SignalGuard, default_action, let_signals_come, on_signal, on_sigterm_in_worker, signal_thread,
     unblock,
