@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::sys::Words;
+use crate::sys::{ThisProcess, Words};
 
 /// The words of the board, by their place in it.
 #[derive(Clone, Copy)]
@@ -30,6 +30,8 @@ const WORDS: usize = Word::RequestLeft as usize + 1;
 #[derive(Debug)]
 pub(crate) struct Board {
     words: Words<WORDS>,
+    /// Not shared: what a worker says there no other sees. Made once for all, as starting one would take longer.
+    pub(crate) worker: ThisProcess,
 }
 
 impl Board {
@@ -39,6 +41,7 @@ impl Board {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Board {
             words: Words::shared()?,
+            worker: ThisProcess::new(),
         })
     }
 

@@ -12,7 +12,7 @@ use super::board::Board;
 use super::slot::{Order, Slot, Stage};
 use crate::address::Address;
 use crate::stats::{End, Way};
-use crate::sys::{self, ThisProcess};
+use crate::sys;
 
 /// What a master gives a worker.
 #[derive(Debug)]
@@ -31,8 +31,6 @@ pub(crate) struct Duty {
 #[derive(Debug)]
 pub(crate) struct Master {
     duty: Duty,
-    /// What it has forked.
-    worker: ThisProcess,
     /// The master's own descriptors: see [`Wakeup`].
     stop: OwnedFd,
     wake: OwnedFd,
@@ -44,9 +42,9 @@ impl Master {
     pub(crate) fn new(duty: Duty, (stop, wake): (OwnedFd, OwnedFd)) -> Self {
         // One that is started when the server drains already is started for that.
         let serves_queue = duty.slot.order() == Order::Drain;
+        duty.board.worker.claim();
         Master {
             duty,
-            worker: ThisProcess::new(),
             stop,
             wake,
             serves_queue: serves_queue.into(),
@@ -155,7 +153,7 @@ impl Master {
 
     /// Whether this process is the worker, and not one that a handler has forked in it.
     pub(crate) fn is_worker(&self) -> bool {
-        self.worker.is_here()
+        self.duty.board.worker.is_here()
     }
 
     /// Before another request: a worker that serves one at a time leaves when its last has ended. Told sooner, it
