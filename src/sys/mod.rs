@@ -18,12 +18,13 @@ mod rename;
 mod send;
 mod signals;
 mod tcp;
+mod this_process;
 mod timer;
 mod try_lock;
 
 pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
-pub(crate) use memory::{ThisProcess, Words};
+pub(crate) use memory::Words;
 pub(crate) use packet_info::PacketInfo;
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap};
@@ -35,5 +36,6 @@ pub(crate) use signals::{
     unblock,
 };
 pub(crate) use tcp::{set_defer_accept, set_fast_open};
+pub(crate) use this_process::ThisProcess;
 pub(crate) use timer::Timer;
 pub(crate) use try_lock::TryLock;
