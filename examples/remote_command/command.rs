@@ -188,18 +188,19 @@ impl Drop for Group {
 
 /// The shell that runs `command`, with nothing on its standard input.
 fn shell_for(command: &[u8]) -> io::Result<Command> {
+    // No argument has such a byte, and a shell that reads it leaves it out.
+    if command.contains(&0) {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "nul byte found in provided data",
+        ));
+    }
     let mut shell = Command::new("sh");
     if command.len() <= LONGEST_ARGUMENT {
         shell
             .args(["-c", "--"])
             .arg(OsStr::from_bytes(command))
             .stdin(Stdio::null());
-    } else if command.contains(&0) {
-        // A shell that reads it leaves that byte out.
-        return Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "nul byte found in provided data",
-        ));
     } else {
         let mut script = tempfile::tempfile()?;
         script.write_all(command)?;
