@@ -104,12 +104,11 @@ impl WriteBuffer {
             self.failed = false;
             return Ok(data.len());
         }
-        let at_once = self.size == 0;
-        let sent = sink
-            .write_all(data)
-            .and_then(|()| if at_once { sink.flush() } else { Ok(()) });
-        self.failed = sent.is_err();
-        sent.map(|()| data.len())
+        self.note(sink.write_all(data))?;
+        if self.size == 0 {
+            self.note(sink.flush())?;
+        }
+        Ok(data.len())
     }
 
     /// As [`write`](Self::write), header and body in one call of writev(2); what is not gathered may be
@@ -120,9 +119,7 @@ impl WriteBuffer {
             self.send(sink)?;
         }
         if length >= self.size {
-            let written = sink.write_vectored(slices);
-            self.failed = written.is_err();
-            return written;
+            return self.note(sink.write_vectored(slices));
         }
         for slice in slices {
             self.bytes.extend_from_slice(slice);
@@ -152,7 +149,7 @@ impl WriteBuffer {
     /// Sends what is gathered, here and in the sink.
     pub(crate) fn flush(&mut self, sink: &mut impl Write) -> io::Result<()> {
         self.send(sink)?;
-        sink.flush().inspect_err(|_| self.failed = true)
+        self.note(sink.flush())
     }
 
     /// Sends what is gathered here. What an error leaves stays, so that whatever is written next goes behind it: the peer
@@ -172,6 +169,11 @@ impl WriteBuffer {
         self.bytes.drain(..sent);
         // The rest of a big message is not kept room for.
         self.bytes.shrink_to(self.size.max(DEFAULT_SIZE));
+        self.note(outcome)
+    }
+
+    /// Takes note of how an attempt to send has ended.
+    fn note<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
         self.failed = outcome.is_err();
         outcome
     }
