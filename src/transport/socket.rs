@@ -23,23 +23,23 @@ pub(super) fn check_listens(socket: &impl AsFd) -> io::Result<()> {
             "no connections can be accepted from this socket: nobody has called listen(2) on it, or it is of another type",
         ));
     }
-    match getsockopt(socket, sockopt::SockType)? {
-        SockType::Stream => Ok(()),
-        // What is accepted from it keeps messages apart, and loses what a read has no room for.
-        other => Err(invalid_input(format!(
-            "no streams can be accepted from this socket: its type is {other:?}"
-        ))),
-    }
+    // What a listener for packets gives out keeps messages apart, and loses what a read has no room for.
+    check_type(socket, SockType::Stream, "streams can be accepted")
 }
 
 /// As [`check_listens`], for those that receive datagrams.
 pub(super) fn check_receives_datagrams(socket: &impl AsFd) -> io::Result<()> {
-    match getsockopt(socket, sockopt::SockType)? {
-        SockType::Datagram => Ok(()),
-        other => Err(invalid_input(format!(
-            "no datagrams can be received from this socket: its type is {other:?}"
-        ))),
+    check_type(socket, SockType::Datagram, "datagrams can be received")
+}
+
+fn check_type(socket: &impl AsFd, right: SockType, what_can_be: &str) -> io::Result<()> {
+    let found = getsockopt(socket, sockopt::SockType)?;
+    if found == right {
+        return Ok(());
     }
+    Err(invalid_input(format!(
+        "no {what_can_be} from this socket: its type is {found:?}"
+    )))
 }
 
 /// The families of Internet sockets.
