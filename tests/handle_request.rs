@@ -18,6 +18,7 @@ use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{Handled, State};
 use support::detached::Detached;
+use support::gate::Gate;
 use support::interrupt::{Interrupts, is_asleep};
 use support::journal::{Journaled, journal};
 use support::{
@@ -289,7 +290,7 @@ fn told_to_stop_it_serves_what_is_queued_and_then_says_so() {
 }
 
 fn told_to_stop_at_its_limit_it_waits_no_longer_than_its_timeout() {
-    let leave = support::gate::Gate::default();
+    let leave = Gate::default();
     let in_handler = leave.clone();
     let server = ThreadingTcpServer::new("127.0.0.1:0", move |_: &mut TcpRequest| in_handler.wait());
     let server = bound(server.max_threads(1).timeout(Duration::ZERO));
@@ -335,7 +336,7 @@ fn a_closed_server_says_so() {
 }
 
 fn closing_waits_for_the_requests_and_counts_them() {
-    let leave = support::gate::Gate::default();
+    let leave = Gate::default();
     let in_handler = leave.clone();
     let server = bound(ThreadingTcpServer::new(
         "127.0.0.1:0",
@@ -364,7 +365,7 @@ fn closing_waits_for_the_requests_and_counts_them() {
 /// Lets a request pass when a gate is opened; tells that one waits for that.
 struct Gated<S> {
     inner: S,
-    gate: support::gate::Gate,
+    gate: Gate,
     waits: Arc<AtomicBool>,
 }
 
@@ -386,7 +387,7 @@ impl<S: BaseServer> BaseServer for Gated<S> {
 fn closing_waits_for_a_request_that_another_thread_is_just_accepting() {
     let server = bound(Gated {
         inner: TcpServer::new("127.0.0.1:0", EchoLine),
-        gate: support::gate::Gate::default(),
+        gate: Gate::default(),
         waits: Arc::default(),
     });
     let client = client(&*server, "served\n");
@@ -429,7 +430,7 @@ impl<S: BaseServer> BaseServer for Closes<S> {
 
 fn closed_by_two_threads_at_once_it_is_closed_once() {
     let count = Arc::new(AtomicUsize::new(0));
-    let leave = support::gate::Gate::default();
+    let leave = Gate::default();
     let in_handler = leave.clone();
     let handler = move |_: &mut TcpRequest| in_handler.wait();
     let server = ThreadingTcpServer::new("127.0.0.1:0", handler).drain_timeout(None);
@@ -502,25 +503,35 @@ fn service_actions_run_at_each_poll_interval_without_a_request() {
     assert_eq!(running.stop().unwrap().served, 0);
 }
 
-fn service_actions_run_at_each_poll_interval_while_all_workers_are_busy() {
-    let leave = support::gate::Gate::default();
-    let in_handler = leave.clone();
-    let server = ThreadPoolTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
+/// Says that it has begun, and ends when it may.
+fn begins_and_waits(leave: &Gate) -> impl Fn(&mut TcpRequest) -> io::Result<()> + Clone + Send + Sync + 'static {
+    let leave = leave.clone();
+    move |request| {
         request.write_all(b"begun\n")?;
-        in_handler.wait();
-        io::Result::Ok(())
+        leave.wait();
+        Ok(())
+    }
+}
+
+/// Waits until `service_actions` has run so many times more.
+#[track_caller]
+fn wait_for_more(turns: &AtomicUsize, count: usize) {
+    let before = turns.load(Ordering::SeqCst);
+    wait_until("service_actions has run so many times more", || {
+        turns.load(Ordering::SeqCst) >= before + count
     });
+}
+
+fn service_actions_run_at_each_poll_interval_while_all_workers_are_busy() {
+    let leave = Gate::default();
+    let server = ThreadPoolTcpServer::new("127.0.0.1:0", begins_and_waits(&leave));
     let server = Loop::over(server.workers(1)).poll_interval(Duration::from_millis(1));
     let turns = Arc::clone(&server.turns);
     let running = server.spawn().unwrap();
     assert_eq!(exchange_line(connect(running.server_address()), ""), "begun\n");
-    let ten_more = |when| {
-        let before = turns.load(Ordering::SeqCst);
-        wait_until(when, || turns.load(Ordering::SeqCst) >= before + 10);
-    };
-    ten_more("service_actions has run ten times while it serves");
+    wait_for_more(&turns, 10);
     running.shutdown_handle().shutdown();
-    ten_more("service_actions has run ten times while it stops");
+    wait_for_more(&turns, 10);
     leave.open();
     assert_eq!(running.join().unwrap().drained, 1);
 }
@@ -560,13 +571,8 @@ fn service_actions_of_an_idle_server_run_on_one_thread() {
 }
 
 fn service_actions_run_at_each_poll_interval_while_the_server_drains() {
-    let leave = support::gate::Gate::default();
-    let in_handler = leave.clone();
-    let server = ThreadingTcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
-        request.write_all(b"begun\n")?;
-        in_handler.wait();
-        io::Result::Ok(())
-    });
+    let leave = Gate::default();
+    let server = ThreadingTcpServer::new("127.0.0.1:0", begins_and_waits(&leave));
     let server = Loop::over(server).poll_interval(Duration::from_millis(1));
     let turns = Arc::clone(&server.turns);
     let running = server.spawn().unwrap();
@@ -574,22 +580,14 @@ fn service_actions_run_at_each_poll_interval_while_the_server_drains() {
     let handle = running.shutdown_handle();
     handle.shutdown();
     wait_until_draining(&handle);
-    let before = turns.load(Ordering::SeqCst);
-    wait_until("service_actions has run ten times more", || {
-        turns.load(Ordering::SeqCst) >= before + 10
-    });
+    wait_for_more(&turns, 10);
     leave.open();
     assert_eq!(running.join().unwrap().drained, 1);
 }
 
 fn service_actions_run_at_each_poll_interval_while_a_draining_server_is_at_its_limit() {
-    let leave = support::gate::Gate::default();
-    let in_handler = leave.clone();
-    let server = TcpServer::new("127.0.0.1:0", move |request: &mut TcpRequest| {
-        request.write_all(b"begun\n")?;
-        in_handler.wait();
-        io::Result::Ok(())
-    });
+    let leave = Gate::default();
+    let server = TcpServer::new("127.0.0.1:0", begins_and_waits(&leave));
     let server = Loop::over(Detached(server)).max_connections(1);
     let turns = Arc::clone(&server.turns);
     let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
@@ -598,10 +596,7 @@ fn service_actions_run_at_each_poll_interval_while_a_draining_server_is_at_its_l
     let handle = running.shutdown_handle();
     handle.shutdown();
     wait_until_draining(&handle);
-    let before = turns.load(Ordering::SeqCst);
-    wait_until("service_actions has run a hundred times more", || {
-        turns.load(Ordering::SeqCst) >= before + 100
-    });
+    wait_for_more(&turns, 100);
     leave.open();
     assert_eq!(running.join().unwrap().served, 2);
     drop(queued);
