@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
+use nix::unistd::{chroot, geteuid};
 use socketserver::prelude::*;
+use support::clients;
 use support::process::{Process, role, serve_as_role};
-use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, race};
+use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, names, race};
 use support::{CEILING, EchoLine, TempPath, children, exchange_line, logged, temp_path, wait_until};
 
 tests![
-    roles: serves_a_relative_path_from_elsewhere;
+    roles: serves_a_relative_path_from_elsewhere, serves_a_relative_path_outside_of_its_root;
     a_regular_file_is_refused_and_left_alone,
     a_directory_is_refused_and_left_alone,
     a_symbolic_link_to_a_file_is_refused_and_both_are_left_alone,
@@ -47,6 +49,7 @@ tests![
     a_path_that_is_a_file_by_now_is_left_alone,
     a_path_that_is_gone_already_is_no_trouble,
     a_relative_path_is_removed_although_the_directory_has_changed,
+    a_relative_path_is_served_and_removed_where_none_leads_from_the_root,
     a_forked_child_leaves_the_path_alone,
     a_path_can_be_served_again_at_once,
 ];
@@ -414,6 +417,31 @@ fn a_relative_path_is_removed_although_the_directory_has_changed() {
     let ended = process.end();
     assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
     assert!(!place.path.exists());
+}
+
+/// A role: so is the root.
+fn serves_a_relative_path_outside_of_its_root() {
+    std::env::set_current_dir(std::env::var_os(DIRECTORY).unwrap()).unwrap();
+    chroot("root").unwrap();
+    let server = server(Path::new("socket")).shutdown_on_signals([signal::SIGTERM]);
+    serve_as_role(server.bind().unwrap());
+}
+
+fn a_relative_path_is_served_and_removed_where_none_leads_from_the_root() {
+    if !geteuid().is_root() {
+        clients::lack("no root, who can choose another root".to_owned());
+        return;
+    }
+    let place = temp_path("socket");
+    let directory = place.path.parent().unwrap();
+    fs::create_dir(directory.join("root")).unwrap();
+    let process = Process::start(role("serves_a_relative_path_outside_of_its_root").env(DIRECTORY, directory));
+    assert_eq!(process.address(), "socket");
+    assert_answers(&place.path.as_path().into());
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+    assert_eq!(names(&place), ["root"]);
 }
 
 fn a_forked_child_leaves_the_path_alone() {

@@ -227,8 +227,9 @@ impl SocketFile {
         let file = fs::symlink_metadata(address)?;
         Ok(SocketFile {
             address: address.to_owned(),
-            // The working directory may change before the server ends.
-            path: std::path::absolute(address)?,
+            // The working directory may change before the server ends. One that is not below the root (chroot(2), a file
+            // system that was unmounted) has no path from there, and until it changes the one asked for is right.
+            path: std::path::absolute(address).unwrap_or_else(|_| address.to_owned()),
             device: file.dev(),
             inode: file.ino(),
             owner: std::process::id(),
