@@ -21,7 +21,7 @@ use support::process::{
     Process, ROLE, as_ordinary_user, for_everybody, ordinary_user, public_path, role, serve_as_role,
 };
 use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, names, race};
-use support::{EchoLine, TempPath, temp_path, wait_until};
+use support::{EchoLine, TempPath, logged, temp_path, wait_until};
 
 tests![
     roles: serves_with_a_mode, serves_a_relative_path_with_a_mode, tells_who_it_is;
@@ -41,6 +41,7 @@ tests![
     the_address_is_the_path_that_was_asked_for,
     a_relative_path_with_a_mode_is_removed_although_the_directory_has_changed,
     a_relative_path_is_served_and_removed_by_who_may_not_go_there_from_the_root,
+    a_path_that_this_user_may_not_go_to_any_more_is_told,
     the_longest_paths_work_with_a_mode,
     replies_come_from_the_path,
     a_stale_socket_is_replaced,
@@ -388,6 +389,27 @@ fn a_relative_path_is_served_and_removed_by_who_may_not_go_there_from_the_root()
     std::env::set_current_dir(before).unwrap();
     assert!(errors.iter().all(Option::is_none), "{errors:?}");
     assert_eq!(fs::read_dir(&inner).unwrap().count(), 0);
+}
+
+/// As after privileges were given up, in a directory that is root's alone.
+fn a_path_that_this_user_may_not_go_to_any_more_is_told() {
+    if !geteuid().is_root() {
+        clients::lack("no root, who can be another user".to_owned());
+        return;
+    }
+    let place = temp_path("socket");
+    fs::set_permissions(place.path.parent().unwrap(), Permissions::from_mode(0o700)).unwrap();
+    let text = format!(
+        "WARN {} was not removed: Permission denied (os error 13)",
+        place.path.display()
+    );
+    let stream = server(&place.path).bind().unwrap();
+    as_another(|| drop(stream));
+    assert_eq!(logged(), [text.as_str()]);
+    fs::remove_file(&place.path).unwrap();
+    let datagrams = datagram_server(&place.path).bind().unwrap();
+    as_another(|| drop(datagrams));
+    assert_eq!(logged(), [text.as_str(); 2]);
 }
 
 /// A path of 107 bytes whose last name has `length` of them.

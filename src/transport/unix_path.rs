@@ -252,17 +252,28 @@ impl SocketFile {
     /// Removes the path of a socket that refuses, so that a server that starts may be replacing it right now. Not to be
     /// called in a forked child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
     pub(super) fn remove(&self) {
-        let _lock = self.found().map(DirectoryLock::of);
+        let _lock = self.found().ok().flatten().map(DirectoryLock::of);
         self.remove_if_ours();
     }
 
     /// Where the file is found: by its whole path, or, if this process may not go there from the root, by the one that was
-    /// asked for. `None` if neither is there, or somebody else has put another file there.
-    fn found(&self) -> Option<&Path> {
-        let is_ours = |path: &&Path| {
-            fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
+    /// asked for. `None` if it is not there any more, or somebody else has put another file there.
+    ///
+    /// # Errors
+    ///
+    /// Nobody knows: this process may not look, by either.
+    fn found(&self) -> io::Result<Option<&Path>> {
+        let is_at = |path: &Path| -> io::Result<bool> {
+            let found = fs::symlink_metadata(path)?;
+            Ok((found.dev(), found.ino()) == (self.device, self.inode))
         };
-        [self.path.as_path(), &self.address].into_iter().find(is_ours)
+        match is_at(&self.path) {
+            Ok(true) => Ok(Some(&self.path)),
+            _ if is_at(&self.address).is_ok_and(|is_there| is_there) => Ok(Some(&self.address)),
+            Ok(false) => Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the path, the first time, if it is still there.
@@ -270,9 +281,8 @@ impl SocketFile {
         if self.given_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        if let Some(path) = self.found()
-            && let Err(error) = fs::remove_file(path)
-        {
+        let removed = self.found().and_then(|found| found.map_or(Ok(()), fs::remove_file));
+        if let Err(error) = removed {
             log::warn!("{} was not removed: {error}", self.path.display());
         }
     }
