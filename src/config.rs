@@ -358,7 +358,7 @@ pub trait Configure: BaseServer {
     ///
     /// The path of a stream socket appears with them, listening: it is bound beside it and renamed. (So
     /// getsockname(2) and `ss` show another name than [`server_address`](BaseServer::server_address).) That
-    /// of a datagram socket appears without any, and gets them a moment later.
+    /// of a datagram socket appears without any, and gets them a moment later. Before Linux 6.6 this takes `/proc`.
     ///
     /// An abstract name has no permissions; binding one fails with this set.
     #[must_use]

@@ -14,7 +14,7 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, fstat, umask};
-use nix::unistd::{Uid, getegid, geteuid, setfsuid};
+use nix::unistd::{Uid, chroot, getegid, geteuid, setfsuid};
 use socketserver::prelude::*;
 use support::clients;
 use support::process::{
@@ -24,7 +24,8 @@ use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_uni
 use support::{EchoLine, TempPath, logged, temp_path, wait_until};
 
 tests![
-    roles: serves_with_a_mode, serves_a_relative_path_with_a_mode, tells_who_it_is;
+    roles: serves_with_a_mode, serves_a_relative_path_with_a_mode, serves_with_a_mode_and_an_owner_without_proc,
+        tells_who_it_is;
     the_path_of_a_stream_socket_never_exists_without_its_mode_and_owner,
     the_path_of_a_datagram_socket_is_never_open_to_more_than_it_shall_be,
     a_datagram_socket_is_made_without_any_permission,
@@ -42,6 +43,7 @@ tests![
     a_relative_path_with_a_mode_is_removed_although_the_directory_has_changed,
     a_relative_path_is_served_and_removed_by_who_may_not_go_there_from_the_root,
     a_path_that_this_user_may_not_go_to_any_more_is_told,
+    mode_and_owner_need_no_proc,
     the_longest_paths_work_with_a_mode,
     replies_come_from_the_path,
     a_stale_socket_is_replaced,
@@ -410,6 +412,34 @@ fn a_path_that_this_user_may_not_go_to_any_more_is_told() {
     let datagrams = datagram_server(&place.path).bind().unwrap();
     as_another(|| drop(datagrams));
     assert_eq!(logged(), [text.as_str(); 2]);
+}
+
+/// A role: so is the root.
+fn serves_with_a_mode_and_an_owner_without_proc() {
+    chroot(std::env::var_os(PLACE).unwrap().as_os_str()).unwrap();
+    let server = ThreadingUnixStreamServer::new(Path::new("/socket"), EchoLine)
+        .socket_mode(0o642)
+        .socket_owner(1, 2)
+        .shutdown_on_signals([signal::SIGTERM]);
+    serve_as_role(server.bind().unwrap());
+}
+
+/// As in many a jail.
+fn mode_and_owner_need_no_proc() {
+    if !geteuid().is_root() {
+        clients::lack("no root, who can choose another root".to_owned());
+        return;
+    }
+    let place = temp_path("socket");
+    let root = place.path.parent().unwrap();
+    let process = Process::start(role("serves_with_a_mode_and_an_owner_without_proc").env(PLACE, root));
+    assert_eq!(process.address(), "/socket");
+    let found = fs::metadata(&place.path).unwrap();
+    assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), (0o642, 1, 2));
+    assert_answers(&place.path.as_path().into());
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
 }
 
 /// A path of 107 bytes whose last name has `length` of them.

@@ -7,6 +7,7 @@
               only"
 )]
 
+mod chmod;
 mod descriptor;
 mod filter;
 mod memory;
@@ -22,6 +23,7 @@ mod this_process;
 mod timer;
 mod try_lock;
 
+pub(crate) use chmod::chmod_opened;
 pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use memory::Words;

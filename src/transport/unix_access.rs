@@ -5,19 +5,21 @@ use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::socket::{UnixAddr, bind};
 use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, fchownat};
 
 use crate::address::Address;
 use crate::config::Config;
 use crate::error::invalid_input;
+use crate::sys;
 
 /// The mode and the owner that a socket's file shall have.
 #[derive(Clone, Copy, Debug)]
@@ -76,13 +78,21 @@ impl Access {
 
     fn try_set(&self, path: &Path) -> io::Result<()> {
         let file = open_socket(path)?;
-        // The file that is open, whatever is at its path by now (proc(5)).
-        let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+        // Of the file that is open, whatever is at its path by now.
         if self.uid.is_some() || self.gid.is_some() {
-            chown(&opened, self.uid, self.gid)?;
+            let (uid, gid) = (self.uid.map(Uid::from_raw), self.gid.map(Gid::from_raw));
+            fchownat(&file, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
         }
         // After the owner: it may be for the owner only.
-        fs::set_permissions(&opened, Permissions::from_mode(self.mode))
+        let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match fs::set_permissions(opened, Permissions::from_mode(self.mode)) {
+            // No proc(5), as after chroot(2). Only then: the call is so new that sandboxes may kill for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match sys::chmod_opened(file.as_fd(), self.mode) {
+                Err(Errno::ENOSYS) => Err(io::Error::new(error.kind(), "before Linux 6.6 this takes /proc")),
+                set => Ok(set?),
+            },
+            set => set,
+        }
     }
 }
 
