@@ -40,6 +40,8 @@ tests![
     an_address_of_another_machine_is_told,
     an_ipv6_address_may_name_its_interface,
     an_address_of_a_link_needs_its_interface,
+    a_group_of_a_link_needs_its_interface,
+    a_group_for_a_tcp_server_is_told,
     a_path_for_a_tcp_server_is_told,
     an_abstract_name_for_a_tcp_server_is_told,
     an_internet_address_for_a_unix_server_is_told,
@@ -306,6 +308,22 @@ fn an_address_of_a_link_needs_its_interface() {
     }
 }
 
+/// RFC 4291, 2.7: groups of an interface and of a link, of whatever kind.
+fn a_group_of_a_link_needs_its_interface() {
+    for group in ["ff01::1", "ff02::1", "ff12::1234", "ff32:40::1", "fe80::1"] {
+        let error = error_of(UdpServer::new((group, 0), EchoLine));
+        let text = "an address of a link needs its interface, which `ip address` tells: [fe80::1%eth0]:8080";
+        assert!(error.to_string().ends_with(text), "{error}");
+    }
+}
+
+fn a_group_for_a_tcp_server_is_told() {
+    for group in ["[ff02::1%1]:0", "[ff05::1]:0"] {
+        let text = format!("Invalid argument ({group}): a group has no connections; listen to it with a UdpServer");
+        assert_fails(tcp(group), ErrorKind::InvalidInput, &text);
+    }
+}
+
 fn a_path_for_a_tcp_server_is_told() {
     let text = "`/run/x.sock` is a Unix socket address; TCP and UDP take HOST:PORT";
     assert_fails(tcp(Path::new("/run/x.sock")), ErrorKind::InvalidInput, text);
@@ -392,6 +410,18 @@ fn a_path_that_ends_in_a_slash_is_told() {
         format!("No such file or directory ({path}): a path that ends in `/` is a directory's; write it without");
     assert_fails(unix(path.as_str()), ErrorKind::NotFound, &text);
     assert_fails(unixgram(path.as_str()), ErrorKind::NotFound, &text);
+    for mode in [None, Some(0o600)] {
+        // As if the name were free, and where there is something.
+        for there in [false, true] {
+            if there {
+                fs::write(&place.path, "").unwrap();
+            }
+            let text = error_of(unix(path.as_str()).socket_mode(mode)).to_string();
+            let end = format!(" ({path}): a path that ends in `/` is a directory's; write it without");
+            assert!(text.ends_with(&end), "{text}");
+        }
+        fs::remove_file(&place.path).unwrap();
+    }
 }
 
 fn a_path_in_a_missing_directory_is_told() {

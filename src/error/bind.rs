@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
@@ -35,8 +35,11 @@ impl BindError {
             }
             Some(Errno::EADDRINUSE) => "another socket is bound there; stop that program, or choose another name",
             Some(Errno::EADDRNOTAVAIL) => "no interface of this machine has that address",
-            Some(Errno::EINVAL) if self.is_link_local() => {
+            Some(Errno::EINVAL) if self.lacks_interface() => {
                 "an address of a link needs its interface, which `ip address` tells: [fe80::1%eth0]:8080"
+            }
+            Some(Errno::EINVAL) if self.address.ip().is_some_and(|ip| ip.is_multicast()) => {
+                "a group has no connections; listen to it with a UdpServer"
             }
             Some(Errno::ENODEV) => "no interface has the number behind its `%`; `ip link` tells those there are",
             Some(Errno::EACCES | Errno::EPERM) if self.address.ip().is_some() => {
@@ -46,7 +49,9 @@ impl BindError {
             Some(Errno::EPERM) => {
                 "no permission; in a directory for everybody (sticky, such as /tmp) only its owner replaces what is there"
             }
-            Some(Errno::ENOENT) if self.ends_in_slash() => "a path that ends in `/` is a directory's; write it without",
+            Some(Errno::ENOENT | Errno::ENOTDIR) if self.ends_in_slash() => {
+                "a path that ends in `/` is a directory's; write it without"
+            }
             Some(Errno::ENOENT) => "its directory does not exist; create it first",
             Some(Errno::ENOTDIR) => "a part of the path before its last is not a directory",
             Some(Errno::EROFS) => "the file system is read-only",
@@ -57,10 +62,14 @@ impl BindError {
         }
     }
 
-    /// It means something on one link only (RFC 4291, 2.5.6 and 2.7).
-    fn is_link_local(&self) -> bool {
-        match self.address.ip() {
-            Some(IpAddr::V6(ip)) => ip.is_unicast_link_local() || ip.segments()[0] == 0xff02,
+    /// It means something on one link, or one interface, only (RFC 4291, 2.5.6 and 2.7), and does not say on which.
+    fn lacks_interface(&self) -> bool {
+        match self.address.as_inet() {
+            Some(SocketAddr::V6(address)) if address.scope_id() == 0 => {
+                let first = address.ip().segments()[0];
+                // Behind the flags of a group is how far it reaches.
+                address.ip().is_unicast_link_local() || matches!(first & 0xff0f, 0xff01 | 0xff02)
+            }
             _ => false,
         }
     }
