@@ -1,7 +1,6 @@
 //! The requests in progress: how many there are, whose they are, and how to reach their sockets.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
@@ -15,7 +14,7 @@ use super::slab::Slab;
 use super::slot::{Present, Slot};
 use super::{Report, State};
 use crate::address::Address;
-use crate::limits::{AddressRules, Addresses, Capacity, Verdict};
+use crate::limits::{AddressRules, Addresses, Capacity, Client, Verdict};
 use crate::mutex::Mutex;
 use crate::request::Request;
 use crate::stats::{Connection, Counts, End, Stats, Way};
@@ -68,7 +67,7 @@ pub(super) struct Record {
     /// As it was accepted.
     client_address: Address,
     /// What the limits by address count it as.
-    pub(super) client: Option<IpAddr>,
+    pub(super) client: Option<Client>,
     /// Until it is closed, or has become another process's matter.
     pub(super) socket: Option<RawFd>,
     pub(super) accepted: Instant,

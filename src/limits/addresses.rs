@@ -1,7 +1,7 @@
 //! What each client address has in progress, and how fast its requests come.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::{Limit, LimitKind, OnLimit, RateLimit};
@@ -14,6 +14,20 @@ pub(crate) struct AddressRules {
     at_once: Option<Limit>,
     rate: Option<Bucket>,
     max_waiting: usize,
+}
+
+/// Whom an address is counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    ip: IpAddr,
+    /// The link of a link-local address: on another, another has it (RFC 4007). 0 for all others.
+    link: u32,
+}
+
+impl From<IpAddr> for Client {
+    fn from(ip: IpAddr) -> Self {
+        Client { ip, link: 0 }
+    }
 }
 
 /// A token bucket, told as times: a token comes back every `interval`, and `tolerance` is how far ahead of
@@ -39,15 +53,17 @@ impl AddressRules {
     /// An IPv6 client has at least a /64 to itself (RFC 6177), so that is what counts, but for link-local addresses, of
     /// which each is a neighbour's (RFC 4291, 2.5.6). Clients of Unix sockets
     /// are all this machine's own and mostly unnamed: they are not limited by address.
-    pub(crate) fn client(&self, address: &Address) -> Option<IpAddr> {
+    pub(crate) fn client(&self, address: &Address) -> Option<Client> {
         if self.at_once.is_none() && self.rate.is_none() {
             return None;
         }
-        Some(match address.ip()? {
-            IpAddr::V6(ip) if !ip.is_unicast_link_local() => {
-                IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)))
-            }
-            whole => whole,
+        Some(match (address.ip()?, address) {
+            (ip @ IpAddr::V6(v6), Address::Inet(SocketAddr::V6(address))) if v6.is_unicast_link_local() => Client {
+                ip,
+                link: address.scope_id(),
+            },
+            (IpAddr::V6(ip), _) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))).into(),
+            (whole, _) => whole.into(),
         })
     }
 }
@@ -82,10 +98,10 @@ pub(crate) enum Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
     /// Those with requests in progress or waiting, so there are never more than connections.
-    in_use: HashMap<IpAddr, Use>,
+    in_use: HashMap<Client, Use>,
     /// When the bucket of each will be full again, less the tolerance: later than now for those that came
     /// lately.
-    buckets: HashMap<IpAddr, Instant>,
+    buckets: HashMap<Client, Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -100,7 +116,7 @@ impl Addresses {
     const MOST_BUCKETS: usize = 1 << 16;
 
     /// Decides on a request of `client` that has come `now`, when `waiting` wait already, and counts it.
-    pub(crate) fn admit(&mut self, rules: &AddressRules, client: IpAddr, now: Instant, waiting: usize) -> Verdict {
+    pub(crate) fn admit(&mut self, rules: &AddressRules, client: Client, now: Instant, waiting: usize) -> Verdict {
         let verdict = self.decide(rules, client, now, waiting);
         match verdict {
             Verdict::Admit => self.in_use.entry(client).or_default().running += 1,
@@ -110,7 +126,7 @@ impl Addresses {
         verdict
     }
 
-    fn decide(&mut self, rules: &AddressRules, client: IpAddr, now: Instant, waiting: usize) -> Verdict {
+    fn decide(&mut self, rules: &AddressRules, client: Client, now: Instant, waiting: usize) -> Verdict {
         let mut hold = None;
         let over = [self.over_number(rules, client, now), self.over_rate(rules, client, now)];
         for (kind, on_limit, turn) in over.into_iter().flatten() {
@@ -125,7 +141,7 @@ impl Addresses {
         hold.map_or(Verdict::Admit, |(kind, turn)| Verdict::Hold(kind, turn))
     }
 
-    fn over_number(&self, rules: &AddressRules, client: IpAddr, now: Instant) -> Option<(LimitKind, OnLimit, Instant)> {
+    fn over_number(&self, rules: &AddressRules, client: Client, now: Instant) -> Option<(LimitKind, OnLimit, Instant)> {
         let limit = rules.at_once?;
         // Those that wait will run, too, and came first.
         let present = self.in_use.get(&client).map_or(0, |used| used.running + used.waiting);
@@ -133,13 +149,13 @@ impl Addresses {
     }
 
     /// The time is that of the client's next token.
-    fn over_rate(&self, rules: &AddressRules, client: IpAddr, now: Instant) -> Option<(LimitKind, OnLimit, Instant)> {
+    fn over_rate(&self, rules: &AddressRules, client: Client, now: Instant) -> Option<(LimitKind, OnLimit, Instant)> {
         let bucket = rules.rate.as_ref()?;
         let turn = self.buckets.get(&client)?.checked_sub(bucket.tolerance)?;
         (turn > now).then_some((LimitKind::RatePerAddress, bucket.on_limit, turn))
     }
 
-    fn take_token(&mut self, bucket: &Bucket, client: IpAddr, now: Instant) {
+    fn take_token(&mut self, bucket: &Bucket, client: Client, now: Instant) {
         if self.buckets.len() >= Self::MOST_BUCKETS && !self.buckets.contains_key(&client) {
             self.buckets.retain(|_, next| *next > now);
             // So that the next sweep is far away.
@@ -152,7 +168,7 @@ impl Addresses {
     }
 
     /// A waiting request of `client` runs, if there is room for it.
-    pub(crate) fn resume(&mut self, rules: &AddressRules, client: IpAddr) -> bool {
+    pub(crate) fn resume(&mut self, rules: &AddressRules, client: Client) -> bool {
         let used = self.in_use.entry(client).or_default();
         if rules.at_once.is_some_and(|limit| used.running >= limit.max()) {
             return false;
@@ -168,7 +184,7 @@ impl Addresses {
     }
 
     /// A request of `client` is over.
-    pub(crate) fn release(&mut self, client: IpAddr, was_waiting: bool) {
+    pub(crate) fn release(&mut self, client: Client, was_waiting: bool) {
         let Some(used) = self.in_use.get_mut(&client) else {
             return;
         };
@@ -187,7 +203,10 @@ impl Addresses {
 mod tests {
     use super::*;
 
-    const CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    const CLIENT: Client = Client {
+        ip: IpAddr::V6(Ipv6Addr::LOCALHOST),
+        link: 0,
+    };
 
     fn rate(limit: RateLimit) -> AddressRules {
         AddressRules {
@@ -204,13 +223,23 @@ mod tests {
     #[test]
     fn a_client_is_an_ipv4_address_or_an_ipv6_network() {
         let rules = rate(RateLimit::reject(1));
-        let client = |text: &str| rules.client(&Address::from(text)).map(|ip| ip.to_string());
+        let client = |text: &str| rules.client(&Address::from(text)).map(|client| client.ip.to_string());
         assert_eq!(client("10.0.0.1:80").as_deref(), Some("10.0.0.1"));
         assert_eq!(client("[::ffff:10.0.0.1]:80").as_deref(), Some("10.0.0.1"));
         assert_eq!(client("[2001:db8:1:2:3:4:5:6]:80").as_deref(), Some("2001:db8:1:2::"));
         assert_eq!(client("[fe80::1:2%1]:80").as_deref(), Some("fe80::1:2"));
         assert_eq!(rules.client(&Address::Unnamed), None);
         assert_eq!(AddressRules::default().client(&"10.0.0.1:80".into()), None);
+    }
+
+    #[test]
+    fn the_neighbours_on_two_links_are_two_although_they_have_the_same_address() {
+        let rules = rate(RateLimit::reject(1));
+        let client = |text: &str| rules.client(&Address::from(text));
+        assert_ne!(client("[fe80::1%1]:80"), client("[fe80::1%2]:80"));
+        assert_eq!(client("[fe80::1%1]:80"), client("[fe80::1%1]:81"));
+        // Other addresses mean the same on every link.
+        assert_eq!(client("[2001:db8::1%1]:80"), client("[2001:db8::1%2]:80"));
     }
 
     #[test]
@@ -322,7 +351,7 @@ mod tests {
         let rules = rate(RateLimit::reject(1));
         let (mut addresses, now) = (Addresses::default(), Instant::now());
         for number in 0..200_000_u32 {
-            let client = IpAddr::V4(number.into());
+            let client = IpAddr::V4(number.into()).into();
             assert_eq!(addresses.admit(&rules, client, now, 0), Verdict::Admit);
             addresses.release(client, false);
             assert!(addresses.buckets.len() <= Addresses::MOST_BUCKETS);
@@ -332,7 +361,7 @@ mod tests {
     /// Has so many others ask once, as told.
     fn fill(addresses: &mut Addresses, rules: &AddressRules, others: usize, now: Instant) {
         for number in 0..others {
-            let other = IpAddr::V4(u32::try_from(number).unwrap().into());
+            let other = IpAddr::V4(u32::try_from(number).unwrap().into()).into();
             assert_eq!(addresses.admit(rules, other, now, 0), Verdict::Admit);
         }
     }
@@ -344,7 +373,7 @@ mod tests {
         let lately = after(start, 900);
         assert_eq!(addresses.admit(&rules, CLIENT, lately, 0), Verdict::Admit);
         fill(&mut addresses, &rules, Addresses::MOST_BUCKETS - 1, start);
-        let another = IpAddr::V4(u32::MAX.into());
+        let another = IpAddr::V4(u32::MAX.into()).into();
         assert_eq!(addresses.admit(&rules, another, after(start, 1000), 0), Verdict::Admit);
         assert_eq!(addresses.buckets.len(), 2);
         let verdict = addresses.admit(&rules, CLIENT, after(start, 1001), 0);
