@@ -430,6 +430,12 @@ fn mode_and_owner_need_no_proc() {
         clients::lack("no root, who can choose another root".to_owned());
         return;
     }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+    if version < vec![6, 6] {
+        clients::lack("no Linux 6.6, which has fchmodat2(2)".to_owned());
+        return;
+    }
     let place = temp_path("socket");
     let root = place.path.parent().unwrap();
     let process = Process::start(role("serves_with_a_mode_and_an_owner_without_proc").env(PLACE, root));
