@@ -269,7 +269,7 @@ impl SocketFile {
         };
         match is_at(&self.path) {
             Ok(true) => Ok(Some(&self.path)),
-            _ if is_at(&self.address).is_ok_and(|is_there| is_there) => Ok(Some(&self.address)),
+            _ if matches!(is_at(&self.address), Ok(true)) => Ok(Some(&self.address)),
             Ok(false) => Ok(None),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
