@@ -37,6 +37,8 @@ tests![
     a_client_that_falls_silent_is_gone_at_the_idle_timeout_under_forking,
     a_client_that_says_nothing_is_gone_at_the_handshake_timeout,
     a_set_up_that_never_ends_is_gone_at_the_handshake_timeout,
+    a_set_up_that_no_server_runs_keeps_to_the_handshake_timeout,
+    the_time_of_a_request_that_no_server_runs_begins_with_its_set_up,
     the_handshake_is_over_with_the_first_byte,
     a_handshake_that_is_over_limits_nothing_any_more,
     a_handshake_clock_that_is_set_behind_the_first_byte_limits_nothing,
@@ -280,12 +282,12 @@ fn a_client_that_says_nothing_is_gone_at_the_handshake_timeout() {
 #[derive(Clone)]
 struct WithHeader;
 
-impl BaseRequestHandler<TcpRequest> for WithHeader {
-    fn setup(&mut self, request: &mut TcpRequest) -> HandlerResult {
+impl<S: Stream> BaseRequestHandler<StreamRequest<S>> for WithHeader {
+    fn setup(&mut self, request: &mut StreamRequest<S>) -> HandlerResult {
         Ok(request.read_exact(&mut [0; 1000])?)
     }
 
-    fn handle(&mut self, _request: &mut TcpRequest) -> HandlerResult {
+    fn handle(&mut self, _request: &mut StreamRequest<S>) -> HandlerResult {
         Ok(())
     }
 }
@@ -302,6 +304,41 @@ fn a_set_up_that_never_ends_is_gone_at_the_handshake_timeout() {
     let event = journal.of("handle_error").remove(0).event;
     assert!(event.contains("setup failed for"), "{event}");
     running.stop().unwrap();
+}
+
+/// As under inetd.
+fn a_set_up_that_no_server_runs_keeps_to_the_handshake_timeout() {
+    let clocks = Timeouts::new().handshake(millis(50)).idle(millis(500));
+    let error_of = |request: (UnixStream, UnixStreamRequest), timeouts| {
+        let (mut peer, mut request) = request;
+        peer.write_all(b"x").unwrap();
+        let error = run_handler(&Timeout::over(WithHeader, timeouts), &mut request).unwrap_err();
+        error.to_string()
+    };
+    let expected = "handshake: not done within 0.05 s";
+    assert_eq!(error_of(pair(clocks), Timeouts::new()), expected);
+    assert_eq!(error_of(pair(Timeouts::new()), clocks), expected);
+}
+
+fn the_time_of_a_request_that_no_server_runs_begins_with_its_set_up() {
+    let clocks = Timeouts::new().request(CEILING);
+    let (_peer, mut request) = pair(clocks);
+    thread::sleep(millis(1));
+    let before = Instant::now();
+    let handler = move |request: &mut UnixStreamRequest| {
+        let in_handle = Instant::now();
+        thread::sleep(millis(1));
+        request.set_timeouts(clocks).unwrap();
+        let in_time = before + CEILING..=in_handle + CEILING;
+        assert!(in_time.contains(&request.deadline().unwrap()));
+    };
+    run_handler(&handler, &mut request).unwrap();
+    // It has begun: another handler of it is no beginning.
+    let deadline = request.deadline();
+    run_handler(&|_: &mut UnixStreamRequest| {}, &mut request).unwrap();
+    assert_eq!(request.deadline(), deadline);
+    let (_peer, mut request) = pair(Timeouts::new());
+    run_handler(&handler, &mut request).unwrap();
 }
 
 fn the_handshake_is_over_with_the_first_byte() {

@@ -51,6 +51,10 @@ pub trait Request: Send + 'static {
         Ok(())
     }
 
+    /// A handler is about to run on it, perhaps without a server that has [begun](Self::begin) it.
+    #[doc(hidden)]
+    fn begin_by_hand(&mut self) {}
+
     /// The handler's `setup` has succeeded.
     fn setup_done(&mut self) {}
 

@@ -542,6 +542,10 @@ impl<S: Stream> Request for StreamRequest<S> {
         self.set_timeouts(self.timeouts().or(timeouts))
     }
 
+    fn begin_by_hand(&mut self) {
+        self.clock.begin_by_hand();
+    }
+
     fn setup_done(&mut self) {
         self.clock.setup_done();
         self.reading

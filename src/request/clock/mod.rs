@@ -35,6 +35,8 @@ pub(crate) struct Clock {
     began: Option<Instant>,
     /// Since when that of the request runs, if it has been given its full time again.
     restarted: Option<Instant>,
+    /// A server or a handler has begun it. Before, a request that was made by hand may have clocks already.
+    begun: bool,
     in_setup: bool,
 }
 
@@ -43,12 +45,21 @@ impl Clock {
     pub(crate) fn begin(&mut self) {
         self.began = Some(Instant::now());
         self.restarted = None;
+        self.begun = true;
         self.in_setup = true;
+    }
+
+    /// A handler begins to, without a server that has.
+    pub(crate) fn begin_by_hand(&mut self) {
+        if !self.begun {
+            self.begin();
+        }
     }
 
     /// For a stream around another: its time has begun already, its handler has not.
     pub(crate) fn for_wrapped(&self) -> Self {
         Clock {
+            begun: true,
             in_setup: true,
             ..self.clone()
         }
@@ -73,7 +84,7 @@ impl Clock {
 
     pub(crate) fn set(&mut self, timeouts: Timeouts) {
         self.timeouts = (timeouts != Timeouts::new()).then(|| Box::new(timeouts));
-        // A request that was made by hand begins with its first clock.
+        // A request that was made by hand, and has no handler yet, begins with its first clock.
         self.began.get_or_insert_with(Instant::now);
     }
 
