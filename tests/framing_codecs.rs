@@ -507,6 +507,12 @@ fn what_could_not_be_decoded_is_not_sent() {
     assert_eq!(encode_error(&DelimiterCodec::new("aa"), b"ba"), delimiter_at(1));
     assert_eq!(encode_error(&DelimiterCodec::new("abab"), b"xab"), delimiter_at(1));
     both_ways(&DelimiterCodec::new("ab"), b"aab", &[b"a"]);
+    // Most often it is a line with its end.
+    let text = encode_error(&LinesCodec::new(), b"250 ok\r\n").to_string();
+    assert!(
+        text.contains("leave out its end, which the codec sends (CRLF: LinesCodec::crlf)"),
+        "{text}"
+    );
     let wrong = EncodeError::WrongLength { length: 2, expected: 3 };
     assert_eq!(encode_error(&FixedLengthCodec::new(3), b"12"), wrong);
     let does_not_fit = |length, largest| EncodeError::DoesNotFit { length, largest };
