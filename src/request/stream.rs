@@ -141,6 +141,24 @@ use super::StreamRequest;
 ///
 /// The first byte for which the [handshake's clock](crate::Timeouts#structfield.handshake) waits is one within TLS.
 ///
+/// In the middle of a conversation (STARTTLS) the same handler does it, called by hand once the
+/// [`Framed`](crate::framing::Framed) of the conversation so far is gone: `tls.setup(request)?; tls.handle(request)`. What
+/// that has read ahead is the handshake's, so a command that somebody has slipped in behind STARTTLS is no TLS, and ends it.
+/// The handshake's clock, which runs from the beginning of the connection, would have run out by then, so it is taken away
+/// before:
+///
+/// ```
+/// use socketserver::prelude::*;
+///
+/// fn before_starttls(request: &mut TcpRequest) -> std::io::Result<()> {
+///     let mut timeouts = request.timeouts();
+///     timeouts.handshake = None;
+///     request.set_timeouts(timeouts)
+/// }
+/// ```
+///
+/// A drain that comes in the middle of such a handshake takes the connection for idle and ends it.
+///
 /// A handler that can do without a request of the wrapped stream writes no wrapper: it puts the library's stream around
 /// its request, as in `rustls::Stream::new(&mut connection, request)`, and all clocks hold.
 pub trait Stream: Read + Write + Send + 'static {
