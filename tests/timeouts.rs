@@ -1059,7 +1059,13 @@ fn timeouts_that_are_taken_back_are_gone_from_the_socket() {
 fn a_non_blocking_socket_says_so() {
     let (_peer, mut request) = pair(Timeouts::new().idle(CEILING).request(CEILING));
     request.get_ref().set_nonblocking(true).unwrap();
-    assert_eq!(request.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let error = request.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    // As it does without a clock: what the system says, nobody would take for that.
+    assert!(
+        error.to_string().starts_with("the raw socket is non-blocking"),
+        "{error}"
+    );
 }
 
 /// Has bytes without end, and keeps what its timeout is set to.

@@ -51,7 +51,9 @@ impl Patience {
         loop {
             match operation(stream) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(would_not_wait()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(would_not_wait(ErrorKind::TimedOut));
+                }
                 done => return done,
             }
         }
@@ -81,7 +83,8 @@ impl Patience {
                 ErrorKind::WouldBlock if self.is_over(now - began) => {
                     self.change(limit.left(now), |to| set_option(stream, Some(to)))?;
                 }
-                // WouldBlock: the handler has made the socket non-blocking.
+                // The handler has made the socket non-blocking, or has set its timeout itself.
+                ErrorKind::WouldBlock => return Err(would_not_wait(ErrorKind::WouldBlock)),
                 _ => return Err(error),
             }
         }
@@ -111,7 +114,7 @@ impl Patience {
 }
 
 #[cold]
-fn would_not_wait() -> io::Error {
+fn would_not_wait(kind: ErrorKind) -> io::Error {
     let text = "the raw socket is non-blocking, or the timeout that was set on it is over";
-    io::Error::new(ErrorKind::TimedOut, text)
+    io::Error::new(kind, text)
 }
