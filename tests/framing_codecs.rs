@@ -510,7 +510,7 @@ fn what_could_not_be_decoded_is_not_sent() {
     // Most often it is a line with its end.
     let text = encode_error(&LinesCodec::new(), b"250 ok\r\n").to_string();
     assert!(
-        text.contains("leave out its end, which the codec sends (CRLF: LinesCodec::crlf)"),
+        text.contains("leave it out at the end, where the codec sends it (CRLF: LinesCodec::crlf)"),
         "{text}"
     );
     let wrong = EncodeError::WrongLength { length: 2, expected: 3 };

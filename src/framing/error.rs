@@ -241,8 +241,8 @@ impl fmt::Display for EncodeError {
             ),
             EncodeError::ContainsDelimiter { at } => write!(
                 f,
-                "a message with the delimiter in it, at byte {at}, would end there: leave out its end, which the codec sends \
-                 (CRLF: LinesCodec::crlf), and escape it inside, or send the length"
+                "a message with the delimiter in it, at byte {at}, would end there: leave it out at the end, where the codec \
+                 sends it (CRLF: LinesCodec::crlf), and escape it inside, or send the length"
             ),
             EncodeError::WrongLength { length, expected } => {
                 write!(f, "a message of {length} bytes cannot be sent, all have {expected}")
