@@ -22,7 +22,7 @@ use socketserver::{Active, Cause, Force, Handled, Phase, State, Tcp};
 use support::interrupt::wait_until_asleep;
 use support::journal::{Pen, journal};
 use support::process::{Process, echo, pid, role, serve_as_role};
-use support::talk::{TELL_PROCESS, finish, told_process};
+use support::talk::{ECHO_LINES, Handler, TELL_PROCESS, finish, told_process};
 use support::unix::{connect_unix, unix_datagram_client};
 use support::{
     CEILING, EchoLine, children, connect, connect_from, exchange_line, is_listening, kill_by_number, logged,
@@ -64,6 +64,8 @@ tests![
     other_threads_are_warned_of,
     a_program_without_other_threads_is_not_warned,
     a_handlers_shutdown_in_a_child_stops_the_parent,
+    a_handlers_shutdown_in_a_child_stops_another_server_that_waits,
+    a_handlers_shutdown_in_a_child_tells_an_idle_connection_of_another_server,
     a_child_sees_that_the_parent_drains,
     mix_ins_take_effect_inside_and_outside,
     process_request_outside_runs_in_the_parent_once,
@@ -787,6 +789,59 @@ fn a_handlers_shutdown_in_a_child_stops_the_parent() {
     let running = ForkingTcpServer::new(ANY_PORT, stop).spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"stopping\n");
     assert_eq!(counts(running.join().unwrap()), (1, 0));
+}
+
+/// Checks a server, and a client at whose word a process of another server stops it. That was forked before it served.
+fn beside_one_that_stops_it(check: fn(TcpServer<Handler>, TcpStream)) {
+    fn with<S: BaseServer>(check: fn(TcpServer<Handler>, TcpStream), make: impl FnOnce(ShutdownHandle) -> S) {
+        let server = TcpServer::new(ANY_PORT, ECHO_LINES);
+        let other = make(server.shutdown_handle()).spawn().unwrap();
+        let client = connect(other.server_address());
+        assert_eq!(exchange_line(&client, "\n"), "ready\n");
+        check(server, client);
+        assert_eq!(counts(other.stop().unwrap()), (1, 0));
+    }
+    fn stop(handle: &ShutdownHandle, request: &mut TcpRequest) -> io::Result<()> {
+        for answer in ["ready\n", "stopped\n"] {
+            request.read_line(&mut String::new())?;
+            if answer == "stopped\n" {
+                handle.shutdown();
+            }
+            request.write_all(answer.as_bytes())?;
+        }
+        Ok(())
+    }
+    with(check, |handle| {
+        ForkingTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| stop(&handle, request))
+    });
+    with(check, |handle| {
+        PreForkTcpServer::new(ANY_PORT, move |request: &mut TcpRequest| stop(&handle, request)).workers(1)
+    });
+}
+
+/// It waits in accept(2), of which the child, which has been forked before, knows nothing.
+fn a_handlers_shutdown_in_a_child_stops_another_server_that_waits() {
+    beside_one_that_stops_it(|server, stops| {
+        let running = server.spawn().unwrap();
+        let client = connect(running.server_address());
+        assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+        finish(&client);
+        wait_until("it is over", || running.handle().stats().running == 0);
+        assert_eq!(exchange_line(&stops, "stop\n"), "stopped\n");
+        running.shutdown_handle().wait_timeout(CEILING).unwrap();
+        assert_eq!(counts(running.stop().unwrap()), (1, 0));
+    });
+}
+
+fn a_handlers_shutdown_in_a_child_tells_an_idle_connection_of_another_server() {
+    beside_one_that_stops_it(|server, stops| {
+        let running = server.spawn().unwrap();
+        let client = connect(running.server_address());
+        assert_eq!(exchange_line(&client, "hello\n"), "hello\n");
+        assert_eq!(exchange_line(&stops, "stop\n"), "stopped\n");
+        assert_eq!(read_to_end(&client), b"");
+        assert_eq!(counts(running.join().unwrap()), (1, 0));
+    });
 }
 
 fn a_child_sees_that_the_parent_drains() {

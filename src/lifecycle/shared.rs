@@ -69,7 +69,7 @@ impl Shared {
     pub(crate) fn shutdown(&self) {
         match (self.master(), &self.wakeup) {
             (Some(master), _) => master.shutdown(),
-            (None, Ok(wakeup)) => wakeup.shutdown(),
+            (None, Ok(wakeup)) => wakeup.shutdown_from_anywhere(),
             (None, Err(_)) => {}
         }
     }

@@ -38,7 +38,9 @@ impl ShutdownHandle {
     /// Asks the server to stop accepting, finish what it has, and end.
     ///
     /// It never blocks and may be called from any thread, from a request handler (in a forked child too: it stops the
-    /// parent), from a signal handler (it is async-signal-safe, signal-safety(7)), before serving starts, and again.
+    /// parent, or another server there), from a signal handler (it is async-signal-safe, signal-safety(7)), before
+    /// serving starts, and again. A child that may not signal its parent any more (setuid(2)) stops another server
+    /// there that serves one request at a time only with the next request.
     pub fn shutdown(&self) {
         // A signal handler must leave errno as it found it.
         let errno = Errno::last_raw();

@@ -71,9 +71,10 @@ impl Wakeup {
         self.may_exit.store(true, Ordering::SeqCst);
     }
 
-    /// [`sys::NUDGE`] arrived, from the timer or, in a forked child, from the parent: perhaps the server
-    /// was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
+    /// [`sys::NUDGE`] arrived, from the timer, from a forked process or, in a forked child, from the parent:
+    /// perhaps the server was told to stop, perhaps a deadline is over. Anybody may send it: it only says "look".
     pub(crate) fn nudge(&self) {
+        self.hear_of_stop();
         if !self.is_stopping() {
             return;
         }

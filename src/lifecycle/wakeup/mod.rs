@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
@@ -31,8 +32,8 @@ use deadline::Deadline;
 /// acceptor, and none that waits for requests can eat it. `turn` says that requests which wait for their
 /// address's turn may run, or will at their time; only acceptors that wait for requests read it.
 ///
-/// What [`shutdown`](Self::shutdown), [`nudge`](Self::nudge) and the methods named after signals do is
-/// async-signal-safe (signal-safety(7)).
+/// What [`shutdown_from_anywhere`](Self::shutdown_from_anywhere), [`nudge`](Self::nudge) and the methods named after
+/// signals do is async-signal-safe (signal-safety(7)).
 #[derive(Debug)]
 pub(crate) struct Wakeup {
     stop: EventFd,
@@ -56,6 +57,8 @@ pub(crate) struct Wakeup {
     in_child: AtomicBool,
     /// The process that serves, whose matter signals are, which the terminal sends to the whole group; 0: none has yet.
     process: AtomicI32,
+    /// The process that has made the server, which serves unless another does.
+    maker: Pid,
     /// That of the process that serves, or has made the server ([`sys::generation`]).
     generation: AtomicU32,
     inline: InlineSlot,
@@ -86,6 +89,7 @@ impl Wakeup {
             waiting: AtomicUsize::new(0),
             in_child: AtomicBool::new(false),
             process: AtomicI32::new(0),
+            maker: Pid::this(),
             generation: sys::generation().into(),
             inline: InlineSlot::default(),
             sleepers: OnceLock::new(),
@@ -133,6 +137,36 @@ impl Wakeup {
         let _ = self.stop.write(1);
         self.wake_sleepers();
         self.attend_inline();
+    }
+
+    /// As [`shutdown`](Self::shutdown), in whatever process. In one that another server has forked nothing is known of
+    /// the threads that serve, which may sleep in accept(2) or be busy in a handler: a signal has them look at `stop`.
+    pub(crate) fn shutdown_from_anywhere(&self) {
+        let serves = match self.process.load(Ordering::Relaxed) {
+            0 => self.maker,
+            process => Pid::from_raw(process),
+        };
+        if serves == Pid::this() {
+            return self.shutdown();
+        }
+        if self.in_child() {
+            // Its request is served here.
+            self.shutdown();
+        } else {
+            self.stop_seen();
+            let _ = self.stop.write(1);
+        }
+        if let Ok(nudge) = Signal::try_from(sys::NUDGE) {
+            let _ = kill(serves, nudge);
+        }
+    }
+
+    /// In the handler of [`sys::NUDGE`]: another process may have [told](Self::shutdown_from_anywhere) the server to
+    /// stop.
+    fn hear_of_stop(&self) {
+        if !self.is_told_to_stop() && !self.in_child() && !self.is_deaf() && readable(self.stop.as_fd()) {
+            self.shutdown();
+        }
     }
 
     /// The server was told to stop; a loop that saw `stop` readable was perhaps told by a child, whose
