@@ -25,6 +25,7 @@ use support::journal::journal;
 use support::matrix::{EchoOrFail, Kind, cell};
 use support::process::{Process, assert_ended, pid, role, serve_as_role};
 use support::talk::{ECHO_LINES, assert_echoes, assert_waits, finish};
+use support::unix::{connect_unix, unnamed_datagram_client};
 use support::{
     CEILING, children, children_of, connect, exchange_line, inet, logged, process_state, read_to_end, sockets,
     sockets_of, temp_path, wait_until, wait_until_draining,
@@ -63,6 +64,10 @@ tests![
     a_child_of_the_program_is_left_to_the_program,
     a_worker_does_not_keep_the_connections_of_another_server_open,
     a_worker_does_not_keep_the_port_of_another_server_taken,
+    a_worker_does_not_keep_the_port_of_a_server_taken_that_was_dropped,
+    a_worker_keeps_nobody_waiting_in_the_queue_of_a_server_that_was_dropped,
+    a_worker_keeps_nobody_waiting_in_the_queue_that_another_server_has_given_up,
+    a_worker_keeps_nobody_sending_to_a_datagram_server_that_was_dropped,
     a_signal_for_a_worker_is_not_for_a_server_that_serves_later,
     a_server_in_a_worker_hears_of_a_signal_for_both,
     a_server_in_a_worker_ends_with_the_outer_one,
@@ -569,11 +574,76 @@ fn a_worker_does_not_keep_the_port_of_another_server_taken() {
     let address = other.server_address().clone();
     let (running, _) = serve(server().workers(1), 1);
     other.stop().unwrap();
+    assert_is_free(address);
+    stop(running, 0, 0);
+}
+
+fn assert_is_free(address: Address) {
     let error = TcpStream::connect_timeout(&inet(&address), CEILING).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     let again = ThreadingTcpServer::new(address, Commanded).spawn().unwrap();
     request(&again.server_address().to_string());
     assert_eq!(again.stop().unwrap().served, 1);
+}
+
+fn a_worker_does_not_keep_the_port_of_a_server_taken_that_was_dropped() {
+    let other = ThreadingTcpServer::new(ANY_PORT, Commanded).bind().unwrap();
+    let address = other.server_address();
+    let (running, _) = serve(server().workers(1), 1);
+    drop(other);
+    assert_is_free(address);
+    stop(running, 0, 0);
+}
+
+/// What is queued when a listener is closed, is reset.
+fn assert_let_go(mut client: UnixStream) {
+    let let_go = client.read(&mut [0]);
+    assert!(
+        matches!(&let_go, Ok(0))
+            || let_go
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset),
+        "{let_go:?}"
+    );
+}
+
+fn a_worker_keeps_nobody_waiting_in_the_queue_of_a_server_that_was_dropped() {
+    let path = temp_path("dropped");
+    let other = UnixStreamServer::new(path.path.as_path(), |_: &mut StreamRequest<UnixStream>| {})
+        .bind()
+        .unwrap();
+    let clients = [(); 2].map(|()| connect_unix(&other.server_address()));
+    let (running, _) = serve(server().workers(1), 1);
+    drop(other);
+    assert!(!path.path.exists());
+    clients.into_iter().for_each(assert_let_go);
+    stop(running, 0, 0);
+}
+
+fn a_worker_keeps_nobody_waiting_in_the_queue_that_another_server_has_given_up() {
+    let path = temp_path("given up");
+    let other = UnixStreamServer::new(path.path.as_path(), |request: &mut StreamRequest<UnixStream>| {
+        request.read_line(&mut String::new()).map(drop)
+    });
+    let other = other.drain_timeout(Duration::ZERO).spawn().unwrap();
+    let served = connect_unix(other.server_address());
+    wait_until("it is served", || other.handle().stats().running == 1);
+    let clients = [(); 2].map(|()| connect_unix(other.server_address()));
+    let (running, _) = serve(server().workers(1), 1);
+    other.stop().unwrap();
+    assert_let_go(served);
+    clients.into_iter().for_each(assert_let_go);
+    stop(running, 0, 0);
+}
+
+fn a_worker_keeps_nobody_sending_to_a_datagram_server_that_was_dropped() {
+    let path = temp_path("dropped");
+    let other = UnixDatagramServer::new(path.path.as_path(), |_: &mut DatagramRequest| {});
+    let other = other.bind().unwrap();
+    let client = unnamed_datagram_client(&other.server_address());
+    let (running, _) = serve(server().workers(1), 1);
+    drop(other);
+    client.send(b"hello").unwrap_err();
     stop(running, 0, 0);
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn has_not_forked() {
     FORKED.store(false, Ordering::Relaxed);
 }
 
-/// A child or a worker may have another handle to any connection.
-pub(super) fn others_may_have_it() -> bool {
+/// A child or a worker may have another handle to any connection, and to any socket that is listened on.
+pub(crate) fn others_may_have_it() -> bool {
     FORKED.load(Ordering::Relaxed)
 }

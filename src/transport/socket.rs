@@ -2,12 +2,50 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::process;
 
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
 use crate::config::Config;
 use crate::error::invalid_input;
+use crate::request::others_may_have_it;
 use crate::sys;
+
+/// Where a socket comes from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// The process that has made it here; `None` if it was made elsewhere, and may be others', too.
+    maker: Option<u32>,
+}
+
+impl Origin {
+    pub(super) fn here() -> Self {
+        Origin {
+            maker: Some(process::id()),
+        }
+    }
+
+    pub(super) fn elsewhere() -> Self {
+        Origin { maker: None }
+    }
+
+    /// It was made here, and is nobody else's.
+    pub(super) fn is_here(&self) -> bool {
+        self.maker.is_some()
+    }
+
+    /// It is this server's, but a process that another server of the program has forked may have a copy: closing it
+    /// says nothing to clients then.
+    pub(super) fn has_copies(&self) -> bool {
+        self.is_here() && others_may_have_it()
+    }
+
+    /// As [`has_copies`](Self::has_copies), when a transport is dropped. The copies that forked processes have of the
+    /// value are not what the socket ends with.
+    pub(super) fn leaves_copies(&self) -> bool {
+        self.has_copies() && self.maker == Some(process::id())
+    }
+}
 
 /// listen(2) with the configured backlog.
 pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {

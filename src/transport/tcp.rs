@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::sys::socket::{Shutdown, SockType, shutdown};
 
 use super::inet::bound_socket;
+use super::socket::Origin;
 use super::{SocketType, Transport, socket};
 use crate::address::Address;
 use crate::config::Config;
@@ -18,8 +19,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Tcp {
     listener: TcpListener,
-    /// It was made here, and is nobody else's.
-    is_own: bool,
+    origin: Origin,
 }
 
 impl Transport for Tcp {
@@ -32,7 +32,7 @@ impl Transport for Tcp {
         let socket = bound_socket(address, config, SockType::Stream)?;
         Ok(Tcp {
             listener: socket.into(),
-            is_own: true,
+            origin: Origin::here(),
         })
     }
 
@@ -62,12 +62,27 @@ impl Transport for Tcp {
     }
 
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
-        if self.is_own && !in_child {
-            // A process that another server of the program has forked has a copy, which would listen on, and keep the
-            // port taken.
-            let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Read);
+        if self.origin.is_here() && !in_child {
+            self.end_listening();
         }
         socket::close(self.listener.as_fd(), placeholder);
+    }
+}
+
+impl Tcp {
+    /// A process that another server of the program has forked has a copy, which would listen on, and keep the port
+    /// taken.
+    fn end_listening(&self) {
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Read);
+    }
+}
+
+/// Of a server that has not served.
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        if self.origin.leaves_copies() {
+            self.end_listening();
+        }
     }
 }
 
@@ -86,7 +101,7 @@ impl TryFrom<TcpListener> for Tcp {
         listener.set_nonblocking(true)?;
         Ok(Tcp {
             listener,
-            is_own: false,
+            origin: Origin::elsewhere(),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::socket::{Shutdown, SockType, UnixAddr, shutdown};
 
 use super::datagrams::{Datagrams, Peer};
+use super::socket::Origin;
 use super::unix_path::{SocketFile, bound_socket, to_nix};
 use super::{SocketType, Transport, socket};
 use crate::address::Address;
@@ -26,16 +27,18 @@ pub struct UnixDatagrams {
     /// Dropped first: while the socket is open, no other file can have the number of this one.
     file: Option<SocketFile>,
     datagrams: Datagrams<UnixDatagram, UnixAddr>,
+    origin: Origin,
 }
 
 impl UnixDatagrams {
-    fn new(socket: UnixDatagram, file: Option<SocketFile>) -> io::Result<Self> {
+    fn new(socket: UnixDatagram, file: Option<SocketFile>, origin: Origin) -> io::Result<Self> {
         // As for UDP. Replies look now and then whether to go on waiting.
         socket.set_nonblocking(false)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(UnixDatagrams {
             file,
             datagrams: Datagrams::new(socket),
+            origin,
         })
     }
 }
@@ -48,7 +51,7 @@ impl Transport for UnixDatagrams {
 
     fn bind(address: &Address, config: &Config) -> io::Result<Self> {
         let (socket, file) = bound_socket(address, config, SockType::Datagram)?;
-        let datagrams = UnixDatagrams::new(socket.into(), file)?;
+        let datagrams = UnixDatagrams::new(socket.into(), file, Origin::here())?;
         datagrams.adopt(config);
         Ok(datagrams)
     }
@@ -106,6 +109,19 @@ impl Transport for UnixDatagrams {
     }
 }
 
+/// Of a server that has not served: who sends to it would wait for room, of which there is no more in the copy that a
+/// process has which another server of the program has forked.
+impl Drop for UnixDatagrams {
+    fn drop(&mut self) {
+        if self.origin.leaves_copies() {
+            if let Some(file) = &self.file {
+                file.remove();
+            }
+            let _ = self.refuse();
+        }
+    }
+}
+
 /// A bound socket made elsewhere can be served as it is; its path is not removed at the end.
 impl TryFrom<UnixDatagram> for UnixDatagrams {
     type Error = io::Error;
@@ -117,7 +133,7 @@ impl TryFrom<UnixDatagram> for UnixDatagrams {
     fn try_from(socket: UnixDatagram) -> io::Result<Self> {
         socket::check_family(&socket, socket::UNIX)?;
         socket::check_receives_datagrams(&socket)?;
-        UnixDatagrams::new(socket, None)
+        UnixDatagrams::new(socket, None, Origin::elsewhere())
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::sys::socket::{Shutdown, SockType, shutdown};
 
+use super::socket::Origin;
 use super::unix_path::{SocketFile, bound_socket};
 use super::{SocketType, Transport, socket};
 use crate::address::Address;
@@ -27,6 +28,7 @@ pub struct UnixStreams {
     /// Dropped first: while the socket is open, no other file can have the number of this one.
     file: Option<SocketFile>,
     listener: UnixListener,
+    origin: Origin,
 }
 
 impl Transport for UnixStreams {
@@ -40,6 +42,7 @@ impl Transport for UnixStreams {
         Ok(UnixStreams {
             listener: socket.into(),
             file,
+            origin: Origin::here(),
         })
     }
 
@@ -76,7 +79,31 @@ impl Transport for UnixStreams {
         if let (Some(file), false) = (&self.file, in_child) {
             file.remove();
         }
+        if self.origin.has_copies() && !in_child {
+            self.end_listening();
+        }
         socket::close(self.listener.as_fd(), placeholder);
+    }
+}
+
+impl UnixStreams {
+    /// Whom the kernel has queued a process that another server of the program has forked would keep waiting: it has a
+    /// copy of the socket.
+    fn end_listening(&self) {
+        let _ = self.refuse();
+        while self.listener.accept().is_ok() {}
+    }
+}
+
+/// Of a server that has not served.
+impl Drop for UnixStreams {
+    fn drop(&mut self) {
+        if self.origin.leaves_copies() {
+            if let Some(file) = &self.file {
+                file.remove();
+            }
+            self.end_listening();
+        }
     }
 }
 
@@ -92,6 +119,10 @@ impl TryFrom<UnixListener> for UnixStreams {
         socket::check_family(&listener, socket::UNIX)?;
         socket::check_listens(&listener)?;
         listener.set_nonblocking(true)?;
-        Ok(UnixStreams { listener, file: None })
+        Ok(UnixStreams {
+            listener,
+            file: None,
+            origin: Origin::elsewhere(),
+        })
     }
 }

@@ -205,7 +205,8 @@ use workers::Workers;
 /// A mix-in's `server_bind`, `server_activate` and `server_close` run in the master, `service_actions` in the master
 /// and in each worker, the hooks of requests in the workers. [`handle_request`](BaseServer::handle_request) forks
 /// nothing. Only workers are reaped: as process 1 of a container have an init before it, as for
-/// [`Forking`](crate::Forking).
+/// [`Forking`](crate::Forking). Of the sockets of other servers in the program a worker has copies, as a
+/// [child](crate::Forking#threads) there.
 ///
 /// A worker that is stopped (SIGSTOP) or frozen while it waits for a request does not count as one that hangs. The others
 /// serve on, but the client for whom the kernel had woken it in that moment waits until another comes.
