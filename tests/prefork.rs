@@ -63,6 +63,8 @@ tests![
     steps_of_handlers_run_and_fail_as_under_every_strategy,
     a_child_of_the_program_is_left_to_the_program,
     a_worker_does_not_keep_the_connections_of_another_server_open,
+    a_worker_keeps_nobody_sending_on_a_connection_that_another_server_has_closed,
+    a_worker_keeps_nobody_sending_whom_another_server_has_rejected,
     a_worker_does_not_keep_the_port_of_another_server_taken,
     a_worker_does_not_keep_the_port_of_a_server_taken_that_was_dropped,
     a_worker_keeps_nobody_waiting_in_the_queue_of_a_server_that_was_dropped,
@@ -565,6 +567,49 @@ fn a_worker_does_not_keep_the_connections_of_another_server_open() {
     let (running, _) = serve(server().workers(1), 1);
     // The worker has a copy of that connection.
     client.finish();
+    assert_eq!(other.stop().unwrap().served, 1);
+    stop(running, 0, 0);
+}
+
+/// Sends until that fails, as it does on a connection that is closed, once there is no room for more.
+fn assert_cannot_go_on_sending(mut client: TcpStream) {
+    assert_eq!(read_to_end(&client), b"");
+    client.set_write_timeout(Some(CEILING)).unwrap();
+    let error = loop {
+        if let Err(error) = client.write(&[b'x'; 8 << 10]) {
+            break error;
+        }
+    };
+    let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    assert!(closed.contains(&error.kind()), "{error}");
+}
+
+fn a_worker_keeps_nobody_sending_on_a_connection_that_another_server_has_closed() {
+    let other = ThreadingTcpServer::new(ANY_PORT, |request: &mut TcpRequest| {
+        request.read_line(&mut String::new()).map(drop)
+    });
+    let other = other.spawn().unwrap();
+    let mut client = connect(other.server_address());
+    wait_until("it is served", || other.handle().stats().running == 1);
+    let (running, _) = serve(server().workers(1), 1);
+    client.write_all(b"end\n").unwrap();
+    // Until then what comes is read away.
+    wait_until("it is closed", || other.handle().stats().running == 0);
+    assert_cannot_go_on_sending(client);
+    assert_eq!(other.stop().unwrap().served, 1);
+    stop(running, 0, 0);
+}
+
+fn a_worker_keeps_nobody_sending_whom_another_server_has_rejected() {
+    let other = ThreadingTcpServer::new(ANY_PORT, Commanded).max_connections(Limit::reject(1));
+    let other = other.spawn().unwrap();
+    let served = Client::start(&other.server_address().to_string(), "idle");
+    let client = connect(other.server_address());
+    // Closed in half a second.
+    wait_until("it is rejected", || other.handle().stats().rejected == 1);
+    let (running, _) = serve(server().workers(1), 1);
+    assert_cannot_go_on_sending(client);
+    served.finish();
     assert_eq!(other.stop().unwrap().served, 1);
     stop(running, 0, 0);
 }

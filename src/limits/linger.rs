@@ -11,7 +11,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::queue::Queue;
 use crate::hooks::Hooks;
 use crate::poll::poll_timeout;
-use crate::request::{Request, SILENCE, Unread, read_away};
+use crate::request::{Request, SILENCE, Unread, end_for_others, read_away};
 use crate::transport::Transport;
 
 /// Connections that were rejected and told so, and are open a moment longer.
@@ -101,7 +101,7 @@ impl<T: Transport> Linger<T> {
             for (due, request) in std::mem::take(&mut left) {
                 let closed = request.socket().is_none_or(|socket| read_away(socket) == Unread::End);
                 if closed || over {
-                    server.close_request(request);
+                    end(server, request);
                 } else {
                     left.push((due, request));
                 }
@@ -121,5 +121,12 @@ fn watched<R: Request>(request: &R) -> Option<PollFd<'_>> {
 
 fn close<T: Transport>(server: &dyn Hooks<T>, request: T::Request) {
     request.socket().map(read_away);
+    end(server, request);
+}
+
+fn end<T: Transport>(server: &dyn Hooks<T>, request: T::Request) {
+    if let Some(socket) = request.socket() {
+        end_for_others(socket);
+    }
     server.close_request(request);
 }

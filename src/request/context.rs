@@ -136,6 +136,11 @@ impl ServerContext {
         self.shared.as_ref().is_some_and(|shared| shared.is_stopping())
     }
 
+    /// Whether this is a copy of the process whose server it is, made for the request or by its handler.
+    pub(super) fn in_child(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.in_child())
+    }
+
     /// Whether the server's patience with its requests is over.
     pub(crate) fn is_forced(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_forced())

@@ -24,7 +24,7 @@ use crate::timeouts::Timeouts;
 pub use context::ServerContext;
 pub use credentials::PeerCredentials;
 pub use datagram::{DatagramRequest, DatagramSocket};
-pub(crate) use forks::{about_to_fork, has_not_forked, others_may_have_it};
+pub(crate) use forks::{about_to_fork, end_for_others, has_not_forked, others_may_have_it};
 pub use halves::{RFile, WFile};
 pub(crate) use linger::{SILENCE, Unread, read_away};
 pub use memory::{MemoryDatagrams, MemoryStream};

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::buffer::{ReadBuffer, WriteBuffer};
 use super::clock::{Clock, Reading, TimedReader, TimedWriter, Writing};
-use super::forks::others_may_have_it;
+use super::forks::{end_for_others, others_may_have_it};
 use super::linger::linger;
 use super::watched::{Counted, Watched, end_reading};
 use super::{RFile, Request, ServerContext, Stream, WFile};
@@ -579,6 +579,10 @@ impl<S: Stream> Request for StreamRequest<S> {
     fn linger(&mut self) {
         if let (true, Some(socket)) = (self.is_over, self.stream.fileno()) {
             linger(socket, self.clock.deadline());
+            // A child of the server's has it to itself: its parent has closed it.
+            if !self.context.in_child() {
+                end_for_others(socket);
+            }
         }
     }
 

@@ -37,7 +37,7 @@ pub(crate) use signals::{
     NUDGE, Reaction, SignalGuard, default_action, let_signals_come, on_signal, on_sigterm_in_worker, signal_thread,
     unblock,
 };
-pub(crate) use tcp::{set_defer_accept, set_fast_open};
+pub(crate) use tcp::{reset, set_defer_accept, set_fast_open};
 pub(crate) use this_process::ThisProcess;
 pub(crate) use timer::Timer;
 pub(crate) use try_lock::TryLock;

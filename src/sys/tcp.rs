@@ -1,5 +1,6 @@
-//! The options of TCP (tcp(7)) that nix has no names for.
+//! The options of TCP (tcp(7)) that nix has no names for, and resetting a connection.
 
+use std::mem::zeroed;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -16,6 +17,17 @@ pub(crate) fn set_defer_accept(socket: BorrowedFd<'_>, seconds: c_int) -> nix::R
 /// `TCP_FASTOPEN`: so many connections at most that have sent something with their SYN may be on their way.
 pub(crate) fn set_fast_open(socket: BorrowedFd<'_>, connections: c_int) -> nix::Result<()> {
     set(socket, libc::TCP_FASTOPEN, connections)
+}
+
+/// Resets a TCP connection, whoever has it (`AF_UNSPEC`, connect(2)). On other sockets that have been shut down it says
+/// nothing.
+pub(crate) fn reset(socket: BorrowedFd<'_>) {
+    // SAFETY: all fields are integers, for which zero is a value: an address of the family `AF_UNSPEC`.
+    let nowhere: libc::sockaddr = unsafe { zeroed() };
+    #[expect(clippy::cast_possible_truncation, reason = "16 bytes")]
+    let size = size_of::<libc::sockaddr>() as socklen_t;
+    // SAFETY: the socket is open; the address is of the length given, and outlives the call, which only reads it.
+    unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, size) };
 }
 
 fn set(socket: BorrowedFd<'_>, option: c_int, value: c_int) -> nix::Result<()> {
