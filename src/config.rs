@@ -42,7 +42,10 @@ pub struct Config {
     /// the queue that it fell to although another server has nothing to do, so up to a few processors one server of
     /// several threads or [`PreFork`](crate::PreFork) is better. What the queue of a server that is killed holds
     /// is reset, unless `net.ipv4.tcp_migrate_req` is set; one that is told to stop serves it first, and clients
-    /// that fall to it in the meantime try again a second later.
+    /// that fall to it in the meantime try again a second later. Over UDP nobody tries again for them: the system goes
+    /// on giving it its share as long as it has the socket, which replies need, so these datagrams are lost until its
+    /// last request in progress has ended. There, share [one socket](crate::SocketServer::with_transport), or give it
+    /// little time for that ([`drain_timeout`](Configure::drain_timeout)).
     pub allow_reuse_port: bool,
     /// `TCP_DEFER_ACCEPT` (tcp(7)): a connection is accepted only when its client has sent something, or when
     /// about so long has passed: the kernel rounds up to its times of 1, 3, 7, 15, 31, 63 s and so on. Default
