@@ -90,8 +90,10 @@ impl UnixStreams {
     /// Whom the kernel has queued a process that another server of the program has forked would keep waiting: it has a
     /// copy of the socket.
     fn end_listening(&self) {
-        let _ = self.refuse();
-        while self.listener.accept().is_ok() {}
+        // Else it may wait for the next one.
+        if self.refuse().is_ok() {
+            while self.listener.accept().is_ok() {}
+        }
     }
 }
 
