@@ -160,6 +160,8 @@ impl Master {
     /// would not let the client go on after the first answer.
     pub(crate) fn leave_in_time(&self, wakeup: &Wakeup) {
         if self.duty.one_at_a_time && self.is_last(self.duty.slot.has_accepted()) {
+            // So it is not woken any more, for what others would have to be woken for.
+            self.duty.slot.nothing_is_lost();
             wakeup.shutdown();
         }
     }
@@ -238,5 +240,38 @@ pub(crate) struct Pausing<'a>(&'a Slot);
 impl Drop for Pausing<'_> {
     fn drop(&mut self) {
         self.0.end_pausing();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::sys::eventfd::EfdFlags;
+
+    use super::*;
+    use crate::lifecycle::event;
+
+    #[test]
+    fn a_worker_that_leaves_after_its_last_request_has_lost_none_unless_other_threads_wait() {
+        for one_at_a_time in [true, false] {
+            let wakeup = Wakeup::new().unwrap();
+            let slot = Arc::new(Slot::new().unwrap());
+            let duty = Duty {
+                master: getppid(),
+                slot: Arc::clone(&slot),
+                board: Arc::new(Board::new().unwrap()),
+                max_requests: Some(2),
+                one_at_a_time,
+            };
+            let descriptor = || event(EfdFlags::empty()).unwrap().as_fd().try_clone_to_owned().unwrap();
+            let master = Master::new(duty, (descriptor(), descriptor()));
+            for (request, lost_none) in [(1, false), (2, one_at_a_time)] {
+                assert_eq!(master.accepted(&wakeup), request);
+                master.leave_in_time(&wakeup);
+                assert_eq!(slot.may_have_lost(), !lost_none);
+            }
+            assert!(wakeup.is_told_to_stop());
+        }
     }
 }

@@ -29,6 +29,8 @@ enum Word {
     Stage,
     /// What it was told: an [`Order`].
     Order,
+    /// It has accepted whatever it was woken for, and will not be woken any more.
+    NothingLost,
     /// The length of the reason why it ended, in bytes.
     ReasonLength,
     /// The length of the client's address, in bytes.
@@ -193,6 +195,12 @@ impl Slot {
         self.word(Word::Stage).fetch_max(stage as u64, Ordering::SeqCst) < stage as u64
     }
 
+    /// It has not waited for a request since it accepted its last, and will not. (Since Linux 5.7 one wake-up is for one
+    /// request.)
+    pub(crate) fn nothing_is_lost(&self) {
+        self.set(Word::NothingLost, 1);
+    }
+
     pub(crate) fn order(&self) -> Order {
         match self.get(Word::Order) {
             1 => Order::Leave,
@@ -243,6 +251,11 @@ impl Slot {
 
     pub(crate) fn is_waiting(&self) -> bool {
         self.get(Word::Waiting) > 0
+    }
+
+    /// Whether perhaps a request had woken it that it has not accepted, if it accepts no more.
+    pub(crate) fn may_have_lost(&self) -> bool {
+        self.get(Word::NothingLost) == 0
     }
 
     pub(crate) fn is_pausing(&self) -> bool {

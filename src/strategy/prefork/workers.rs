@@ -151,7 +151,7 @@ impl<T: Transport> Workers<T> {
 
     /// Takes note of how a worker has ended.
     pub(super) fn note(&mut self, ended: &Ended<T>) {
-        self.lost = true;
+        self.lost |= ended.worker.slot.may_have_lost();
         // Perhaps it was not looked at in between.
         if ended.worker.slot.stage() != Stage::Starting {
             self.failures = 0;
@@ -184,7 +184,7 @@ impl<T: Transport> Workers<T> {
                 self.failures = 0;
                 if stage == Stage::Left {
                     worker.leaving = true;
-                    self.lost = true;
+                    self.lost |= worker.slot.may_have_lost();
                 }
             }
         }
@@ -277,8 +277,44 @@ pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+    use std::sync::Arc;
+
+    use nix::sys::eventfd::EfdFlags;
+    use nix::unistd::Pid;
+
     use super::*;
+    use crate::aliases::TcpServer;
+    use crate::lifecycle::{Slot, event};
+    use crate::TcpRequest;
     use crate::transport::Tcp;
+
+    #[test]
+    fn the_others_look_again_when_one_leaves_that_may_have_lost_a_request() {
+        let server = Arc::new(TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}));
+        for may_have_lost in [true, false] {
+            let slot = Arc::new(Slot::new().unwrap());
+            let wake = event(EfdFlags::empty()).unwrap();
+            let mut workers = Workers::<Tcp>::default();
+            workers.push(Worker::new(
+                Pid::this(),
+                Arc::clone(&slot),
+                wake,
+                Arc::clone(&server) as _,
+            ));
+            if !may_have_lost {
+                slot.nothing_is_lost();
+            }
+            slot.enter(Stage::Left);
+            workers.look();
+            assert_eq!(std::mem::take(&mut workers.lost), may_have_lost);
+            let worker = workers.list.remove(0);
+            let status = ExitStatus::from_raw(0);
+            workers.note(&Ended { worker, status });
+            assert_eq!(workers.lost, may_have_lost);
+        }
+    }
 
     #[test]
     fn while_workers_are_replaced_their_number_can_be_changed_too() {
