@@ -34,7 +34,7 @@ use support::{
 
 tests![
     roles: three_workers, one_worker_that_must_get_on, three_workers_with_threads, two_workers_with_a_thread_each_that_log, three_workers_that_soon_give_up, three_workers_of_another_user,
-        a_worker_that_ignores_sigterm, a_worker_with_threads_that_ignores_sigterm,
+        a_worker_that_ignores_sigterm, a_worker_with_threads_that_ignores_sigterm, a_suspended_worker_that_ignores_sigterm,
         a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
@@ -88,7 +88,7 @@ tests![
     without_a_master_a_request_in_progress_ends_and_then_its_worker,
     without_a_master_what_the_kernel_has_queued_is_served_before_the_end,
     without_a_master_a_worker_that_hangs_ends_at_the_deadline,
-    without_a_master_a_worker_whose_handler_has_left_sigterm_ignored_ends_with_its_next_request,
+    without_a_master_an_idle_worker_ends_although_a_handler_has_left_sigterm_ignored,
 ];
 
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -142,6 +142,15 @@ fn a_worker_that_ignores_sigterm() {
 fn a_worker_with_threads_that_ignores_sigterm() {
     let threading = ThreadingTcpServer::new(ANY_PORT, spoiling(ignore_sigterm));
     serve_as_role(threading.prefork().workers(1));
+}
+
+fn a_suspended_worker_that_ignores_sigterm() {
+    let handler = |request: &mut TcpRequest| {
+        ignore_sigterm();
+        request.server().handle().unwrap().suspend();
+        writeln!(request, "{}", std::process::id())
+    };
+    serve_as_role(PreForkTcpServer::new(ANY_PORT, handler).workers(1));
 }
 
 fn a_child_for_each_request() {
@@ -1192,19 +1201,35 @@ fn without_a_master_a_worker_that_hangs_ends_at_the_deadline() {
     client.expect_loss();
 }
 
-// The kernel tells of the master's end by SIGTERM.
-fn without_a_master_a_worker_whose_handler_has_left_sigterm_ignored_ends_with_its_next_request() {
+/// Waits until all threads of a process have slept for a moment.
+#[track_caller]
+fn wait_until_at_rest(process: u32) {
+    let asleep = || {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        threads
+            .map(|thread| thread.unwrap().file_name().to_str().unwrap().parse().unwrap())
+            .all(|thread| process_state(thread).is_none_or(|state| state == "S"))
+    };
+    wait_until("it is at rest", || {
+        [(); 5].iter().all(|()| {
+            thread::sleep(Duration::from_millis(2));
+            asleep()
+        })
+    });
+}
+
+// By that signal the kernel tells of the master's end.
+fn without_a_master_an_idle_worker_ends_although_a_handler_has_left_sigterm_ignored() {
     for role_name in [
         "a_worker_that_ignores_sigterm",
         "a_worker_with_threads_that_ignores_sigterm",
+        "a_suspended_worker_that_ignores_sigterm",
     ] {
         let server = start(role_name);
         let worker = process_of(&read_to_end(connect_to(server.address())));
-        let address = server.address().to_owned();
+        wait_until_at_rest(worker);
         // Which kills it.
         drop(server);
-        // It is refused if the worker was not done with the first by then.
-        let _ = std::net::TcpStream::connect(address);
         wait_until_gone(&[worker]);
     }
 }

@@ -18,12 +18,11 @@ use crate::sys;
 /// them, unless accepting is suspended or resumed, or it shares the listener with others.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    /// The listener (while accepting is not suspended), stop, wake, and the turn of a request that waits.
-    /// Threads that accept beside each other use different sets, because a connection wakes everybody who
-    /// waits in one set, but only one of the sets (`EPOLLEXCLUSIVE`). Made when they are needed, the first
-    /// one at once.
+    /// The listener (while accepting is not suspended), stop, wake, a worker's master, and the turn of a request that
+    /// waits. Threads that accept beside each other use different sets, because a connection wakes everybody who waits
+    /// in one set, but only one of the sets (`EPOLLEXCLUSIVE`). Made when they are needed, the first one at once.
     all: [OnceLock<Epoll>; SETS],
-    /// Stop, wake, and a place among the requests in progress.
+    /// Stop, wake, a worker's master, and a place among the requests in progress.
     quiet: Epoll,
     /// Whether the listener is in the sets.
     listening: AtomicBool,
@@ -44,6 +43,7 @@ const STOP: u64 = 1;
 const WAKE: u64 = 2;
 const PLACE: u64 = 3;
 const TURN: u64 = 4;
+const MASTERS_END: u64 = 5;
 
 /// How a wait has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -177,6 +177,7 @@ impl Waiter {
             None => return Ok(WaitEnd::TimedOut),
             Some(LISTENER) => return Ok(WaitEnd::Request),
             Some(STOP) => wakeup.stop_seen(),
+            Some(MASTERS_END) => wakeup.shutdown(),
             Some(PLACE) => wakeup.take_place(),
             Some(TURN) => wakeup.take_turn(),
             Some(_) => {
@@ -192,6 +193,9 @@ fn wakeup_set(wakeup: &Wakeup) -> io::Result<Epoll> {
     let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     set.add(wakeup.stop_fd(), EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
     set.add(wakeup.wake_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+    if let Some(end) = wakeup.masters_end() {
+        set.add(end, EpollEvent::new(EpollFlags::EPOLLIN, MASTERS_END))?;
+    }
     Ok(set)
 }
 

@@ -337,6 +337,7 @@ impl<T: Transport> Core<T> {
         self.leave_connections_to_parent();
         let wakeup = self.shared.wakeup()?;
         let parents = wakeup.renew(wake, self.backlog.get().is_some())?;
+        wakeup.watch_master(duty.master);
         let master = Arc::new(Master::new(duty, parents));
         let transport = self.bound_transport()?;
         self.waiter()?.renew(transport.socket(), wakeup)?;
@@ -349,7 +350,7 @@ impl<T: Transport> Core<T> {
     /// In a worker: from now on it is told when its master has ended. To be called again if it may have changed its
     /// user or group, with which Linux forgets that (`PR_SET_PDEATHSIG`, prctl(2)).
     ///
-    /// A pipe would tell a worker that waits; this tells one that is busy in a handler as well.
+    /// [`Wakeup::watch_master`] tells a worker that waits; this tells one that is busy in a handler as well.
     ///
     /// # Errors
     ///

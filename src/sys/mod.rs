@@ -29,7 +29,7 @@ pub(crate) use filter::{refuse_connections, refuse_datagrams};
 pub(crate) use memory::Words;
 pub(crate) use packet_info::PacketInfo;
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
-pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap};
+pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap, watch_process};
 pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
 pub(crate) use send::{Outgoing, may_be_of_an_earlier, send, send_past_reports};

@@ -1,6 +1,7 @@
 //! Processes: forking, reaping, ending.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -65,6 +66,19 @@ pub(crate) fn reap(child: Pid) -> nix::Result<Option<ExitStatus>> {
     // SAFETY: the pointer is to a value that lives through the call.
     let ended = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
     Ok((Errno::result(ended)? != 0).then(|| ExitStatus::from_raw(status)))
+}
+
+/// `pidfd_open(2)`: a descriptor that becomes readable when the process has ended.
+///
+/// # Errors
+///
+/// `ENOSYS` before Linux 5.3; `ESRCH` where it has ended, and is reaped.
+pub(crate) fn watch_process(process: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes two integers.
+    let descriptor = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })?;
+    let descriptor = RawFd::try_from(descriptor).map_err(|_| Errno::EBADF)?;
+    // SAFETY: it is new, so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// _exit(2): ends the process without running destructors or exit handlers, which are the parent's.

@@ -41,6 +41,9 @@ pub(crate) struct Wakeup {
     place: EventFd,
     turn: EventFd,
     ended: EventFd,
+    /// Of a worker of a prefork server: readable once its master's process has ended, whatever a handler has made of the
+    /// signal that says so.
+    masters_end: OnceLock<OwnedFd>,
     /// When the server was told to stop.
     stopped: Stamp,
     /// When the patience with its requests ended.
@@ -80,6 +83,7 @@ impl Wakeup {
             place: event(EfdFlags::EFD_SEMAPHORE)?,
             turn: event(EfdFlags::empty())?,
             ended: event(EfdFlags::empty())?,
+            masters_end: OnceLock::new(),
             stopped: Stamp::new(),
             forced: Stamp::new(),
             draining: AtomicBool::new(false),
@@ -126,6 +130,14 @@ impl Wakeup {
             self.shutdown();
         }
         Ok(parents)
+    }
+
+    /// In a worker, before anything waits: waiting ends with the master, too. Without that (before Linux 5.3, or in a
+    /// sandbox) the signal has to do.
+    pub(crate) fn watch_master(&self, master: Pid) {
+        if let Ok(end) = sys::watch_process(master) {
+            let _ = self.masters_end.set(end);
+        }
     }
 
     // ----- Being told to stop --------------------------------------------------------------------
@@ -425,14 +437,20 @@ impl Wakeup {
 
     /// Waits for a wake-up or for being told to stop, at most `timeout`; takes the wake-up.
     pub(crate) fn wait_stop(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [
-            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            readable(self.stop.as_fd()),
+            readable(self.wake.as_fd()),
+            // Where there is none, stop is looked at twice.
+            readable(self.masters_end().unwrap_or(self.stop.as_fd())),
         ];
         match poll(&mut fds, timeout.map_or(PollTimeout::NONE, poll_timeout)) {
             Ok(_) => {
-                if fds[0].any().unwrap_or_default() {
+                let [stop, _, masters_end] = fds.map(|fd| fd.any().unwrap_or_default());
+                if stop {
                     self.stop_seen();
+                } else if masters_end {
+                    self.shutdown();
                 }
                 self.clear();
                 Ok(())
@@ -444,6 +462,10 @@ impl Wakeup {
 
     pub(crate) fn stop_fd(&self) -> BorrowedFd<'_> {
         self.stop.as_fd()
+    }
+
+    pub(crate) fn masters_end(&self) -> Option<BorrowedFd<'_>> {
+        self.masters_end.get().map(AsFd::as_fd)
     }
 
     pub(crate) fn place_fd(&self) -> BorrowedFd<'_> {

@@ -322,8 +322,8 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Runs `init` in each worker before it accepts: the place to connect to a database, or to drop
     /// privileges. If it fails or panics, the worker does not start. A handler that changes its user or group later has
-    /// Linux forget to tell the worker if the master is killed (`PR_SET_PDEATHSIG`), which learns of it after its next
-    /// request then.
+    /// Linux forget to tell the worker if the master is killed (`PR_SET_PDEATHSIG`), which learns of it when it has ended
+    /// its request then.
     ///
     /// ```
     /// use socketserver::prelude::*;

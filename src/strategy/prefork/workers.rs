@@ -285,9 +285,9 @@ mod tests {
     use nix::unistd::Pid;
 
     use super::*;
+    use crate::TcpRequest;
     use crate::aliases::TcpServer;
     use crate::lifecycle::{Slot, event};
-    use crate::TcpRequest;
     use crate::transport::Tcp;
 
     #[test]
