@@ -8,8 +8,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,7 @@ tests![
     a_function_that_panics_costs_nothing,
     a_function_that_waits_for_the_server_is_told_that_it_would_for_ever,
     a_signal_that_comes_often_runs_its_function_at_least_once,
+    functions_of_two_signals_run_one_after_the_other,
     the_stats_are_dumped_at_a_signal_under_every_strategy,
     a_second_sigint_stops_at_once_under_every_strategy,
     a_stop_signal_stops_at_once_under_every_strategy,
@@ -684,6 +685,41 @@ fn a_signal_that_comes_often_runs_its_function_at_least_once() {
         runs.load(Ordering::SeqCst) <= sent.load(Ordering::SeqCst),
         "it runs for a signal"
     );
+}
+
+/// "Suspend" and "resume" in close order would else leave the server suspended, and one that asks the state and changes it
+/// would be mistaken.
+fn functions_of_two_signals_run_one_after_the_other() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let [first, second] = [(); 2].map(|()| {
+        let told = Arc::clone(&told);
+        move |what: &'static str| told.lock().unwrap().push(what)
+    });
+    let address = Arc::new(OnceLock::<Address>::new());
+    let asked = Arc::clone(&address);
+    let running = bare()
+        .thread_pool()
+        .workers(2)
+        .on_signal(signal::SIGUSR1, move |_: &ServerHandle| {
+            first("the first begins");
+            kill(Pid::this(), Signal::SIGUSR2).unwrap();
+            // The other thread has looked at everything before it accepts the second.
+            for _ in 0..2 {
+                let client = connect(asked.wait());
+                assert_echoes(&client);
+                finish(&client);
+            }
+            first("the first has ended");
+        })
+        .on_signal(signal::SIGUSR2, move |_: &ServerHandle| second("the second"))
+        .spawn()
+        .unwrap();
+    address.set(running.server_address().clone()).unwrap();
+    send_usr1();
+    wait_until("both have run", || told.lock().unwrap().len() == 3);
+    running.stop().unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(*told, ["the first begins", "the first has ended", "the second"]);
 }
 
 // ----- The other actions -------------------------------------------------------------------------

@@ -39,7 +39,8 @@ pub enum SignalAction {
     DumpStats,
     /// Runs a function on the accept loop, not in the signal handler: it may do whatever it likes that does not
     /// take long. A bare server that is busy in a handler runs it afterwards. Signals that come before it has
-    /// run are one.
+    /// run are one. The functions of a server run one after the other, under every strategy; of signals that are there
+    /// at the same time, in the order in which they were set.
     Run(Arc<dyn Fn(&ServerHandle) + Send + Sync>),
 }
 

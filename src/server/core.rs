@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Core<T: Transport> {
     pub(crate) told_second: AtomicU64,
     /// What is listened to: what the program has asked for, and what says "look" to a thread that is busy in a handler.
     signals: Mutex<Vec<SignalGuard>>,
+    /// One thread at a time does what signals ask for.
+    running_actions: Mutex<()>,
     /// Those that do the default in a forked child, a bit each. Apart, because it may not wait for a lock.
     not_for_children: AtomicU64,
     /// The process that has made the timer of the drain deadline: each makes its own, once; 0: none has.
@@ -73,6 +75,7 @@ impl<T: Transport> Core<T> {
             backlog: OnceLock::new(),
             told_second: AtomicU64::new(0),
             signals: Mutex::default(),
+            running_actions: Mutex::default(),
             not_for_children: AtomicU64::new(0),
             timer: AtomicU32::new(0),
             capacity: OnceLock::new(),
@@ -272,13 +275,20 @@ impl<T: Transport> Core<T> {
         Ok(())
     }
 
-    /// Does what the signals that came ask for, and that a signal handler may not do.
+    /// Does what the signals that came ask for, and that a signal handler may not do: one after the other, whichever
+    /// threads accept. Who does it looks again when it is done, so nobody waits for it.
     pub(crate) fn run_signal_actions(&self) {
-        if let Ok(wakeup) = self.shared.wakeup()
-            && wakeup.has_signals()
-        {
-            let signals = wakeup.take_signals();
-            run_actions(&self.shared, signals, &self.config().signals);
+        let Ok(wakeup) = self.shared.wakeup() else { return };
+        while wakeup.has_signals() {
+            // Whoever has seen a signal and finds another thread at it is seen by that one's next look: a fence on either
+            // side.
+            fence(Ordering::SeqCst);
+            let Some(running) = self.running_actions.try_lock() else {
+                return;
+            };
+            run_actions(&self.shared, wakeup.take_signals(), &self.config().signals);
+            drop(running);
+            fence(Ordering::SeqCst);
         }
     }
 
