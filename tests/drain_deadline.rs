@@ -36,6 +36,7 @@ tests![
     a_sync_server_told_to_stop_before_it_serves_keeps_the_deadline,
     closing_a_sync_server_keeps_the_deadline,
     threads_that_accept_keep_the_deadline,
+    one_of_threads_that_accept_keeps_the_deadline_when_another_has_nothing_to_do,
     a_pool_serves_its_queue_before_the_deadline,
     a_forking_server_tells_what_it_loses_at_the_deadline,
     a_sync_server_tells_what_it_loses_at_the_deadline,
@@ -177,6 +178,28 @@ fn threads_that_accept_keep_the_deadline() {
     running.shutdown_handle().shutdown();
     let report = running.join().unwrap();
     assert_eq!(counts(report), [3, 0, 0, 3, 0]);
+}
+
+/// The thread that has nothing to do any more when the server is told to stop waits for the other, and does nothing else.
+fn one_of_threads_that_accept_keeps_the_deadline_when_another_has_nothing_to_do() {
+    let (begun, beginnings) = channel();
+    let handler = move |request: &mut TcpRequest| {
+        begun.send(()).unwrap();
+        Lines.handle(request)
+    };
+    let server = Accepting::over(TcpServer::new(ANY_PORT, handler), 2).drain_timeout(Duration::from_millis(50));
+    let running = server.spawn().unwrap();
+    let [first, second] = [(); 2].map(|()| {
+        let client = connect(running.server_address());
+        beginnings.recv().unwrap();
+        client
+    });
+    drop(first);
+    let handle = running.handle();
+    wait_until("the first request has ended", || handle.stats().running == 1);
+    running.shutdown_handle().shutdown();
+    assert_eq!(read_to_end(second), b"");
+    assert_eq!(counts(running.join().unwrap()), [2, 0, 0, 1, 0]);
 }
 
 fn a_pool_serves_its_queue_before_the_deadline() {

@@ -1,5 +1,6 @@
-//! The request that is served by the very thread that should see to the end of the server.
+//! The requests that are served by the very threads that should see to the end of the server.
 
+use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,20 +19,46 @@ pub(crate) struct Inline {
     pub(crate) activity: Arc<Activity>,
 }
 
-/// Where that connection is known, from its begin to just before its socket is closed: a descriptor in here
+/// Where those connections are known, each from its begin to just before its socket is closed: a descriptor in here
 /// is never somebody else's. And how many requests there are like that which have no socket of their own.
 #[derive(Debug, Default)]
 pub(crate) struct InlineSlot {
-    connection: TryLock<Option<Inline>>,
+    connections: TryLock<Connections>,
     datagrams: AtomicUsize,
 }
 
+/// Mostly one. Where several threads serve like that, each may be the one that the others wait for before one drains.
+#[derive(Debug, Default)]
+struct Connections {
+    first: Option<Inline>,
+    others: Vec<Inline>,
+}
+
+impl Connections {
+    fn insert(&mut self, inline: Inline) {
+        if self.first.is_none() {
+            self.first = Some(inline);
+        } else {
+            self.others.push(inline);
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Inline> {
+        let first = self.first.take_if(|inline| inline.number == number);
+        first.or_else(|| {
+            let index = self.others.iter().position(|inline| inline.number == number)?;
+            Some(self.others.swap_remove(index))
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Inline> {
+        self.first.iter().chain(&self.others)
+    }
+}
+
 impl InlineSlot {
-    /// The first has it where several threads serve like that: the others are not the one that drains.
     pub(crate) fn begin(&self, inline: Inline) {
-        self.connection.with(|slot| {
-            slot.get_or_insert(inline);
-        });
+        self.connections.with(|connections| connections.insert(inline));
     }
 
     /// As [`begin`](Self::begin), for a datagram.
@@ -45,17 +72,15 @@ impl InlineSlot {
 
     /// The request is over.
     pub(crate) fn end(&self, number: u64) {
-        let ended = self
-            .connection
-            .with(|slot| slot.take_if(|inline| inline.number == number));
+        let ended = self.connections.with(|connections| connections.remove(number));
         drop(ended);
     }
 
-    /// The server drains: an idle connection gets an end of stream, and, `forced`, any does, both ways.
+    /// The server drains: idle connections get an end of stream, and, `forced`, all do, both ways.
     /// False if the slot was in use: whoever uses it looks again afterwards. For signal handlers, too.
     pub(crate) fn try_attend(&self, forced: bool) -> bool {
-        let attend = |slot: &mut Option<Inline>| {
-            if let Some(inline) = slot {
+        let attend = |connections: &mut Connections| {
+            for inline in connections.iter() {
                 if forced {
                     let _ = shutdown(inline.socket, Shutdown::Both);
                 } else {
@@ -63,7 +88,7 @@ impl InlineSlot {
                 }
             }
         };
-        self.connection.try_with(attend).is_some()
+        self.connections.try_with(attend).is_some()
     }
 
     /// Whether a request is being served; `None` if that cannot be told at once.
@@ -71,11 +96,14 @@ impl InlineSlot {
         if self.datagrams.load(Ordering::Relaxed) > 0 {
             return Some(true);
         }
-        self.connection.try_with(|slot| slot.is_some())
+        self.connections
+            .try_with(|connections| connections.iter().next().is_some())
     }
 
+    /// What is in here is the parent's, and where another of its threads was at it, not even whole.
     pub(crate) fn give_back_in_child(&self) {
-        self.connection.give_back_in_child();
+        self.connections.give_back_in_child();
+        self.connections.with(|connections| mem::forget(mem::take(connections)));
         self.datagrams.store(0, Ordering::Relaxed);
     }
 }
@@ -90,7 +118,7 @@ mod tests {
     fn a_child_takes_back_what_a_thread_had_that_stayed_in_the_parent() {
         let slot = InlineSlot::default();
         // As a thread of the parent's that was at it: it never gives it back.
-        let at_it = || slot.connection.with(|_| resume_unwind(Box::new("gone")));
+        let at_it = || slot.connections.with(|_| resume_unwind(Box::new("gone")));
         assert!(catch_unwind(AssertUnwindSafe(at_it)).is_err());
         assert_eq!(slot.is_busy(), None);
         slot.give_back_in_child();

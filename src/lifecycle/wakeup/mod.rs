@@ -263,9 +263,9 @@ impl Wakeup {
         self.stopped.is_set()
     }
 
-    // ----- The request that the loop itself serves ---------------------------------------------------
+    // ----- The requests that the loop itself serves --------------------------------------------------
 
-    /// The thread that would see to the drain serves a request itself.
+    /// A thread that would see to the drain serves a request itself.
     pub(crate) fn begin_inline(&self, inline: Inline) {
         self.inline.begin(inline);
         // Whoever told it may have looked before.
@@ -286,6 +286,10 @@ impl Wakeup {
     /// Before its socket is closed.
     pub(crate) fn end_inline(&self, number: u64) {
         self.inline.end(number);
+        // Whoever had something to tell the others may have found the slot in use.
+        if self.is_told_to_stop() {
+            self.attend_inline();
+        }
     }
 
     fn attend_inline(&self) {
