@@ -55,6 +55,7 @@ tests![
     a_function_that_panics_costs_nothing,
     a_function_that_waits_for_the_server_is_told_that_it_would_for_ever,
     a_signal_that_comes_often_runs_its_function_at_least_once,
+    a_function_that_calls_for_itself_keeps_nobody_from_being_served,
     functions_of_two_signals_run_one_after_the_other,
     the_stats_are_dumped_at_a_signal_under_every_strategy,
     a_second_sigint_stops_at_once_under_every_strategy,
@@ -685,6 +686,15 @@ fn a_signal_that_comes_often_runs_its_function_at_least_once() {
         runs.load(Ordering::SeqCst) <= sent.load(Ordering::SeqCst),
         "it runs for a signal"
     );
+}
+
+fn a_function_that_calls_for_itself_keeps_nobody_from_being_served() {
+    let running = with_function(|_| send_usr1());
+    send_usr1();
+    let client = connect(running.server_address());
+    assert_echoes(&client);
+    finish(&client);
+    assert_eq!(running.stop().unwrap().served, 1);
 }
 
 /// "Suspend" and "resume" in close order would else leave the server suspended, and one that asks the state and changes it

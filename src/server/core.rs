@@ -276,19 +276,23 @@ impl<T: Transport> Core<T> {
     }
 
     /// Does what the signals that came ask for, and that a signal handler may not do: one after the other, whichever
-    /// threads accept. Who does it looks again when it is done, so nobody waits for it.
+    /// threads accept. Nobody waits for another: who is at it has the threads look again if there is more then.
     pub(crate) fn run_signal_actions(&self) {
         let Ok(wakeup) = self.shared.wakeup() else { return };
-        while wakeup.has_signals() {
-            // Whoever has seen a signal and finds another thread at it is seen by that one's next look: a fence on either
-            // side.
-            fence(Ordering::SeqCst);
-            let Some(running) = self.running_actions.try_lock() else {
-                return;
-            };
-            run_actions(&self.shared, wakeup.take_signals(), &self.config().signals);
-            drop(running);
-            fence(Ordering::SeqCst);
+        if !wakeup.has_signals() {
+            return;
+        }
+        // Whoever has seen a signal and finds another thread at it is seen by that one's next look: a fence on either side.
+        fence(Ordering::SeqCst);
+        let Some(running) = self.running_actions.try_lock() else {
+            return;
+        };
+        run_actions(&self.shared, wakeup.take_signals(), &self.config().signals);
+        drop(running);
+        fence(Ordering::SeqCst);
+        if wakeup.has_signals() {
+            // After a request, perhaps: signals that never end must not keep one from being accepted.
+            wakeup.tell_of_signals();
         }
     }
 

@@ -212,9 +212,14 @@ impl Wakeup {
     pub(crate) fn note_signal(&self, signal: i32) {
         if !self.is_deaf() {
             self.signals.fetch_or(Self::signal_bit(signal), Ordering::SeqCst);
-            self.wake();
-            self.request_ended();
+            self.tell_of_signals();
         }
+    }
+
+    /// Has the accept loop, or the drain, look for signals.
+    pub(crate) fn tell_of_signals(&self) {
+        self.wake();
+        self.request_ended();
     }
 
     /// This process serves: not earlier, because a program may become a daemon after it has bound.
