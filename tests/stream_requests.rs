@@ -32,6 +32,7 @@ tests![
     an_rbufsize_of_1_reads_nothing_ahead,
     by_default_reading_a_line_reads_ahead,
     a_read_into_the_handlers_own_memory_reads_nothing_ahead,
+    consuming_more_than_was_read_ahead_takes_that_only,
     an_rbufsize_that_memory_has_no_room_for_fails_the_read,
     with_a_wbufsize_writes_are_gathered,
     what_a_stream_gathers_is_sent_with_each_write_and_flush,
@@ -302,6 +303,15 @@ fn a_read_into_the_handlers_own_memory_reads_nothing_ahead() {
     let mut rest = String::new();
     request.get_mut().read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "rest");
+}
+
+fn consuming_more_than_was_read_ahead_takes_that_only() {
+    let mut request = StreamRequest::new(MemoryStream::new("one,two,"), "a client");
+    request.set_rbufsize(4);
+    assert_eq!(request.fill_buf().unwrap(), b"one,");
+    request.consume(1);
+    request.consume(usize::MAX);
+    assert_eq!(request.fill_buf().unwrap(), b"two,");
 }
 
 fn an_rbufsize_that_memory_has_no_room_for_fails_the_read() {

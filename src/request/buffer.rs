@@ -44,7 +44,7 @@ impl ReadBuffer {
     }
 
     pub(crate) fn consume(&mut self, count: usize) {
-        self.start = (self.start + count).min(self.bytes.len());
+        self.start = self.start.saturating_add(count).min(self.bytes.len());
         if self.unread().is_empty() && self.bytes.capacity() > self.size.max(DEFAULT_SIZE) {
             // What was put back of a big message is not kept room for.
             self.bytes = Vec::new();
