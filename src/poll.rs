@@ -42,9 +42,27 @@ pub(crate) fn writable(fd: BorrowedFd<'_>) -> bool {
 
 /// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.
 pub(crate) fn poll_timeout(timeout: Duration) -> PollTimeout {
-    let millis = timeout.as_micros().div_ceil(1000);
+    let millis = timeout.as_nanos().div_ceil(1_000_000);
     i32::try_from(millis)
         .ok()
         .and_then(|millis| millis.try_into().ok())
         .unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_rounded_up_however_short_it_is_and_cut_to_the_longest_there_is() {
+        let millis = |timeout| poll_timeout(timeout).as_millis();
+        assert_eq!(millis(Duration::ZERO), Some(0));
+        for (nanos, expected) in [(1, 1), (999, 1), (1_000_000, 1), (1_000_001, 2)] {
+            assert_eq!(millis(Duration::from_nanos(nanos)), Some(expected), "{nanos} ns");
+        }
+        assert_eq!(
+            millis(Duration::MAX),
+            millis(Duration::from_millis(i32::MAX.cast_unsigned().into()))
+        );
+    }
 }
