@@ -193,8 +193,9 @@ impl<T: Transport> Workers<T> {
     /// Kills the workers that hang. Returns when to look again, if any may.
     pub(super) fn kill_hanging(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
         // A master that looks later than it meant to was stopped or frozen, perhaps, and the workers with it: that time does
-        // not count. It looks often enough to notice.
-        let step = timeout / 4;
+        // not count. It looks often enough to notice, but no sooner than it can wait (poll_timeout), or it would always
+        // be late.
+        let step = (timeout / 4).max(Duration::from_millis(1));
         let looked = self.looked_for_hanging.replace(now).unwrap_or(now);
         let late = now.saturating_duration_since(looked).saturating_sub(step);
         let mut next = None;
@@ -278,10 +279,11 @@ pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<In
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
+    use std::process::{Command, ExitStatus};
     use std::sync::Arc;
 
     use nix::sys::eventfd::EfdFlags;
+    use nix::sys::signal::Signal;
     use nix::unistd::Pid;
 
     use super::*;
@@ -314,6 +316,25 @@ mod tests {
             workers.note(&Ended { worker, status });
             assert_eq!(workers.lost, may_have_lost);
         }
+    }
+
+    #[test]
+    fn the_shortest_time_to_get_on_is_over_and_the_master_rests_between_two_looks() {
+        let timeout = Duration::from_nanos(1);
+        let mut workers = Workers::<Tcp>::default();
+        // It looks before there is this worker.
+        assert_eq!(workers.kill_hanging(Instant::now(), timeout), None);
+        let mut process = Command::new("sleep").arg("60").spawn().unwrap();
+        let (slot, wake) = (Arc::new(Slot::new().unwrap()), event(EfdFlags::empty()).unwrap());
+        let server = Arc::new(TcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}));
+        let pid = Pid::from_raw(process.id().cast_signed());
+        workers.push(Worker::new(pid, slot, wake, server));
+        let mut now = Instant::now();
+        while let Some(at) = workers.kill_hanging(now, timeout) {
+            assert!(at > now, "it looks again at once");
+            now = at;
+        }
+        assert_eq!(process.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
     }
 
     #[test]
