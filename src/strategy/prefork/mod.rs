@@ -69,9 +69,9 @@ use workers::Workers;
 /// are on their way out, and serve their last requests, do not count.
 ///
 /// A worker that is replaced, or is one too many, drains as a server that stops: connections that have answered a message
-/// and wait for the next end, and the rest is cut at the [`drain_timeout`](crate::Config::drain_timeout). Only one that
-/// serves one at a time and has had its [`max_requests`](Self::max_requests) is not hurried: it leaves when its last
-/// connection has ended.
+/// and wait for the next end, and the rest is cut at the [`drain_timeout`](crate::Config::drain_timeout): if that is zero,
+/// the last request of a worker with threads at once. Only one that serves one at a time and has had its
+/// [`max_requests`](Self::max_requests) is not hurried: it leaves when its last connection has ended.
 ///
 /// # A process for each request
 ///
@@ -112,7 +112,7 @@ use workers::Workers;
 /// were killed: what these had in progress counts as failed, and goes to `handle_error` in the master as
 /// [`Cause::Exit`](crate::Cause::Exit); whose it was is known of Internet clients, if a worker serves one request
 /// at a time, and else [`Unnamed`](crate::Address::Unnamed). If the master itself is killed, the workers drain and
-/// end; one whose handler has left SIGTERM ignored or blocked learns of it after its next request.
+/// end; one that is busy, and whose handler has left SIGTERM ignored or blocked, learns of it when that request has ended.
 ///
 /// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
 /// `serve_forever` fails and says why the last one did. Those that descriptors, memory or room for threads were missing
