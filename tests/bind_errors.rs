@@ -6,7 +6,7 @@ mod support;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::SockaddrStorage;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -64,6 +65,7 @@ tests![
     a_signal_that_cannot_be_caught_is_refused,
     the_signal_that_a_server_sends_itself_is_refused,
     an_error_of_before_bind_is_told_with_the_address,
+    an_error_of_before_bind_gets_no_advice_about_binding,
     a_process_without_descriptors_says_so,
     a_process_without_a_descriptor_to_ask_who_answers_says_so,
     a_thousand_failed_binds_leave_nothing_behind,
@@ -617,7 +619,7 @@ fn the_signal_that_a_server_sends_itself_is_refused() {
 }
 
 fn an_error_of_before_bind_is_told_with_the_address() {
-    let refuse = |_: std::os::fd::BorrowedFd<'_>| Err(io::Error::new(ErrorKind::Unsupported, "not that option"));
+    let refuse = |_: BorrowedFd<'_>| Err(io::Error::new(ErrorKind::Unsupported, "not that option"));
     let text = "not that option (127.0.0.1:0): the server cannot listen there";
     assert_fails(tcp("127.0.0.1:0").before_bind(refuse), ErrorKind::Unsupported, text);
     let place = temp_path("socket");
@@ -627,6 +629,21 @@ fn an_error_of_before_bind_is_told_with_the_address() {
     );
     assert_fails(unix(&place.path).before_bind(refuse), ErrorKind::Unsupported, &text);
     assert!(!place.path.exists());
+}
+
+/// It may do anything: what the system says then has nothing to do with the address.
+fn an_error_of_before_bind_gets_no_advice_about_binding() {
+    let refuse = |errno: Errno| move |_: BorrowedFd<'_>| Err(errno.into());
+    let server = UdpServer::new("239.255.255.250:0", EchoLine).before_bind(refuse(Errno::EINVAL));
+    let text = "Invalid argument (os error 22) (239.255.255.250:0): the server cannot listen there";
+    assert_fails(server, ErrorKind::InvalidInput, text);
+    let place = temp_path("socket");
+    let text = format!(
+        "Operation not permitted (os error 1) ({}): the server cannot listen there",
+        place.path.display()
+    );
+    let server = unix(&place.path).before_bind(refuse(Errno::EPERM));
+    assert_fails(server, ErrorKind::PermissionDenied, &text);
 }
 
 // ----- Descriptors -------------------------------------------------------------------------------

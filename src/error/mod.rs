@@ -6,7 +6,7 @@ mod tasks;
 
 use std::io;
 
-pub(crate) use bind::bind_error;
+pub(crate) use bind::{before_bind_error, bind_error};
 pub use request::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub(crate) use tasks::{LIMITS_OF_TASKS, no_room_for};
 

@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind,
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::error::bind_error;
+use crate::error::{before_bind_error, bind_error};
 use crate::sys;
 
 /// A bound socket at the first of the addresses that takes one.
@@ -56,7 +56,7 @@ fn try_bind(address: SocketAddr, config: &Config, kind: SockType) -> io::Result<
         setsockopt(&socket, sockopt::Ipv6V6Only, &only_v6)?;
     }
     if let Some(before_bind) = &config.before_bind {
-        before_bind(socket.as_fd())?;
+        before_bind(socket.as_fd()).map_err(before_bind_error)?;
     }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     Ok(socket)

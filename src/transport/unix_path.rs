@@ -21,7 +21,7 @@ use super::socket::listen;
 use super::unix_access::{Access, bind_beside};
 use crate::address::Address;
 use crate::config::Config;
-use crate::error::bind_error;
+use crate::error::{before_bind_error, bind_error};
 use crate::sys;
 
 /// A socket that is bound, and the file that it has made. A stream socket with a file listens.
@@ -36,7 +36,7 @@ pub(super) fn bound_socket(
     let name = to_nix(&unix_address).map_err(|errno| failed(errno.into()))?;
     let socket = new_socket(kind).map_err(failed)?;
     if let Some(before_bind) = &config.before_bind {
-        before_bind(socket.as_fd()).map_err(failed)?;
+        before_bind(socket.as_fd()).map_err(before_bind_error).map_err(failed)?;
     }
     let Some(path) = unix_address.as_pathname() else {
         if access.is_some() {
