@@ -24,6 +24,7 @@ use nix::unistd::{Pid, Uid, close, daemon, geteuid, setuid};
 use socketserver::prelude::*;
 use socketserver::{Event, Running, State, Tcp};
 use support::attempts::until_in_time;
+use support::clients;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::interrupt::ignore_sigterm;
 use support::process::{Process, as_ordinary_user, echo_with_few_tasks, pid, role, serve_as_role};
@@ -1220,6 +1221,9 @@ fn wait_until_at_rest(process: u32) {
 
 // By that signal the kernel tells of the master's end.
 fn without_a_master_an_idle_worker_ends_although_a_handler_has_left_sigterm_ignored() {
+    if !clients::linux_available([5, 3], "pidfd_open(2)") {
+        return;
+    }
     for role_name in [
         "a_worker_that_ignores_sigterm",
         "a_worker_with_threads_that_ignores_sigterm",

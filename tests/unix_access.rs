@@ -430,10 +430,7 @@ fn mode_and_owner_need_no_proc() {
         clients::lack("no root, who can choose another root".to_owned());
         return;
     }
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let version: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
-    if version < vec![6, 6] {
-        clients::lack("no Linux 6.6, which has fchmodat2(2)".to_owned());
+    if !clients::linux_available([6, 6], "fchmodat2(2)") {
         return;
     }
     let place = temp_path("socket");

@@ -2,6 +2,7 @@
 //! whose client is not.
 
 use std::env;
+use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
@@ -57,6 +58,17 @@ pub fn ipv6_available() -> bool {
     let found = TcpListener::bind("[::1]:0").is_ok();
     if !found {
         lack("no IPv6".to_owned());
+    }
+    found
+}
+
+/// Whether Linux is so new (`[6, 6]`) that it has `what`. If not, the test that asks is to return at once.
+pub fn linux_available(version: [u32; 2], what: &str) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let running: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
+    let found = running.as_slice() >= version.as_slice();
+    if !found {
+        lack(format!("no Linux {}.{}, which has {what}", version[0], version[1]));
     }
     found
 }
