@@ -97,8 +97,8 @@ pub struct Config {
     /// as the strategy has room for. Where it has room for fewer, [its limit](crate#limit) decides.
     pub max_connections: Option<Limit>,
     /// How many requests of one client address may be in progress at once; `None` (the default): no limit.
-    /// An address is an IPv4 address or an IPv6 /64 (link-local ones count whole, and on each link by themselves); clients of
-    /// Unix sockets have none.
+    /// An address is an IPv4 address or an IPv6 /64 (link-local ones count whole, and on each link by themselves);
+    /// clients of Unix sockets have none.
     pub max_per_address: Option<Limit>,
     /// How many requests of one client address may come in a time; `None` (the default): no limit.
     pub max_rate_per_address: Option<RateLimit>,

@@ -177,8 +177,8 @@ mod never {
 /// # Ok::<(), HandlerError>(())
 /// ```
 ///
-/// Such a request has the clocks that it is [given](crate::StreamRequest::set_timeouts), which run as on a server, and is
-/// told of no drain. It is closed when it is dropped: if something has come that was not read, with a reset.
+/// Such a request has the clocks that it is [given](crate::StreamRequest::set_timeouts), which run as on a server, and
+/// is told of no drain. It is closed when it is dropped: if something has come that was not read, with a reset.
 ///
 /// # Errors
 ///

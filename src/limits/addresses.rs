@@ -51,8 +51,8 @@ impl AddressRules {
     /// The client that `address` is counted as; `None` if these rules do not concern it.
     ///
     /// An IPv6 client has at least a /64 to itself (RFC 6177), so that is what counts, but for link-local addresses, of
-    /// which each is a neighbour's (RFC 4291, 2.5.6). Clients of Unix sockets
-    /// are all this machine's own and mostly unnamed: they are not limited by address.
+    /// which each is a neighbour's (RFC 4291, 2.5.6). Clients of Unix sockets are all this machine's own and mostly
+    /// unnamed: they are not limited by address.
     pub(crate) fn client(&self, address: &Address) -> Option<Client> {
         if self.at_once.is_none() && self.rate.is_none() {
             return None;

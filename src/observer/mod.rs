@@ -149,8 +149,8 @@ pub enum Outcome {
     Served,
     /// Its handler failed, or it could not be started.
     Failed,
-    /// Its handler, or one of the hooks `verify_request` and `finish_request`, panicked. (In a forked child it has failed:
-    /// the status of that says no more.)
+    /// Its handler, or one of the hooks `verify_request` and `finish_request`, panicked. (In a forked child it has
+    /// [`Failed`](Self::Failed): the status of the child says no more.)
     Panicked,
     /// Its process was killed or left by itself: with neither 0 nor 1, which say how a handler ended.
     Exited(ExitStatus),

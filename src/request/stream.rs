@@ -142,10 +142,10 @@ use super::StreamRequest;
 /// The first byte for which the [handshake's clock](crate::Timeouts#structfield.handshake) waits is one within TLS.
 ///
 /// In the middle of a conversation (STARTTLS) the same handler does it, called by hand once the
-/// [`Framed`](crate::framing::Framed) of the conversation so far is gone: `tls.setup(request)?; tls.handle(request)`. What
-/// that has read ahead is the handshake's, so a command that somebody has slipped in behind STARTTLS is no TLS, and ends it.
-/// The handshake's clock, which runs from the beginning of the connection, would have run out by then, so it is taken away
-/// before:
+/// [`Framed`](crate::framing::Framed) of the conversation so far is gone: `tls.setup(request)?; tls.handle(request)`.
+/// What that `Framed` has read ahead is the handshake's, so a command that somebody has slipped in behind STARTTLS is no
+/// TLS, and ends it. The handshake's clock, which runs from the beginning of the connection, may have run out by then,
+/// so it is taken away before:
 ///
 /// ```
 /// use socketserver::prelude::*;
