@@ -147,30 +147,34 @@ impl Wakeup {
         self.stop_seen();
         // It fails only when it is already readable (EAGAIN).
         let _ = self.stop.write(1);
-        self.wake_sleepers();
-        self.attend_inline();
+        self.tell_threads();
     }
 
     /// As [`shutdown`](Self::shutdown), in whatever process. In one that another server has forked nothing is known of
     /// the threads that serve, which may sleep in accept(2) or be busy in a handler: a signal has them look at `stop`.
     pub(crate) fn shutdown_from_anywhere(&self) {
+        self.stop_seen();
+        let _ = self.stop.write(1);
+        // This process may begin to serve meanwhile (daemon(3)): it sees that, or is seen here.
+        fence(Ordering::SeqCst);
         let serves = match self.process.load(Ordering::Relaxed) {
             0 => self.maker,
             process => Pid::from_raw(process),
         };
-        if serves == Pid::this() {
-            return self.shutdown();
+        let is_here = serves == Pid::this();
+        // The request of a child is served here, too.
+        if is_here || self.in_child() {
+            self.tell_threads();
         }
-        if self.in_child() {
-            // Its request is served here.
-            self.shutdown();
-        } else {
-            self.stop_seen();
-            let _ = self.stop.write(1);
-        }
-        if let Ok(nudge) = Signal::try_from(sys::NUDGE) {
+        if let (false, Ok(nudge)) = (is_here, Signal::try_from(sys::NUDGE)) {
             let _ = kill(serves, nudge);
         }
+    }
+
+    /// Has the threads see that sleep in accept(2), or serve a request themselves.
+    fn tell_threads(&self) {
+        self.wake_sleepers();
+        self.attend_inline();
     }
 
     /// In the handler of [`sys::NUDGE`]: another process may have [told](Self::shutdown_from_anywhere) the server to
@@ -226,6 +230,8 @@ impl Wakeup {
     pub(crate) fn serves_here(&self) {
         self.generation.store(sys::generation(), Ordering::Relaxed);
         self.process.store(Pid::this().as_raw(), Ordering::Relaxed);
+        // See `shutdown_from_anywhere`.
+        fence(Ordering::SeqCst);
     }
 
     /// Whether signals are another process's matter: what the server, a handler or another server of the program has
@@ -507,6 +513,10 @@ pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use nix::fcntl::{FcntlArg::F_GETFL, OFlag, fcntl};
     use signal_hook::consts::SIGUSR1;
 
     use super::*;
@@ -528,6 +538,40 @@ mod tests {
         wakeup.request_ended();
         assert_eq!(events(&wakeup).map(|event| readable(event.as_fd())), [true; 5]);
         assert_eq!(parents.map(|event| readable(event.as_fd())), [false; 5]);
+    }
+
+    // As in a daemon, where the server was made in another process.
+    #[test]
+    fn a_process_that_begins_to_serve_sees_that_it_was_told_to_stop_or_is_told() {
+        // Greater than any process's (proc(5), pid_max).
+        let nobody = Pid::from_raw(i32::MAX);
+        for _ in 0..2000 {
+            let wakeup = Wakeup {
+                maker: nobody,
+                ..Wakeup::new().unwrap()
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            wakeup.let_sleep(listener.as_fd(), 1).unwrap();
+            let together = AtomicUsize::new(0);
+            let begin = || {
+                together.fetch_add(1, Ordering::SeqCst);
+                while together.load(Ordering::SeqCst) < 2 {
+                    thread::yield_now();
+                }
+            };
+            let sees_it = thread::scope(|scope| {
+                scope.spawn(|| {
+                    begin();
+                    wakeup.shutdown_from_anywhere();
+                });
+                begin();
+                wakeup.serves_here();
+                wakeup.is_told_to_stop()
+            });
+            // One that sleeps in accept(2) comes out.
+            let is_told = || fcntl(&listener, F_GETFL).unwrap() & OFlag::O_NONBLOCK.bits() != 0;
+            assert!(sees_it || is_told());
+        }
     }
 
     #[test]
