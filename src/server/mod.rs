@@ -129,7 +129,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     ///   process, over one socket ([`with_transport`](SocketServer::with_transport)) or with
     ///   [`allow_reuse_port`](crate::Configure::allow_reuse_port).
     /// * The process that does not go on serving (the first one of a daemon) ends with `_exit(2)`: dropped there, a server
-    ///   takes its Unix path away, and a [`Running`] stops its server.
+    ///   takes its Unix path away and, in a program where another forks, ends listening for both, and a [`Running`] stops
+    ///   its server.
     /// * So does one that a handler forks, before it returns from the handler: it would go on as such a copy, and accept. Only
     ///   in a child of [`Forking`](crate::Forking) or a worker of [`PreFork`](crate::PreFork) it ends with the request.
     ///

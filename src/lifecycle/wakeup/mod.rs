@@ -144,17 +144,14 @@ impl Wakeup {
 
     /// Asks the server to stop. Again is the same as once.
     pub(crate) fn shutdown(&self) {
-        self.stop_seen();
-        // It fails only when it is already readable (EAGAIN).
-        let _ = self.stop.write(1);
+        self.say_stop();
         self.tell_threads();
     }
 
     /// As [`shutdown`](Self::shutdown), in whatever process. In one that another server has forked nothing is known of
     /// the threads that serve, which may sleep in accept(2) or be busy in a handler: a signal has them look at `stop`.
     pub(crate) fn shutdown_from_anywhere(&self) {
-        self.stop_seen();
-        let _ = self.stop.write(1);
+        self.say_stop();
         // This process may begin to serve meanwhile (daemon(3)): it sees that, or is seen here.
         fence(Ordering::SeqCst);
         let serves = match self.process.load(Ordering::Relaxed) {
@@ -169,6 +166,13 @@ impl Wakeup {
         if let (false, Ok(nudge)) = (is_here, Signal::try_from(sys::NUDGE)) {
             let _ = kill(serves, nudge);
         }
+    }
+
+    /// Says so to all who look, in whatever process.
+    fn say_stop(&self) {
+        self.stop_seen();
+        // It fails only when it is already readable (EAGAIN).
+        let _ = self.stop.write(1);
     }
 
     /// Has the threads see that sleep in accept(2), or serve a request themselves.
