@@ -76,22 +76,22 @@ impl Transport for UnixStreams {
     }
 
     fn stop_listening(&self, placeholder: BorrowedFd<'_>, in_child: bool) {
-        if let (Some(file), false) = (&self.file, in_child) {
-            file.remove();
-        }
-        if self.origin.has_copies() && !in_child {
-            self.end_listening();
+        if !in_child {
+            self.leave();
         }
         socket::close(self.listener.as_fd(), placeholder);
     }
 }
 
 impl UnixStreams {
-    /// Whom the kernel has queued a process that another server of the program has forked would keep waiting: it has a
-    /// copy of the socket.
-    fn end_listening(&self) {
-        // Else it may wait for the next one.
-        if self.refuse().is_ok() {
+    /// Removes the path. Whom the kernel has queued a process that another server of the program has forked would keep
+    /// waiting, if it has a copy of the socket.
+    fn leave(&self) {
+        if let Some(file) = &self.file {
+            file.remove();
+        }
+        // One that does not refuse may wait for the next one.
+        if self.origin.has_copies() && self.refuse().is_ok() {
             while self.listener.accept().is_ok() {}
         }
     }
@@ -101,10 +101,7 @@ impl UnixStreams {
 impl Drop for UnixStreams {
     fn drop(&mut self) {
         if self.origin.leaves_copies() {
-            if let Some(file) = &self.file {
-                file.remove();
-            }
-            self.end_listening();
+            self.leave();
         }
     }
 }
