@@ -1018,6 +1018,16 @@ fn a_real_time_signal_is_heard_that_was_blocked_when_the_program_was_started() {
     before.thread_set_mask().unwrap();
 }
 
+#[track_caller]
+fn assert_a_new_server_hears() {
+    let heard = Gate::default();
+    let opens = heard.clone();
+    let running = with_function(move |_| opens.open());
+    send_usr1();
+    heard.wait();
+    running.stop().unwrap();
+}
+
 fn after_the_end_a_signal_runs_nothing() {
     let runs = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&runs);
@@ -1028,12 +1038,7 @@ fn after_the_end_a_signal_runs_nothing() {
     running.stop().unwrap();
     send_usr1();
     // Another server of this process hears of it, which shows that the signal has come.
-    let heard = Gate::default();
-    let opens = heard.clone();
-    let other = with_function(move |_| opens.open());
-    send_usr1();
-    heard.wait();
-    other.stop().unwrap();
+    assert_a_new_server_hears();
     assert_eq!(runs.load(Ordering::SeqCst), 0);
     assert_eq!(handle.state(), State::Closed);
 }
@@ -1041,12 +1046,7 @@ fn after_the_end_a_signal_runs_nothing() {
 fn a_signal_that_is_ignored_since_another_server_has_listened_to_it_is_heard() {
     let before = with_function(|_| {});
     ignore(Signal::SIGUSR1);
-    let heard = Gate::default();
-    let opens = heard.clone();
-    let running = with_function(move |_| opens.open());
-    send_usr1();
-    heard.wait();
-    running.stop().unwrap();
+    assert_a_new_server_hears();
     before.stop().unwrap();
 }
 

@@ -7,14 +7,14 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
-use socketserver::{CountingObserver, Tcp};
+use socketserver::{CountingObserver, Running, Tcp};
 use support::accepting::Accepting;
 use support::detached::InPlace;
 use support::gate::Gate;
@@ -162,15 +162,20 @@ fn closing_a_sync_server_keeps_the_deadline() {
     assert_ends_with_a_silent_client_queued(|server| Arc::new(server).close().unwrap());
 }
 
-/// All threads are busy with clients that say nothing, the one that serves included.
-fn threads_that_accept_keep_the_deadline() {
+/// A server whose `threads` serve what they accept; the channel tells of each beginning.
+fn accepting(threads: usize) -> (Running, Receiver<()>) {
     let (begun, beginnings) = channel();
     let handler = move |request: &mut TcpRequest| {
         begun.send(()).unwrap();
         Lines.handle(request)
     };
-    let server = Accepting::over(TcpServer::new(ANY_PORT, handler), 3).drain_timeout(Duration::from_millis(50));
-    let running = server.spawn().unwrap();
+    let server = Accepting::over(TcpServer::new(ANY_PORT, handler), threads).drain_timeout(Duration::from_millis(50));
+    (server.spawn().unwrap(), beginnings)
+}
+
+/// All threads are busy with clients that say nothing, the one that serves included.
+fn threads_that_accept_keep_the_deadline() {
+    let (running, beginnings) = accepting(3);
     let clients: Vec<_> = (0..3).map(|_| connect(running.server_address())).collect();
     for _ in &clients {
         beginnings.recv().unwrap();
@@ -182,13 +187,7 @@ fn threads_that_accept_keep_the_deadline() {
 
 /// The thread that has nothing to do any more when the server is told to stop waits for the other, and does nothing else.
 fn one_of_threads_that_accept_keeps_the_deadline_when_another_has_nothing_to_do() {
-    let (begun, beginnings) = channel();
-    let handler = move |request: &mut TcpRequest| {
-        begun.send(()).unwrap();
-        Lines.handle(request)
-    };
-    let server = Accepting::over(TcpServer::new(ANY_PORT, handler), 2).drain_timeout(Duration::from_millis(50));
-    let running = server.spawn().unwrap();
+    let (running, beginnings) = accepting(2);
     let [first, second] = [(); 2].map(|()| {
         let client = connect(running.server_address());
         beginnings.recv().unwrap();

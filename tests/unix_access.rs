@@ -20,7 +20,9 @@ use support::clients;
 use support::process::{
     Process, ROLE, as_ordinary_user, for_everybody, ordinary_user, public_path, role, serve_as_role,
 };
-use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, names, race};
+use support::unix::{
+    LIVE, assert_answers, assert_answers_and_ends, assert_datagrams_answered, connect_unix, names, race,
+};
 use support::{EchoLine, TempPath, logged, temp_path, wait_until};
 
 tests![
@@ -250,8 +252,7 @@ fn the_mode_keeps_other_users_out() {
 }
 
 fn a_socket_that_this_user_may_not_connect_to_is_left_alone() {
-    if !geteuid().is_root() {
-        clients::lack("no root, who can be another user".to_owned());
+    if !clients::root_available("be another user") {
         return;
     }
     let place = public_path("socket", 0o777);
@@ -363,10 +364,7 @@ fn a_relative_path_with_a_mode_is_removed_although_the_directory_has_changed() {
     let directory = place.path.parent().unwrap();
     let process = Process::start(role("serves_a_relative_path_with_a_mode").env(PLACE, directory));
     assert_eq!(process.address(), "socket");
-    assert_answers(&place.path.as_path().into());
-    process.signal(Signal::SIGTERM);
-    let ended = process.end();
-    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+    assert_answers_and_ends(process, &place.path);
     assert_eq!(names(&place), [""; 0]);
 }
 
@@ -395,8 +393,7 @@ fn a_relative_path_is_served_and_removed_by_who_may_not_go_there_from_the_root()
 
 /// As after privileges were given up, in a directory that is root's alone.
 fn a_path_that_this_user_may_not_go_to_any_more_is_told() {
-    if !geteuid().is_root() {
-        clients::lack("no root, who can be another user".to_owned());
+    if !clients::root_available("be another user") {
         return;
     }
     let place = temp_path("socket");
@@ -426,8 +423,7 @@ fn serves_with_a_mode_and_an_owner_without_proc() {
 
 /// As in many a jail.
 fn mode_and_owner_need_no_proc() {
-    if !geteuid().is_root() {
-        clients::lack("no root, who can choose another root".to_owned());
+    if !clients::root_available("choose another root") {
         return;
     }
     if !clients::linux_available([6, 6], "fchmodat2(2)") {
@@ -439,10 +435,7 @@ fn mode_and_owner_need_no_proc() {
     assert_eq!(process.address(), "/socket");
     let found = fs::metadata(&place.path).unwrap();
     assert_eq!((found.mode() & 0o777, found.uid(), found.gid()), (0o642, 1, 2));
-    assert_answers(&place.path.as_path().into());
-    process.signal(Signal::SIGTERM);
-    let ended = process.end();
-    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+    assert_answers_and_ends(process, &place.path);
 }
 
 /// A path of 107 bytes whose last name has `length` of them.

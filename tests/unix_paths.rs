@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
-use nix::unistd::{chroot, geteuid};
+use nix::unistd::chroot;
 use socketserver::prelude::*;
 use support::clients;
 use support::process::{Process, role, serve_as_role};
-use support::unix::{LIVE, assert_answers, assert_datagrams_answered, connect_unix, names, race};
+use support::unix::{
+    LIVE, assert_answers, assert_answers_and_ends, assert_datagrams_answered, connect_unix, names, race,
+};
 use support::{CEILING, EchoLine, TempPath, children, exchange_line, logged, temp_path, wait_until};
 
 tests![
@@ -412,10 +414,7 @@ fn a_relative_path_is_removed_although_the_directory_has_changed() {
     let directory = place.path.parent().unwrap();
     let process = Process::start(role("serves_a_relative_path_from_elsewhere").env(DIRECTORY, directory));
     assert_eq!(process.address(), "socket");
-    assert_answers(&place.path.as_path().into());
-    process.signal(Signal::SIGTERM);
-    let ended = process.end();
-    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+    assert_answers_and_ends(process, &place.path);
     assert!(!place.path.exists());
 }
 
@@ -428,8 +427,7 @@ fn serves_a_relative_path_outside_of_its_root() {
 }
 
 fn a_relative_path_is_served_and_removed_where_none_leads_from_the_root() {
-    if !geteuid().is_root() {
-        clients::lack("no root, who can choose another root".to_owned());
+    if !clients::root_available("choose another root") {
         return;
     }
     let place = temp_path("socket");
@@ -437,10 +435,7 @@ fn a_relative_path_is_served_and_removed_where_none_leads_from_the_root() {
     fs::create_dir(directory.join("root")).unwrap();
     let process = Process::start(role("serves_a_relative_path_outside_of_its_root").env(DIRECTORY, directory));
     assert_eq!(process.address(), "socket");
-    assert_answers(&place.path.as_path().into());
-    process.signal(Signal::SIGTERM);
-    let ended = process.end();
-    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+    assert_answers_and_ends(process, &place.path);
     assert_eq!(names(&place), ["root"]);
 }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use nix::unistd::geteuid;
+
 /// Set to `required`, a missing client fails its test; `scripts/test.sh`, which installs them all, sets it.
 const REQUIRED: &str = "SOCKETSERVER_TEST_CLIENTS";
 
@@ -55,20 +57,28 @@ pub fn python() -> &'static str {
 
 /// Whether this machine has a loopback address of IPv6. If not, the test that asks is to return at once.
 pub fn ipv6_available() -> bool {
-    let found = TcpListener::bind("[::1]:0").is_ok();
-    if !found {
-        lack("no IPv6".to_owned());
-    }
-    found
+    has(TcpListener::bind("[::1]:0").is_ok(), "no IPv6".to_owned())
+}
+
+/// Whether the tests run as root, who `can` do what the test that asks needs. If not, that is to return at once.
+pub fn root_available(can: &str) -> bool {
+    has(geteuid().is_root(), format!("no root, who can {can}"))
 }
 
 /// Whether Linux is so new (`[6, 6]`) that it has `what`. If not, the test that asks is to return at once.
 pub fn linux_available(version: [u32; 2], what: &str) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let running: Vec<u32> = release.split(['.', '-']).map_while(|part| part.parse().ok()).collect();
-    let found = running.as_slice() >= version.as_slice();
+    let [major, minor] = version;
+    has(
+        running >= version.to_vec(),
+        format!("no Linux {major}.{minor}, which has {what}"),
+    )
+}
+
+fn has(found: bool, missing: String) -> bool {
     if !found {
-        lack(format!("no Linux {}.{}, which has {what}", version[0], version[1]));
+        lack(missing);
     }
     found
 }

@@ -116,8 +116,7 @@ pub fn role_with_few_tasks(tasks: u32, role: &str) -> Option<(Process, TempPath)
 /// if that user is no other than this process's, whose other programs come and go: the test is to return at once.
 #[track_caller]
 fn with_few_tasks(tasks: u32, program: &Path) -> Option<(Command, TempPath)> {
-    if !nix::unistd::geteuid().is_root() {
-        clients::lack("no root, who can be a user with no other program".to_owned());
+    if !clients::root_available("be a user with no other program") {
         return None;
     }
     let place = for_everybody(program);

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 
+use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 
+use super::process::Process;
 use super::{CEILING, TempPath, exchange_line, temp_path};
 
 /// The path of a Unix server.
@@ -64,6 +66,15 @@ pub fn unnamed_datagram_client(server: &Address) -> UnixDatagram {
 #[track_caller]
 pub fn assert_answers(server: &Address) {
     assert_eq!(exchange_line(connect_unix(server), "hello\n"), "hello\n");
+}
+
+/// A process that has served nobody yet answers at a path, and ends at SIGTERM.
+#[track_caller]
+pub fn assert_answers_and_ends(process: Process, path: &Path) {
+    assert_answers(&path.into());
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
 }
 
 /// A datagram server of [`EchoLine`](super::EchoLine) answers, from its own path.
