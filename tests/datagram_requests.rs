@@ -19,7 +19,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
 use socketserver::{
-    DatagramSocket, LimitKind, MemoryDatagrams, Replies, Running, State, Transport, Udp, UnixDatagrams, run_handler,
+    DatagramSocket, Handled, LimitKind, MemoryDatagrams, Replies, Running, State, Transport, Udp, UnixDatagrams,
+    run_handler,
 };
 use support::clients::ipv6_available;
 use support::gate::Gate;
@@ -54,6 +55,7 @@ tests![
     what_the_network_says_of_many_datagrams_does_not_make_receiving_pause,
     a_reply_can_go_when_the_handler_has_returned,
     a_socket_that_was_kept_sends_nothing_when_the_server_has_ended,
+    a_socket_that_was_kept_does_not_outlive_a_server_that_was_dropped,
     a_reply_that_is_too_long_is_an_error,
     a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on,
     replies_wait_for_a_unix_client_that_reads_later,
@@ -483,6 +485,42 @@ fn a_socket_that_was_kept_sends_nothing_when_the_server_has_ended() {
     running.stop().unwrap();
     let error = socket.send_datagram(&packet, &client_address).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::ENOTSOCK as i32), "{error}");
+}
+
+/// Of one that has handled requests and was not closed: its address is free all the same.
+fn a_socket_that_was_kept_does_not_outlive_a_server_that_was_dropped() {
+    fn handle_one(server: impl BaseServer, send: impl FnOnce(&Address)) {
+        let server = Arc::new(server.timeout(CEILING).bind().unwrap());
+        send(&server.server_address());
+        assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    }
+    fn assert_sends_nothing(kept: &mpsc::Receiver<Kept>) {
+        let (socket, packet, client_address) = kept.recv().unwrap();
+        let error = socket.send_datagram(&packet, &client_address).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ENOTSOCK as i32), "{error}");
+    }
+    let (keep, kept) = keeping();
+    for replies in [Replies::AtOnce, Replies::Batched] {
+        // Answered from one of several addresses, it is kept behind something.
+        for ip in ["127.0.0.1", "0.0.0.0"] {
+            let mut port = None;
+            let server = UdpServer::new((ip, 0), keep.clone()).replies(replies);
+            handle_one(server, |address| {
+                port = address.port();
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                client.send_to(b"hello", ("127.0.0.1", port.unwrap())).unwrap();
+            });
+            UdpSocket::bind((ip, port.unwrap())).unwrap();
+            assert_sends_nothing(&kept);
+        }
+    }
+    let place = temp_path("server");
+    let (client, _client_place) = unconnected_client();
+    handle_one(UnixDatagramServer::new(&place.path, keep), |_| {
+        client.send_to(b"hello", &place.path).unwrap();
+    });
+    assert!(!place.path.exists());
+    assert_sends_nothing(&kept);
 }
 
 /// What it takes to answer later.

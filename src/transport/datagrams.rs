@@ -10,6 +10,7 @@ use nix::sys::socket::{SockaddrLike, getsockopt};
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 use super::replies::Replies;
+use super::socket;
 use crate::address::Address;
 use crate::config::Config;
 use crate::request::{DatagramRequest, DatagramSocket};
@@ -31,7 +32,7 @@ pub(super) trait Peer: PartialEq + Sized + Send + 'static {
 
 /// A socket with what was received ahead, and what is held back.
 #[derive(Debug)]
-pub(super) struct Datagrams<S, P> {
+pub(super) struct Datagrams<S: AsFd, P> {
     socket: Arc<S>,
     /// Made when the server's attributes are known.
     boxes: OnceLock<Boxes<S, P>>,
@@ -98,6 +99,17 @@ impl<S: DatagramSocket + AsFd, P: Peer> Datagrams<S, P> {
     fn boxes(&self) -> &Boxes<S, P> {
         self.boxes
             .get_or_init(|| Boxes::new(&self.socket, &Config::default(), false))
+    }
+}
+
+/// Of a server that was not closed: what a handler has kept does not outlive it either.
+impl<S: AsFd, P> Drop for Datagrams<S, P> {
+    fn drop(&mut self) {
+        // They have the socket, too.
+        self.boxes.take();
+        if Arc::strong_count(&self.socket) > 1 {
+            socket::close_kept(self.socket.as_fd());
+        }
     }
 }
 

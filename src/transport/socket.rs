@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt};
 
 use crate::config::Config;
@@ -107,5 +108,13 @@ pub(super) fn check_family(socket: &impl AsFd, right: &[AddressFamily]) -> io::R
 pub(super) fn close(socket: BorrowedFd<'_>, placeholder: BorrowedFd<'_>) {
     if let Err(error) = sys::replace(socket, placeholder) {
         log::warn!("the listening socket stays open until the server is dropped: {error}");
+    }
+}
+
+/// As [`close`], when a transport is dropped whose socket somebody has kept.
+pub(super) fn close_kept(socket: BorrowedFd<'_>) {
+    let placeholder = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(io::Error::from);
+    if let Err(error) = placeholder.and_then(|placeholder| sys::replace(socket, placeholder.as_fd())) {
+        log::warn!("the server's socket stays open as long as a handler keeps it: {error}");
     }
 }
