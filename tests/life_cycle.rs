@@ -54,6 +54,7 @@ tests![
     waiting_in_a_threading_handler_is_a_deadlock,
     waiting_in_a_pool_handler_is_a_deadlock,
     waiting_in_a_hook_of_the_loop_is_a_deadlock,
+    waiting_in_a_hook_of_binding_is_a_deadlock,
     waiting_in_process_request_is_a_deadlock_whoever_accepts,
     waiting_as_a_job_is_dropped_is_a_deadlock,
     waiting_in_a_handler_of_a_server_inside_is_a_deadlock,
@@ -554,6 +555,54 @@ fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
     };
     server.serve_forever().unwrap();
     assert_ne!(deadlocks.load(Ordering::SeqCst), 0);
+}
+
+/// Collects what waiting for the server comes to in the hooks of its beginning, the last of which fails, and in that of its
+/// end.
+struct WaitsAsItBegins<S> {
+    inner: S,
+    waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
+}
+
+impl<S: BaseServer> WaitsAsItBegins<S> {
+    fn wait(&self) {
+        let waited = self.shutdown_handle().wait_timeout(Duration::ZERO);
+        self.waited.lock().unwrap().push(waited);
+    }
+}
+
+impl<S: BaseServer> BaseServer for WaitsAsItBegins<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn server_bind(&self) -> io::Result<()> {
+        self.wait();
+        self.inner.server_bind()
+    }
+
+    fn server_activate(&self) -> io::Result<()> {
+        self.wait();
+        Err(io::ErrorKind::Other.into())
+    }
+
+    fn server_close(&self) {
+        self.wait();
+        self.inner.server_close();
+    }
+}
+
+fn waiting_in_a_hook_of_binding_is_a_deadlock() {
+    let waited = Arc::default();
+    let server = WaitsAsItBegins {
+        inner: TcpServer::new("127.0.0.1:0", EchoLine),
+        waited: Arc::clone(&waited),
+    };
+    assert!(server.bind().is_err());
+    assert_eq!(*waited.lock().unwrap(), [Err(WaitError::Deadlock); 3]);
 }
 
 /// Collects what waiting for the server comes to in the hooks around a job, which it hands over if it is to, or else has a

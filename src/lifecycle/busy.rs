@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Shared, WaitError};
 
 thread_local! {
-    /// The server whose loop or request this thread runs; compared, never followed.
+    /// The server that this thread binds, or whose loop or request it runs; compared, never followed.
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
     /// The server whose loop this thread runs; compared, never followed.
     static LOOP_OF: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
@@ -43,7 +43,7 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// This thread runs the server's loop or one of its requests.
+    /// This thread binds the server, or runs its loop or one of its requests.
     pub(crate) fn check_no_deadlock(self: &Arc<Self>) -> Result<(), WaitError> {
         let this = Arc::as_ptr(self);
         if BUSY_FOR.get() == this || BUSY_OUTSIDE.with_borrow(|servers| servers.contains(&this)) {

@@ -58,7 +58,7 @@ impl ShutdownHandle {
     /// # Errors
     ///
     /// [`WaitError::Deadlock`] if the calling thread is the one that the server would wait for: one
-    /// that runs its loop or one of its requests.
+    /// that binds it, runs its loop or one of its requests.
     pub fn wait(&self) -> Result<(), WaitError> {
         self.wait_deadline(None)
     }

@@ -143,6 +143,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// the address or an attribute makes no sense: a path that is too long, a limit or one of the
     /// [`Timeouts`](crate::Timeouts) of zero, a signal that cannot be caught.
     fn bind(self) -> io::Result<Self> {
+        // Its hooks would wait for themselves.
+        let _busy = self.core().shared().enter();
         if self.core().state() != State::New {
             self.core().listen_to_signals().inspect_err(|_| self.server_close())?;
             return Ok(self);
