@@ -12,7 +12,7 @@ use super::ServerHandle;
 pub enum State {
     /// Made, not bound: no socket exists yet.
     New,
-    /// Bound and listening; nobody accepts yet.
+    /// Bound and listening; nobody accepts yet, or only [`handle_request`](crate::BaseServer::handle_request) does.
     Bound,
     /// Accepting and serving.
     Serving,

@@ -51,7 +51,7 @@ pub struct EventCounts {
     pub exited: u64,
     /// Requests dropped before they ran.
     pub dropped: u64,
-    /// Requests that failed because a clock of [`Timeouts`](crate::Timeouts) ran out.
+    /// Requests that failed because a clock ran out, of [`Timeouts`](crate::Timeouts) or of a message.
     pub timed_out: u64,
     /// Children that have ended.
     pub children_exited: u64,

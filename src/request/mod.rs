@@ -37,7 +37,8 @@ pub trait Request: Send + 'static {
     /// Whose request it is.
     fn client_address(&self) -> &Address;
 
-    /// Takes the context in which it is served; called once, before any hook sees the request.
+    /// Takes the context in which it is served; called once, before any hook sees the request but
+    /// [`get_request`](crate::BaseServer::get_request), which returns it.
     fn attach(&mut self, context: ServerContext);
 
     /// Its time begins; called where it runs, before [`finish_request`](crate::BaseServer::finish_request), with the

@@ -346,8 +346,8 @@ impl<S: Stream> StreamRequest<S> {
         self.rbuf.set_size(bytes);
     }
 
-    /// Gathers writes until they would be more than `bytes` bytes together, `flush` is called, or the handler ends; 0,
-    /// the default: each write is sent at once.
+    /// Gathers writes until they would be more than `bytes` bytes together, `flush` is called, or the handler ends; one of
+    /// so many by itself is sent at once, behind them. 0, the default: each write is sent at once.
     pub fn set_wbufsize(&mut self, bytes: usize) {
         self.wbuf.set_size(bytes);
     }

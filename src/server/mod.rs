@@ -492,7 +492,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Closes a request, by dropping it. Called after [`shutdown_request`](Self::shutdown_request): who keeps a
-    /// connection to write to it later overrides that as well, as in Python.
+    /// connection to write to it later overrides that as well, as in Python. As there, too, the parent of a
+    /// [`Forking`](crate::Forking) server calls it alone, to close its own copy of what a child serves.
     fn close_request(&self, request: RequestOf<Self>) {
         self.inner().close_request(request);
     }
@@ -543,8 +544,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().capacity()
     }
 
-    /// Tells the requests in progress that the server drains. Called once, when it was told to stop:
-    /// connections that have answered a message and wait for the next get an end of stream.
+    /// Tells the requests in progress that the server drains. Called once, when it was told to stop (under
+    /// [`PreFork`](crate::PreFork) in the master and in each worker): connections that have answered a message and wait
+    /// for the next get an end of stream.
     fn drain_requests(&self) {
         self.inner().drain_requests();
     }

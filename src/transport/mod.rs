@@ -43,8 +43,9 @@ pub enum SocketType {
 /// (vsock, a socket inherited from another process, one that a test controls) and serve it with
 /// [`SocketServer<YourTransport, H>`](crate::SocketServer) under every strategy.
 ///
-/// All its methods run on the thread (or threads) of the accept loop. Its value stays until the server
-/// is dropped; [`stop_listening`](Self::stop_listening) comes before.
+/// What makes it ready runs on the thread that [binds](crate::BaseServer::bind) the server, all else on the thread (or
+/// threads) of the accept loop; but anybody may ask for the [`socket`](Self::socket). Its value stays until the server
+/// is dropped; [`stop_listening`](Self::stop_listening) comes before, unless the server has never served.
 ///
 /// ```
 /// use std::io;
