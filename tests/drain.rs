@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::iter;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -52,6 +53,7 @@ tests![
     a_silent_connection_of_which_nothing_is_expected_is_told_at_once,
     the_next_message_that_nobody_answers_is_waited_for,
     a_client_whose_next_message_came_too_late_reads_the_end,
+    a_client_of_whom_more_is_expected_is_answered_until_it_knows_that_it_is_the_last_under_every_strategy,
     a_client_that_was_greeted_and_has_said_nothing_is_answered_once,
     a_client_that_is_being_set_up_is_answered_once,
     a_client_that_was_set_up_and_has_said_nothing_is_answered_once,
@@ -272,6 +274,39 @@ fn the_next_message_that_nobody_answers_is_waited_for() {
     assert_eq!(lines.recv().unwrap(), "two");
     assert_eq!(read_to_end(client), b"");
     assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+}
+
+/// What `deployment` has HTTP's servers do, so that no request of a connection that stays is lost.
+fn keep_alive(request: &mut TcpRequest) -> HandlerResult {
+    while request.read_line(&mut String::new())? > 0 {
+        let last = request.server().is_draining();
+        request.write_all(if last { b"close\n" } else { b"keep\n" })?;
+        request.server().message_begun();
+        if last {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn a_client_of_whom_more_is_expected_is_answered_until_it_knows_that_it_is_the_last_under_every_strategy() {
+    fn check(server: impl BaseServer<Transport = Tcp>) {
+        let running = server.spawn().unwrap();
+        let client = connect(running.server_address());
+        assert_eq!(exchange_line(&client, "one\n"), "keep\n");
+        running.shutdown_handle().shutdown();
+        // A worker hears of it a moment later.
+        let mut answers = iter::repeat_with(|| exchange_line(&client, "another\n"));
+        assert_eq!(answers.find(|answer| answer != "keep\n").as_deref(), Some("close\n"));
+        assert_eq!(read_to_end(client), b"");
+        assert_eq!(counts(running.join().unwrap()), [1, 0, 1, 0, 0]);
+    }
+    check(TcpServer::new(ANY_PORT, keep_alive));
+    check(ThreadingTcpServer::new(ANY_PORT, keep_alive));
+    check(ThreadPoolTcpServer::new(ANY_PORT, keep_alive).workers(1));
+    check(ForkingTcpServer::new(ANY_PORT, keep_alive));
+    check(PreForkTcpServer::new(ANY_PORT, keep_alive).workers(1));
+    check(ThreadingTcpServer::new(ANY_PORT, keep_alive).prefork().workers(1));
 }
 
 fn a_client_that_was_greeted_and_has_said_nothing_is_answered_once() {
