@@ -390,7 +390,8 @@ impl<S: Stream> StreamRequest<S> {
     /// by two ([`std::thread::scope`]). For streams that read and write through a shared reference, as
     /// sockets do. The request is lent to both: what else is wanted of it, such as
     /// [`client_address`](Self::client_address), is cloned before. (In a function over any stream two threads want
-    /// `S: Sync`.)
+    /// `S: Sync`. Of a request that is owned, as in a unit test, [`BufRead::split`] is found first, where that trait is
+    /// imported: `(&mut request).split()`.)
     ///
     /// What one thread writes while the other waits in a read counts as the answer to what has come, whatever it is: a drain
     /// takes the connection for idle then. Only [`RFile::framed`] knows that its message has come in part and waits for the
