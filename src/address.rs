@@ -193,7 +193,9 @@ fn host_and_port(name: &str) -> io::Result<(&str, u16)> {
             "`{name}` has no port: write HOST:PORT, such as 127.0.0.1:8080, with port 0 for any free one"
         )));
     };
-    let Ok(port) = port.parse::<u16>() else {
+    // Digits alone: a number of Rust's may have a sign.
+    let number = port.parse().ok().filter(|_| !port.starts_with('+'));
+    let Some(port) = number else {
         return Err(invalid_input(format!(
             "`{name}` has no valid port: `{port}` is not a number from 0 to 65535"
         )));
@@ -402,8 +404,25 @@ mod tests {
         assert!(error.to_string().contains("write HOST:PORT"), "{error}");
         let error = Address::from("localhost:http").resolve().unwrap_err();
         assert!(error.to_string().contains("`http` is not a number"), "{error}");
+        for (text, port) in [
+            ("127.0.0.1:+1", "+1"),
+            ("[::1]:+1", "+1"),
+            ("localhost:+80", "+80"),
+            ("localhost:", ""),
+        ] {
+            let error = Address::from(text).resolve().unwrap_err();
+            let told = format!("`{text}` has no valid port: `{port}` is not a number from 0 to 65535");
+            assert_eq!(error.to_string(), told);
+        }
         let error = Address::from("::1:80:90").resolve().unwrap_err();
         assert!(error.to_string().contains("in brackets"), "{error}");
+    }
+
+    #[test]
+    fn a_port_may_have_leading_zeros() {
+        for text in ["127.0.0.1:00080", "[::1]:00080", ":00080"] {
+            assert_eq!(Address::from(text).resolve().unwrap()[0].port(), 80);
+        }
     }
 
     #[test]
