@@ -6,6 +6,7 @@ use std::fs;
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use socketserver::prelude::*;
 use support::journal::{Journaled, journal};
 use support::{connect, read_to_end};
@@ -18,6 +19,7 @@ tests![
     a_worker_has_a_large_stack,
     a_stack_that_nothing_fits_on_does_not_bind,
     a_panic_is_reported_on_the_smallest_stack,
+    a_stack_that_the_system_never_grants_does_not_bind,
     a_stack_that_the_system_has_no_room_for_leaves_the_request_to_the_accept_loop,
 ];
 
@@ -115,9 +117,38 @@ fn a_panic_is_reported_on_the_smallest_stack() {
     assert_eq!(journal.count("handle_error"), 1);
 }
 
-fn a_stack_that_the_system_has_no_room_for_leaves_the_request_to_the_accept_loop() {
-    for bytes in [usize::MAX / 4 * 3, usize::MAX] {
-        told_by(ThreadingTcpServer::new(ANY_PORT, tell).stack_size(bytes));
-        told_by(ThreadPoolTcpServer::new(ANY_PORT, tell).stack_size(bytes));
+fn a_stack_that_the_system_never_grants_does_not_bind() {
+    fn assert_refused(server: impl BaseServer, bytes: usize) {
+        let error = server.bind().err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let told = format!("the system has no room for a stack of {bytes} bytes: set stack_size to less");
+        assert!(error.to_string().starts_with(&told), "{error}");
     }
+    for bytes in [usize::MAX / 2, usize::MAX / 4 * 3, usize::MAX] {
+        assert_refused(ThreadingTcpServer::new(ANY_PORT, tell).stack_size(bytes), bytes);
+        assert_refused(ThreadPoolTcpServer::new(ANY_PORT, tell).stack_size(bytes), bytes);
+    }
+}
+
+/// How many bytes of addresses this process has taken (proc(5)).
+fn taken() -> rlim_t {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kilobytes: rlim_t = size.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes * 1024
+}
+
+fn a_stack_that_the_system_has_no_room_for_leaves_the_request_to_the_accept_loop() {
+    const STACK: usize = 512 * MIB;
+    fn assert_served(server: impl BaseServer) {
+        let server = server.bind().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+        // For the thread that accepts there is room.
+        setrlimit(Resource::RLIMIT_AS, taken() + (STACK / 2) as rlim_t, hard).unwrap();
+        let size = told_by(server);
+        setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
+        assert!(size < STACK, "{size}");
+    }
+    assert_served(ThreadingTcpServer::new(ANY_PORT, tell).stack_size(STACK));
+    assert_served(ThreadPoolTcpServer::new(ANY_PORT, tell).stack_size(STACK));
 }

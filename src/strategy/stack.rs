@@ -4,6 +4,7 @@ use std::io;
 use std::thread::Builder;
 
 use crate::error::invalid_input;
+use crate::sys;
 
 /// As set; `None`: as the standard library has it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,15 +16,20 @@ impl StackSize {
 
     /// # Errors
     ///
-    /// It is too small.
+    /// It is too small, or larger than the system grants: then no request would ever find room for its thread.
     pub(super) fn check(self) -> io::Result<()> {
-        match self.0 {
-            Some(bytes) if bytes < Self::LEAST => Err(invalid_input(format!(
+        let Some(bytes) = self.0 else { return Ok(()) };
+        if bytes < Self::LEAST {
+            return Err(invalid_input(format!(
                 "threads with stacks of {bytes} bytes would overflow them: set stack_size to {} (64 KiB) or more",
                 Self::LEAST
-            ))),
-            _ => Ok(()),
+            )));
         }
+        sys::check_room(bytes).map_err(|error| {
+            invalid_input(format!(
+                "the system has no room for a stack of {bytes} bytes: set stack_size to less ({error})"
+            ))
+        })
     }
 
     /// Of a thread with such a stack.

@@ -95,7 +95,8 @@ impl<S: BaseServer> ThreadPool<S> {
     }
 
     /// Sets how large the stacks of the workers are, in bytes, as
-    /// [`Threading::stack_size`](crate::Threading::stack_size) does. With less than 64 KiB the server does not bind.
+    /// [`Threading::stack_size`](crate::Threading::stack_size) does: with less than 64 KiB, or more than the system has
+    /// room for, the server does not bind.
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = StackSize(Some(bytes));

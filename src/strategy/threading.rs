@@ -63,7 +63,7 @@ impl<S: BaseServer> Threading<S> {
 
     /// Sets how large the stacks of the threads are, in bytes: Python's `threading.stack_size`. Unless set they are as
     /// large as the standard library makes them: 2 MiB, or what the environment variable `RUST_MIN_STACK` says. With
-    /// less than 64 KiB the server does not bind.
+    /// less than 64 KiB the server does not bind, nor with more than the system has room for in one piece.
     ///
     /// A stack takes addresses, and memory only as far as it was used: about 12 KiB with a handler that needs little.
     /// Of stacks of 64 to 256 KiB several share a page of the page tables, so that each thread takes 4 KB less, a

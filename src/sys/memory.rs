@@ -8,6 +8,22 @@ use std::sync::atomic::AtomicU64;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
+/// Whether this process may have another `bytes` of memory in one piece; none of it is touched.
+///
+/// # Errors
+///
+/// What the system says if not (mmap(2)).
+pub(crate) fn check_room(bytes: usize) -> io::Result<()> {
+    let Some(bytes) = NonZeroUsize::new(bytes) else {
+        return Ok(());
+    };
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address that the kernel chooses touches no memory that is in use.
+    let memory = unsafe { mmap_anonymous(None, bytes, protection, MapFlags::MAP_PRIVATE) }?;
+    // SAFETY: it is the mapping that was just made, which nobody else knows of.
+    Ok(unsafe { munmap(memory, bytes.get()) }?)
+}
+
 /// `N` words, 0 at first, in pages of their own.
 #[derive(Debug)]
 pub(crate) struct Words<const N: usize> {

@@ -26,7 +26,7 @@ mod try_lock;
 pub(crate) use chmod::chmod_opened;
 pub(crate) use descriptor::{is_shut_down, listen, replace, set_nonblocking};
 pub(crate) use filter::{refuse_connections, refuse_datagrams};
-pub(crate) use memory::Words;
+pub(crate) use memory::{Words, check_room};
 pub(crate) use packet_info::PacketInfo;
 pub(crate) use policy::{scheduling_policy, set_scheduling_policy};
 pub(crate) use process::{Fork, exit_now, fork, generation, next_generation, reap, watch_process};
