@@ -53,6 +53,7 @@ tests![
     a_datagram_can_go_to_somebody_else,
     what_the_network_says_of_one_datagram_costs_no_other_client_its_reply,
     what_the_network_says_of_many_datagrams_does_not_make_receiving_pause,
+    what_sounds_like_the_network_for_ever_and_is_not_makes_receiving_pause,
     a_reply_can_go_when_the_handler_has_returned,
     a_socket_that_was_kept_sends_nothing_when_the_server_has_ended,
     a_socket_that_was_kept_does_not_outlive_a_server_that_was_dropped,
@@ -447,6 +448,35 @@ fn what_the_network_says_of_many_datagrams_does_not_make_receiving_pause() {
     check(UdpServer::new("127.0.0.1:0", echo));
     check(ThreadingUdpServer::new("127.0.0.1:0", echo));
     check(UdpServer::new("127.0.0.1:0", echo).poll_interval(CEILING));
+}
+
+/// Says what the network says of a datagram (to a socket that asks for that, which this one does not), at each call.
+struct Refusing<S>(S);
+
+impl<S: BaseServer> BaseServer for Refusing<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.0
+    }
+
+    fn get_request(&self) -> io::Result<<S::Transport as Transport>::Request> {
+        Err(Errno::ECONNREFUSED.into())
+    }
+}
+
+fn what_sounds_like_the_network_for_ever_and_is_not_makes_receiving_pause() {
+    let running = Refusing(UdpServer::new("127.0.0.1:0", |_: &mut DatagramRequest| {}))
+        .spawn()
+        .unwrap();
+    wait_until("it pauses", || {
+        logged()
+            .iter()
+            .any(|line| line.contains("cannot accept: Connection refused"))
+    });
+    // Nobody waits, so the drain does not either.
+    assert!(running.stop().unwrap().elapsed < CEILING);
 }
 
 #[track_caller]

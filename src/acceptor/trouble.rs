@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
 use super::backoff::Attempt;
 use super::{Acceptor, Turn, may_accept};
@@ -77,11 +79,20 @@ fn remedy_without_number(kind: io::ErrorKind) -> Remedy {
 }
 
 /// Whether it says what became of a datagram that was sent: each such report is told once, and there may be as many of them
-/// as were sent. But what forbids receiving (a security module) says so each time, with one of the same errors.
-fn is_report<T: Transport>(error: &io::Error) -> bool {
+/// as were sent. But what forbids receiving (a security module) says so each time, with one of the same errors, and so
+/// may a `get_request` of one's own, where the socket has no reports.
+fn is_report<T: Transport>(error: &io::Error, socket: BorrowedFd<'_>) -> bool {
     T::SOCKET_TYPE == SocketType::Datagram
         && sys::may_be_of_an_earlier(error)
         && error.kind() != io::ErrorKind::PermissionDenied
+        && has_reports(socket)
+}
+
+/// Whether the system tells it what became of its datagrams (udp(7)).
+fn has_reports(socket: BorrowedFd<'_>) -> bool {
+    let asks =
+        getsockopt(&socket, sockopt::Ipv4RecvErr) == Ok(true) || getsockopt(&socket, sockopt::Ipv6RecvErr) == Ok(true);
+    asks || getpeername::<SockaddrStorage>(socket.as_raw_fd()).is_ok()
 }
 
 /// Of this process, or of the whole system.
@@ -112,13 +123,13 @@ impl<T: Transport> Acceptor<T> {
                 self.back_with_nothing(wakeup)?;
                 Ok(Turn::Nothing)
             }
-            Remedy::Retry if is_report::<T>(error) || self.backoffs.accepting.take_retry() => {
+            Remedy::Retry if self.is_report(error) || self.backoffs.accepting.take_retry() => {
                 log::debug!("accept: {error}");
                 Ok(Turn::Again)
             }
             Remedy::BackOff if is_out_of_descriptors(error) && self.spare_descriptors(wakeup)? => Ok(Turn::Again),
             // Without a descriptor it cannot be accepted, but seen that there is nothing.
-            Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
+            Remedy::Retry | Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
             Remedy::Retry | Remedy::BackOff => {
                 // They have what may be wanting.
                 self.server.core().linger().close_all(&*self.server);
@@ -129,6 +140,11 @@ impl<T: Transport> Acceptor<T> {
             Remedy::GiveUp if wakeup.is_stopping() || self.takes_order(wakeup) => Ok(self.stopped()),
             Remedy::GiveUp => Err(broken(error.kind(), error)),
         }
+    }
+
+    fn is_report(&self, error: &io::Error) -> bool {
+        let transport = self.server.core().transport();
+        transport.is_some_and(|transport| is_report::<T>(error, transport.socket().as_fd()))
     }
 
     /// From now on nobody sleeps in accept(2), before whose wait Linux takes a descriptor: those who sleep may have all
