@@ -43,6 +43,7 @@ tests![
     a_loop_of_ones_own_can_wait_for_the_descriptor,
     an_unbound_server_says_what_to_call,
     a_closed_server_says_so,
+    a_closed_server_is_not_bound_or_served_again,
     closing_waits_for_the_requests_and_counts_them,
     closing_waits_for_a_request_that_another_thread_is_just_accepting,
     closed_by_two_threads_at_once_it_is_closed_once,
@@ -326,6 +327,25 @@ fn an_unbound_server_says_what_to_call() {
     assert!(server.fileno().is_none());
     let error = server.handle_request().unwrap_err();
     assert_eq!(error.to_string(), "the server is not bound: call bind() first");
+}
+
+fn a_closed_server_is_not_bound_or_served_again() {
+    fn assert_closed<T>(outcome: io::Result<T>) {
+        let error = outcome.err().expect("it is closed");
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+        assert_eq!(error.to_string(), "the server is closed");
+    }
+    let closed = |bound: bool| {
+        let server = ThreadingTcpServer::new("127.0.0.1:0", EchoLine);
+        let server = Arc::new(if bound { server.bind().unwrap() } else { server });
+        server.close().unwrap();
+        Arc::into_inner(server).unwrap()
+    };
+    for bound in [true, false] {
+        assert_closed(closed(bound).bind());
+        assert_closed(closed(bound).serve_forever());
+        assert_closed(closed(bound).spawn());
+    }
 }
 
 fn a_closed_server_says_so() {

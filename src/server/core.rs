@@ -117,6 +117,16 @@ impl<T: Transport> Core<T> {
         self.shared.state()
     }
 
+    /// # Errors
+    ///
+    /// It is closed, for good.
+    pub(super) fn check_not_closed(&self) -> io::Result<()> {
+        if self.state() == State::Closed {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "the server is closed"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn config(&self) -> Config {
         self.attribute(Config::clone)
     }

@@ -141,8 +141,10 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), not permitted
     /// ([`PermissionDenied`](io::ErrorKind::PermissionDenied)). [`InvalidInput`](io::ErrorKind::InvalidInput) says that
     /// the address or an attribute makes no sense: a path that is too long, a limit or one of the
-    /// [`Timeouts`](crate::Timeouts) of zero, a signal that cannot be caught.
+    /// [`Timeouts`](crate::Timeouts) of zero, a signal that cannot be caught. [`NotConnected`](io::ErrorKind::NotConnected):
+    /// the server was [closed](Self::close); it is over.
     fn bind(self) -> io::Result<Self> {
+        self.core().check_not_closed()?;
         // Its hooks would wait for themselves.
         let _busy = self.core().shared().enter();
         if self.core().state() != State::New {
@@ -211,15 +213,12 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// The server is not bound, or is closed ([`NotConnected`](io::ErrorKind::NotConnected)); its listening socket is
     /// broken.
     fn handle_request(self: &Arc<Self>) -> io::Result<Handled> {
-        match self.core().state() {
-            State::New => {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotConnected,
-                    "the server is not bound: call bind() first",
-                ));
-            }
-            State::Closed => return Err(io::Error::new(io::ErrorKind::NotConnected, "the server is closed")),
-            _ => {}
+        self.core().check_not_closed()?;
+        if self.core().state() == State::New {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the server is not bound: call bind() first",
+            ));
         }
         let shared = self.core().shared();
         let _loop = shared.enter_loop();
