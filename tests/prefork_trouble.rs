@@ -36,7 +36,8 @@ use support::{
 tests![
     roles: three_workers, one_worker_that_must_get_on, three_workers_with_threads, two_workers_with_a_thread_each_that_log, three_workers_that_soon_give_up, three_workers_of_another_user,
         a_worker_that_ignores_sigterm, a_worker_with_threads_that_ignores_sigterm, a_suspended_worker_that_ignores_sigterm,
-        a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server;
+        a_child_for_each_request, two_workers_of_a_program_whose_logger_looks_at_the_server,
+        one_worker_of_a_program_whose_logger_asks_for_the_workers;
     sigttin_and_sigttou_change_the_number,
     the_last_worker_stays,
     sighup_replaces_all_workers,
@@ -48,6 +49,7 @@ tests![
     a_signal_for_the_whole_group_spares_the_workers,
     a_second_signal_stops_at_once,
     a_logger_may_look_at_the_server_whose_lines_it_writes,
+    a_logger_may_ask_for_the_workers_whatever_it_is_told,
     sigterm_under_load_ends_all,
     workers_that_do_not_start_stop_the_server_with_the_reason,
     workers_that_are_killed_as_they_start_stop_the_server_with_the_reason,
@@ -1300,4 +1302,46 @@ fn a_logger_may_look_at_the_server_whose_lines_it_writes() {
     let ended = process.end();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+}
+
+static ASKING: Asking = Asking(OnceLock::new());
+
+/// A logger that asks the server for its workers before it writes a line to standard error.
+struct Asking(OnceLock<Arc<PreForkTcpServer<Commanded>>>);
+
+impl log::Log for Asking {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let workers = self.0.get().map(|server| server.active_workers());
+        eprintln!("{} ({workers:?})", record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+fn one_worker_of_a_program_whose_logger_asks_for_the_workers() {
+    log::set_logger(&ASKING).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let server = ASKING
+        .0
+        .get_or_init(|| Arc::new(server().workers(1).hang_timeout(TIME_TO_GET_ON)));
+    serve_as_role(Known(Arc::clone(server)));
+}
+
+fn a_logger_may_ask_for_the_workers_whatever_it_is_told() {
+    let mut process = Process::start(&mut role("one_worker_of_a_program_whose_logger_asks_for_the_workers"));
+    process.signal(Signal::SIGTTOU);
+    process.wait_for_errors_with("the last worker stays (Some(1))");
+    process.signal(Signal::SIGHUP);
+    process.wait_for_errors_with("replacing 1 workers, one by one (Some(1))");
+    process.wait_for_errors_with(" has ended (Some(1))");
+    let client = Client::start(process.address(), "hang");
+    process.wait_for_errors_with("has not got on for 1s: killing it (Some(1))");
+    client.expect_loss();
+    process.signal(Signal::SIGTERM);
+    let ended = process.end();
+    assert!(ended.output.starts_with("stopped: served=0 failed=1 "), "{ended:?}");
 }

@@ -111,6 +111,7 @@ impl<S: BaseServer> PreFork<S> {
             return Err(io::Error::other(why));
         }
         let missing = self.adjust_number(now);
+        self.log_news();
         let pause = self.replacing.paused_until().filter(|_| missing > 0);
         let pause = pause.or_else(|| self.start(missing, acceptor));
         if self.take_lost() && self.core().has_queued() {
@@ -119,8 +120,16 @@ impl<S: BaseServer> PreFork<S> {
         let hangs = self
             .hang_timeout
             .and_then(|timeout| self.lock_workers().kill_hanging(now, timeout));
+        self.log_news();
         let calm = self.replacing.until_calm(now);
         Ok(earlier(earlier(pause, hangs), earlier(calm, self.next_look(now)?)))
+    }
+
+    fn log_news(&self) {
+        let news = self.lock_workers().take_news();
+        for (level, text) in news {
+            log::log!(level, "{text}");
+        }
     }
 
     /// Whether perhaps a request had woken a worker that does not accept it.

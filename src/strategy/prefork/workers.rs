@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::numbers::{Load, Numbers, Trend};
 use super::worker::{Ended, Worker};
 use crate::lifecycle::{Order, Stage};
@@ -25,6 +27,8 @@ pub(super) struct Workers<T: Transport> {
     pub(super) reloading: Option<usize>,
     /// A worker does not accept any more: perhaps a request had woken it.
     pub(super) lost: bool,
+    /// To be logged when they are not locked any more: the program's logger may ask for them.
+    news: Vec<(Level, String)>,
 }
 
 /// So many workers that fail to start, one after the other, are no accident.
@@ -43,6 +47,7 @@ impl<T: Transport> Default for Workers<T> {
             looked_for_hanging: None,
             reloading: None,
             lost: false,
+            news: Vec::new(),
         }
     }
 }
@@ -114,6 +119,11 @@ impl<T: Transport> Workers<T> {
         self.list.iter().filter(|worker| which(worker)).for_each(Worker::wake);
     }
 
+    /// What there is to log by now.
+    pub(super) fn take_news(&mut self) -> Vec<(Level, String)> {
+        std::mem::take(&mut self.news)
+    }
+
     // ----- Their number --------------------------------------------------------------------------
 
     pub(super) fn one_more(&mut self) {
@@ -123,7 +133,7 @@ impl<T: Transport> Workers<T> {
 
     pub(super) fn one_fewer(&mut self) {
         if !self.numbers.one_fewer() {
-            log::warn!("the last worker stays");
+            self.news.push((Level::Warn, "the last worker stays".to_owned()));
         } else if let Some(size) = &mut self.reloading {
             *size = (*size - 1).max(1);
         } else if self.load().workers > self.numbers.min {
@@ -202,7 +212,8 @@ impl<T: Transport> Workers<T> {
         for worker in &mut self.list {
             match worker.hangs_at(now, late, timeout) {
                 Some(at) if at <= now => {
-                    log::error!("worker {} has not got on for {timeout:?}: killing it", worker.pid);
+                    let text = format!("worker {} has not got on for {timeout:?}: killing it", worker.pid);
+                    self.news.push((Level::Error, text));
                     worker.kill();
                 }
                 at => next = earlier(next, at),
@@ -239,7 +250,8 @@ impl<T: Transport> Workers<T> {
     /// From now on those that serve are to be replaced.
     pub(super) fn reload(&mut self) {
         let serving = self.load().workers;
-        log::info!("replacing {serving} workers, one by one");
+        self.news
+            .push((Level::Info, format!("replacing {serving} workers, one by one")));
         self.failures = 0;
         self.reloading.get_or_insert(serving.max(1));
         for worker in self.list.iter_mut().filter(|worker| worker.is_serving()) {
@@ -252,7 +264,8 @@ impl<T: Transport> Workers<T> {
     pub(super) fn go_on_reloading(&mut self, size: usize) -> usize {
         let oldest = |list: &[Worker<T>]| list.iter().position(|worker| worker.outdated && worker.is_serving());
         if self.too_many_failures() {
-            log::error!("the new workers do not start: the old ones go on");
+            let text = "the new workers do not start: the old ones go on".to_owned();
+            self.news.push((Level::Error, text));
             self.list.iter_mut().for_each(|worker| worker.outdated = false);
         }
         let mut load = self.load();
