@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicIsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
@@ -20,7 +21,8 @@ use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
-    roles: rejects_with_few_descriptors, serves_in_a_worker_with_threads, serves_in_the_background;
+    roles: rejects_with_few_descriptors, serves_in_a_worker_with_threads, serves_in_the_background,
+        tells_of_actions_in_pauses;
     without_descriptors_a_threading_server_waits_and_recovers,
     without_descriptors_a_pool_waits_and_recovers,
     without_descriptors_a_server_rests_while_nobody_comes,
@@ -38,6 +40,7 @@ tests![
     without_timers_every_server_serves,
     without_processes_a_forking_server_loses_one_request_only,
     without_processes_a_forking_server_does_not_lose_all_that_come_at_once,
+    without_processes_a_forking_server_keeps_its_poll_interval,
 ];
 
 // ----- Descriptors -------------------------------------------------------------------------------
@@ -434,4 +437,54 @@ fn without_processes_a_forking_server_does_not_lose_all_that_come_at_once() {
     wait_until("some are lost", || lost() >= 3);
     std::thread::sleep(Duration::from_millis(100));
     assert!(lost() < 15, "{} of 20 are lost", lost());
+}
+
+/// Tells how often `service_actions` has run between a request that was lost and the next, if that was often.
+struct Counting<S> {
+    inner: S,
+    /// Negative: no request was lost since the last.
+    actions: AtomicIsize,
+}
+
+impl<S: BaseServer> BaseServer for Counting<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn handle_error(&self, _: &RequestError) {
+        self.actions.store(0, Ordering::SeqCst);
+    }
+
+    fn service_actions(&self) {
+        self.inner.service_actions();
+        self.actions.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn get_request(&self) -> std::io::Result<RequestOf<Self>> {
+        if self.actions.swap(isize::MIN, Ordering::SeqCst) > 5 {
+            eprintln!("many actions in a pause");
+        }
+        self.inner.get_request()
+    }
+}
+
+fn tells_of_actions_in_pauses() {
+    let server = ForkingTcpServer::new("127.0.0.1:0", ECHO_LINES).poll_interval(Duration::from_millis(10));
+    serve_as_role(Counting {
+        inner: server,
+        actions: AtomicIsize::new(isize::MIN),
+    });
+}
+
+fn without_processes_a_forking_server_keeps_its_poll_interval() {
+    let Some((mut server, _place)) = role_with_few_tasks(1, "tells_of_actions_in_pauses") else {
+        return;
+    };
+    // Each that is lost makes the next wait longer: the last half a second.
+    let lost: Vec<_> = (0..9).map(|_| connect_to(server.address())).collect();
+    server.wait_for_errors_with("many actions in a pause");
+    drop(lost);
 }

@@ -239,14 +239,24 @@ impl<T: Transport> Acceptor<T> {
         self.pause_for_place(self.backoffs.processing.next(&reason))
     }
 
-    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early.
+    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early. The interval is kept meanwhile.
     fn pause_for_place(&self, delay: Duration) -> io::Result<()> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
-        if wakeup.is_stopping() {
-            return wakeup.wait_place(delay).map(drop);
+        let end = Instant::now() + delay;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let slice = self.interval.map_or(left, |interval| interval.min(left));
+            let woken = if wakeup.is_stopping() {
+                wakeup.wait_place(slice)?
+            } else {
+                core.wait_quiet(Some(slice))? != WaitEnd::TimedOut
+            };
+            if woken || slice == left {
+                return Ok(());
+            }
+            self.server.service_actions();
         }
-        core.wait_quiet(Some(delay)).map(drop)
     }
 
     /// One request at most, within `timeout`: what `handle_request` does.
