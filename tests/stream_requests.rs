@@ -34,6 +34,7 @@ tests![
     a_read_into_the_handlers_own_memory_reads_nothing_ahead,
     consuming_more_than_was_read_ahead_takes_that_only,
     an_rbufsize_that_memory_has_no_room_for_fails_the_read,
+    a_large_rbufsize_takes_memory_for_what_is_read,
     with_a_wbufsize_writes_are_gathered,
     what_a_stream_gathers_is_sent_with_each_write_and_flush,
     a_flush_of_the_stream_is_called_again_until_the_write_timeout,
@@ -326,6 +327,42 @@ fn an_rbufsize_that_memory_has_no_room_for_fails_the_read() {
         request.set_rbufsize(4);
         assert_eq!(request.fill_buf().unwrap(), b"line", "nothing is lost");
     }
+}
+
+/// Says how much room each read has.
+#[derive(Default)]
+struct Roomy(Vec<usize>);
+
+impl Read for Roomy {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.push(out.len());
+        Ok(out.len())
+    }
+}
+
+impl Write for Roomy {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Roomy {}
+
+fn a_large_rbufsize_takes_memory_for_what_is_read() {
+    const SIZE: usize = 1 << 20;
+    let mut request = StreamRequest::new(Roomy::default(), "a client");
+    request.set_rbufsize(SIZE);
+    while request.get_ref().0.last() != Some(&SIZE) {
+        let read = request.fill_buf().unwrap().len();
+        request.consume(read);
+    }
+    let rooms = &request.get_ref().0;
+    assert!(rooms[0] <= 64 * 1024, "{rooms:?}");
+    assert!(rooms.windows(2).all(|pair| pair[1] <= 2 * pair[0]), "{rooms:?}");
 }
 
 // wbufsize

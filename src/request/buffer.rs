@@ -5,6 +5,9 @@ use std::io::{self, ErrorKind, IoSlice, Read, Write};
 /// Bytes a buffered read asks for unless told otherwise: as Python's `io.DEFAULT_BUFFER_SIZE`.
 const DEFAULT_SIZE: usize = 8192;
 
+/// Of a larger buffer a read uses so much at first, and more as far as that is filled.
+const CLEARED_AT_ONCE: usize = 64 * 1024;
+
 /// What was read and not yet taken.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
@@ -58,7 +61,9 @@ impl ReadBuffer {
             self.start = 0;
             self.bytes
                 .try_reserve_exact(self.size.saturating_sub(self.bytes.len()))?;
-            self.bytes.resize(self.size, 0);
+            // What the last read brought is here still. Twice that: what is cleared is touched, and gigabytes are rare.
+            let room = self.bytes.len().saturating_mul(2).max(CLEARED_AT_ONCE);
+            self.bytes.resize(room.min(self.size), 0);
             let read = source.read(&mut self.bytes);
             self.bytes.truncate(*read.as_ref().unwrap_or(&0));
             read?;

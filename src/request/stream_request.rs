@@ -341,7 +341,8 @@ impl<S: Stream> StreamRequest<S> {
     }
 
     /// Sets how many bytes a buffered read asks for: 8,192 by default, at least 1. If memory has no room for so many,
-    /// the read fails with an error of the kind [`OutOfMemory`](io::ErrorKind::OutOfMemory).
+    /// the read fails with an error of the kind [`OutOfMemory`](io::ErrorKind::OutOfMemory). Of more than 64 KiB memory
+    /// is used, and asked for, only as far as so much comes: up to twice what the last read has brought.
     pub fn set_rbufsize(&mut self, bytes: usize) {
         self.rbuf.set_size(bytes);
     }
