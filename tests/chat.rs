@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::signal::Signal;
 use support::process::example_path;
 use support::program::{Program, assert_ends_with_its_reader, peer, peer_of, unread};
-use support::{clients, connect_to, read_to_end, reset, wait_until};
+use support::{clients, connect_to, read_to_end, reset, unread as bytes_unread, wait_until};
 
 tests![
     a_python_client_talks_to_our_operator,
@@ -26,6 +26,7 @@ tests![
     a_signal_ends_the_server_while_nobody_is_connected,
     a_signal_ends_the_server_while_a_client_waits_for_an_answer,
     a_signal_ends_the_server_while_clients_are_silent,
+    messages_that_wait_for_the_operator_when_the_server_stops_are_not_shown,
     a_client_that_resets_while_its_answer_is_typed_is_given_up,
     a_client_that_ends_its_sending_side_still_gets_the_answer,
     an_operator_who_sees_nothing_any_more_has_left,
@@ -250,6 +251,19 @@ fn a_signal_ends_the_server_while_clients_are_silent() {
     assert_eq!(receive(&mut client), "hi");
     assert_ends(server, Signal::SIGTERM);
     assert_eq!(read_to_end(client), b"");
+}
+
+fn messages_that_wait_for_the_operator_when_the_server_stops_are_not_shown() {
+    let (mut server, address) = serve();
+    let mut client = connect_to(&address);
+    client.write_all(b"hello").unwrap();
+    server.wait_for_output_with(": hello\n>>>");
+    let mut waiting = connect_to(&address);
+    waiting.write_all(b"and me").unwrap();
+    wait_until("it is received", || bytes_unread(&waiting) == Some(0));
+    server.signal(Signal::SIGTERM);
+    let ended = server.end();
+    assert!(!ended.output.contains("and me"), "{ended:?}");
 }
 
 fn a_client_that_resets_while_its_answer_is_typed_is_given_up() {

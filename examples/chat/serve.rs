@@ -25,6 +25,10 @@ impl BaseRequestHandler<TcpRequest> for Conversation {
     fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
         while let Some(message) = receive_once(request)? {
             let mut operator = self.operator.lock().unwrap_or_else(PoisonError::into_inner);
+            // While this one waited for its turn.
+            if request.server().is_draining() {
+                break;
+            }
             let text = format!("message from {}: {}", request.client_address(), printable(&message));
             let answer = match operator.ask(&text, request.get_ref().as_fd()) {
                 // Nobody sees any more what is shown.
