@@ -11,6 +11,9 @@
 //! Its units are in the documentation, `socketserver::deployment`.
 
 use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::{ExitCode, Termination};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,8 +45,8 @@ struct Options {
 
     /// How many seconds requests in progress may take to end once the service was told to stop; less than the
     /// `TimeoutStopSec` of its unit.
-    #[arg(long, value_name = "SECS", default_value_t = 30)]
-    drain: u64,
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
+    drain: Duration,
 }
 
 fn main() -> ExitCode {
@@ -64,11 +67,12 @@ fn run(options: &Options) -> io::Result<Report> {
         Some(listener) => TcpServer::with_transport(Tcp::try_from(listener)?, shout),
         None => TcpServer::new(&*options.address, shout),
     };
-    // The next look can be two intervals after the last word.
-    let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 3);
+    // 0 is none. The next look can be two intervals after the last word.
+    let watchdog = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
+    let watchdog = watchdog.map(|limit| limit / 3);
     let server = Alive::new(server.threading(), watchdog)
         .poll_interval(watchdog)
-        .drain_timeout(Duration::from_secs(options.drain))
+        .drain_timeout(options.drain)
         .shutdown_on_signals([signal::SIGTERM, signal::SIGINT])
         .observer(|event: &Event<'_>| {
             if let Event::Draining { running, .. } = event {
@@ -92,9 +96,28 @@ fn shout(request: &mut TcpRequest) -> HandlerResult {
 
 /// Tells systemd; nobody, if the program runs without it.
 fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = notify(states) {
         log::warn!("systemd was not told: {error}");
     }
+}
+
+fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
+    let manager = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let Some(name) = manager.as_bytes().strip_prefix(b"@") else {
+        return sd_notify::notify(states);
+    };
+    // An abstract name, which `sd_notify` would take for a path.
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let to = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &to).map(drop)
+}
+
+/// A time as text: seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    text.parse()
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or("write seconds, such as 60 or 0.5")
 }
 
 /// Says that the server is alive, as long as its loop comes round.

@@ -5,7 +5,8 @@ mod support;
 use std::io::Write;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
@@ -15,6 +16,9 @@ use support::{CEILING, connect_to, exchange_line, temp_path, unread, wait_until}
 tests![
     without_systemd_it_is_an_ordinary_server,
     it_tells_when_it_is_ready_that_it_is_alive_and_when_it_stops,
+    it_tells_a_manager_with_an_abstract_name,
+    a_watchdog_of_no_time_is_none,
+    a_time_to_drain_that_is_none_is_a_wrong_argument,
     started_again_it_serves_who_has_come_to_its_socket_meanwhile,
     a_socket_that_it_cannot_serve_is_refused,
 ];
@@ -83,6 +87,33 @@ fn it_tells_when_it_is_ready_that_it_is_alive_and_when_it_stops() {
         ended.output.starts_with("stopped: served=1 failed=0 drained=1 "),
         "{ended:?}"
     );
+}
+
+fn it_tells_a_manager_with_an_abstract_name() {
+    let name = format!("socketserver-test-{}", std::process::id());
+    let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    manager.set_read_timeout(Some(CEILING)).unwrap();
+    let server = Process::start(service().env("NOTIFY_SOCKET", format!("@{name}")));
+    let mut told = [0; 100];
+    let count = manager.recv(&mut told).unwrap();
+    assert_eq!(&told[..count], b"READY=1\n");
+    assert_stops(server, 0);
+}
+
+fn a_watchdog_of_no_time_is_none() {
+    let server = Process::start(service().env("WATCHDOG_USEC", "0"));
+    assert_eq!(exchange_line(connect_to(server.address()), "hello\n"), "HELLO\n");
+    assert_stops(server, 1);
+}
+
+fn a_time_to_drain_that_is_none_is_a_wrong_argument() {
+    for text in ["-1", "soon"] {
+        let output = service().args(["--drain", text]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = format!("error: invalid value '{text}' for '--drain <SECS>': write seconds, such as 60 or 0.5");
+        assert!(errors.starts_with(&told), "{errors}");
+        assert_eq!(output.status.code(), Some(2));
+    }
 }
 
 fn started_again_it_serves_who_has_come_to_its_socket_meanwhile() {
