@@ -54,25 +54,28 @@ mod tests {
 
     use super::*;
 
+    #[track_caller]
+    fn assert_replaces_nothing(rename: impl Fn(&Path, &Path) -> nix::Result<()>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        let _listener = UnixListener::bind(path("new")).unwrap();
+        fs::write(path("old"), "precious").unwrap();
+        assert_eq!(rename(&path("new"), &path("old")), Err(Errno::EEXIST));
+        rename(&path("new"), &path("free")).unwrap();
+        let mut names: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["free", "old"]);
+        assert_eq!(fs::read(path("old")).unwrap(), b"precious");
+    }
+
     #[test]
     fn a_socket_gets_its_name_and_never_that_of_another() {
-        let without = |errno| move |from: &Path, to: &Path| or_link(Err(errno), from, to);
-        let ways: [&dyn Fn(&Path, &Path) -> nix::Result<()>; 3] =
-            [&rename_new, &without(Errno::EINVAL), &without(Errno::ENOSYS)];
-        for rename in ways {
-            let directory = tempfile::tempdir().unwrap();
-            let path = |name| directory.path().join(name);
-            let _listener = UnixListener::bind(path("new")).unwrap();
-            fs::write(path("old"), "precious").unwrap();
-            assert_eq!(rename(&path("new"), &path("old")), Err(Errno::EEXIST));
-            rename(&path("new"), &path("free")).unwrap();
-            let mut names: Vec<_> = fs::read_dir(directory.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name())
-                .collect();
-            names.sort();
-            assert_eq!(names, ["free", "old"]);
-            assert_eq!(fs::read(path("old")).unwrap(), b"precious");
+        assert_replaces_nothing(rename_new);
+        for errno in [Errno::EINVAL, Errno::ENOSYS] {
+            assert_replaces_nothing(|from, to| or_link(Err(errno), from, to));
         }
     }
 }
