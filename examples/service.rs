@@ -1,5 +1,5 @@
-//! A service as systemd runs one: it takes the socket that it is handed, says when it is ready, that it is alive and that
-//! it stops, and lets its clients end.
+//! A service as systemd runs one: it takes the socket that it is handed, says when it is ready, that it is alive and
+//! that it stops, and lets its clients end.
 //!
 //! Each line comes back in capitals. Without systemd it is an ordinary server:
 //!
@@ -107,7 +107,8 @@ fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
         return sd_notify::notify(states);
     };
     // An abstract name, which `sd_notify` would take for a path.
-    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let lines: Vec<_> = states.iter().map(ToString::to_string).collect();
+    let message = lines.join("\n");
     let to = SocketAddr::from_abstract_name(name)?;
     UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &to).map(drop)
 }

@@ -96,7 +96,7 @@ fn it_tells_a_manager_with_an_abstract_name() {
     let server = Process::start(service().env("NOTIFY_SOCKET", format!("@{name}")));
     let mut told = [0; 100];
     let count = manager.recv(&mut told).unwrap();
-    assert_eq!(&told[..count], b"READY=1\n");
+    assert_eq!(&told[..count], b"READY=1");
     assert_stops(server, 0);
 }
 
