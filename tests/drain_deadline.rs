@@ -14,10 +14,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::socket::{setsockopt, sockopt};
 use socketserver::prelude::*;
-use socketserver::{CountingObserver, Running, Tcp};
+use socketserver::{CountingObserver, Event, Force, Running, Tcp};
 use support::accepting::Accepting;
 use support::detached::InPlace;
 use support::gate::Gate;
+use support::journal::{Pen, journal};
 use support::process::{Process, role, serve_as_role};
 use support::talk::{ECHO_LINES, greet};
 use support::unix::connect_unix;
@@ -51,6 +52,7 @@ tests![
     what_has_the_number_of_an_ended_connection_by_then_is_left_alone,
     what_a_hook_holds_up_past_the_deadline_does_not_hold_up_threads_that_accept,
     what_a_hook_holds_up_past_the_deadline_does_not_hold_up_a_pool,
+    what_a_hook_of_a_worker_holds_up_past_the_deadline_is_told,
     what_is_queued_for_a_pool_at_the_deadline_is_not_begun,
     a_job_that_is_run_after_the_end_is_not_begun,
     a_handler_of_a_sync_server_that_never_returns_ends_the_process,
@@ -660,4 +662,61 @@ fn what_a_hook_holds_up_past_the_deadline_does_not_hold_up_threads_that_accept()
 
 fn what_a_hook_holds_up_past_the_deadline_does_not_hold_up_a_pool() {
     assert_holds_nobody_up(|handler| ThreadPoolTcpServer::new(ANY_PORT, handler));
+}
+
+/// Verifies nobody before the patience is over.
+struct Overdue<S> {
+    inner: S,
+    pen: Pen,
+    patience_is_over: Gate,
+}
+
+impl<S: BaseServer> BaseServer for Overdue<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn verify_request(&self, request: &RequestOf<Self>, client_address: &Address) -> bool {
+        self.pen.note("verifies");
+        self.patience_is_over.wait();
+        self.inner.verify_request(request, client_address)
+    }
+
+    fn terminate_requests(&self, force: Force) {
+        self.patience_is_over.open();
+        self.inner.terminate_requests(force);
+    }
+}
+
+#[track_caller]
+fn assert_tells_of_what_came_too_late<S: BaseServer<Transport = Tcp>>(make: impl FnOnce(fn(&mut TcpRequest)) -> S) {
+    let (journal, pen) = journal();
+    let observer = pen.clone();
+    let inner = make(|_| panic!("it is not begun any more")).drain_timeout(Duration::ZERO);
+    let inner = inner.observer(move |event: &Event<'_>| match event {
+        Event::Accepted { .. } => observer.note("accepted"),
+        Event::Started { .. } => observer.note("started"),
+        Event::Finished { outcome, .. } => observer.note(outcome),
+        _ => {}
+    });
+    let server = Overdue {
+        inner,
+        pen,
+        patience_is_over: Gate::default(),
+    };
+    let running = server.prefork().workers(1).spawn().unwrap();
+    let silent = connect(running.server_address());
+    journal.wait_for("verifies");
+    assert_eq!(counts(running.stop().unwrap()), [0, 1, 0, 1, 0]);
+    assert_eq!(read_to_end(silent), b"");
+    assert_eq!(journal.events(), ["accepted", "verifies", "started", "dropped"]);
+}
+
+/// Nobody joins the threads of a worker, which ends with its process.
+fn what_a_hook_of_a_worker_holds_up_past_the_deadline_is_told() {
+    assert_tells_of_what_came_too_late(|handler| ThreadingTcpServer::new(ANY_PORT, handler));
+    assert_tells_of_what_came_too_late(|handler| ThreadPoolTcpServer::new(ANY_PORT, handler).workers(2));
 }

@@ -524,6 +524,11 @@ impl<T: Transport> Acceptor<T> {
         backlog: Option<&Backlog>,
     ) -> io::Result<Turn<T>> {
         let shared = self.shared();
+        let receiving = shared.begin_receiving();
+        if receiving.is_some() && shared.is_told_to_stop() && !self.server.core().has_time() {
+            // Whoever drains may have looked already whether anybody receives.
+            return Ok(Turn::Again);
+        }
         // What was received ahead is there.
         let has_ahead = self.server.core().transport().is_some_and(Transport::has_ahead);
         let sleepers = wakeup.sleepers().filter(|_| !has_ahead);
@@ -539,7 +544,10 @@ impl<T: Transport> Acceptor<T> {
         drop((entered, accepting));
         let request = match request {
             Ok(request) => request,
-            Err(error) => return self.after_error(&error, attempt, wakeup, timeout, backlog.is_some()),
+            Err(error) => {
+                drop(receiving);
+                return self.after_error(&error, attempt, wakeup, timeout, backlog.is_some());
+            }
         };
         if is_end_of_wait::<T>(&request, wakeup) {
             return Ok(Turn::Again);

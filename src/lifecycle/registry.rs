@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use crate::stats::{Connection, Counts, End, Stats, Way};
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
     last_number: AtomicU64,
+    /// In a worker: acceptors that perhaps have a request that is not entered yet, or are turning one away.
+    pub(super) receiving: AtomicUsize,
     rules: OnceLock<AddressRules>,
     /// What the workers of a prefork server share, once there are any.
     board: OnceLock<Arc<Board>>,
@@ -217,8 +219,10 @@ impl Registry {
 
     /// Whether no request is in progress, none may be about to start, and no worker is left.
     pub(crate) fn is_idle(&self) -> bool {
+        // First: what is entered meanwhile is seen below.
+        let receiving = self.receiving.load(Ordering::SeqCst);
         let inner = self.lock();
-        inner.running + inner.waiting + inner.handling == 0 && inner.workers.is_empty()
+        receiving + inner.running + inner.waiting + inner.handling == 0 && inner.workers.is_empty()
     }
 
     pub(crate) fn has_workers(&self) -> bool {

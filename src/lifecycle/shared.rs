@@ -179,6 +179,15 @@ impl Shared {
         Handling { shared: self }
     }
 
+    /// The calling thread of a worker is about to receive a request: until the guard is dropped, when that is entered or
+    /// turned away, a drain waits for it, as for a request. Who drains another server joins its threads at the end; a
+    /// worker ends with its process. `None` in any other.
+    pub(crate) fn begin_receiving(&self) -> Option<Receiving<'_>> {
+        self.master()?;
+        self.registry.receiving.fetch_add(1, Ordering::SeqCst);
+        Some(Receiving { shared: self })
+    }
+
     pub(super) fn close_connection(&self, number: u64) -> bool {
         let found = self.registry.close_connection(number);
         if found && let Ok(wakeup) = self.wakeup() {
@@ -278,6 +287,20 @@ impl Drop for Handling<'_> {
     fn drop(&mut self) {
         self.shared.registry.lock().handling -= 1;
         if self.shared.is_told_to_stop() {
+            self.shared.tell_drain();
+        }
+    }
+}
+
+/// See [`Shared::begin_receiving`].
+pub(crate) struct Receiving<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        let others = self.shared.registry.receiving.fetch_sub(1, Ordering::SeqCst) - 1;
+        if others == 0 && self.shared.is_told_to_stop() {
             self.shared.tell_drain();
         }
     }
