@@ -494,10 +494,7 @@ pub trait Configure: BaseServer {
     /// // SIGUSR2 (a terminal's or an operator's) suspends accepting, and resumes it.
     /// let server = ThreadingTcpServer::new("127.0.0.1:0", |_: &mut TcpRequest| {}).on_signal(
     ///     signal::SIGUSR2,
-    ///     |server: &ServerHandle| match server.state() {
-    ///         socketserver::State::Suspended => server.resume(),
-    ///         _ => server.suspend(),
-    ///     },
+    ///     |server: &ServerHandle| if server.is_suspended() { server.resume() } else { server.suspend() },
     /// );
     /// ```
     #[must_use]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, raise};
 use nix::unistd::Pid;
 use socketserver::prelude::*;
 use socketserver::{Handled, Running, State, WaitError};
@@ -44,6 +44,7 @@ tests![
     a_handler_suspends_its_server,
     a_forked_child_does_not_suspend_its_parent,
     handle_request_of_a_suspended_server_times_out,
+    a_signal_suspends_and_resumes_a_server_that_handle_request_drives,
     suspended_and_resumed_all_the_time_a_server_loses_nobody,
     suspended_and_resumed_by_several_threads_at_once_none_waits_long,
     a_suspended_server_at_its_limit_resumes,
@@ -415,6 +416,23 @@ fn handle_request_of_a_suspended_server_times_out() {
     server.close().unwrap();
 }
 
+fn a_signal_suspends_and_resumes_a_server_that_handle_request_drives() {
+    let server = bare()
+        .threading()
+        .timeout(Duration::from_millis(50))
+        .on_signal(signal::SIGUSR2, toggle);
+    let server = Arc::new(server.bind().unwrap());
+    let (handle, client) = (server.handle(), connect(&server.server_address()));
+    for (suspended, handled) in [(true, Handled::TimedOut), (false, Handled::Processed)] {
+        raise(Signal::SIGUSR2).unwrap();
+        assert_eq!(server.handle_request().unwrap(), handled);
+        assert_eq!((handle.is_suspended(), handle.state()), (suspended, State::Bound));
+    }
+    assert_echoes(&client);
+    drop(client);
+    server.close().unwrap();
+}
+
 fn suspended_and_resumed_all_the_time_a_server_loses_nobody() {
     const CLIENTS: usize = 3;
     const EACH: usize = 50;
@@ -494,13 +512,18 @@ fn a_suspended_server_at_its_limit_resumes() {
 const STRATEGY: &str = "SOCKETSERVER_TEST_STRATEGY";
 const STRATEGIES: [&str; 4] = ["sync", "threading", "forking", "pool"];
 
+/// As the documentation of `on_signal` does.
+fn toggle(server: &ServerHandle) {
+    if server.is_suspended() {
+        server.resume();
+    } else {
+        server.suspend();
+    }
+}
+
 /// Serves under a strategy, with an action for every kind; its log goes to standard error.
 fn serves_with_signals() {
     env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
-    let toggle = |server: &ServerHandle| match server.state() {
-        State::Suspended => server.resume(),
-        _ => server.suspend(),
-    };
     let server = bare()
         .shutdown_on_signals([signal::SIGINT])
         .on_signal(signal::SIGQUIT, SignalAction::Stop)

@@ -72,6 +72,13 @@ impl ServerHandle {
         self.shared.resume();
     }
 
+    /// Whether the server is told not to accept: [`suspend`](Self::suspend), and not [`resume`](Self::resume) since. In any
+    /// [`state`](Self::state), of which only [`Serving`](State::Serving) becomes [`Suspended`](State::Suspended): a server
+    /// that [`handle_request`](crate::BaseServer::handle_request) alone drives stays [`Bound`](State::Bound).
+    pub fn is_suspended(&self) -> bool {
+        self.shared.is_suspended()
+    }
+
     /// Ends one connection, given by its [number](crate::Connection::number): its socket is shut down
     /// both ways, so that the handler's reads and writes end; its process, if it has one of its own, is told
     /// to end (SIGTERM). False if there is no such connection, or it has no socket of its own (datagrams).
