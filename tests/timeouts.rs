@@ -58,6 +58,8 @@ tests![
     signals_do_not_extend_a_timeout,
     a_signal_does_not_shorten_a_timeout,
     what_has_come_while_the_process_was_stopped_is_read,
+    what_is_written_in_pieces_goes_on_after_the_process_was_stopped,
+    a_message_is_read_in_pieces_after_the_process_was_stopped,
     both_halves_keep_to_the_clocks,
     a_message_that_stops_in_its_middle_is_gone_at_its_timeout,
     a_message_in_pieces_leaves_no_timeout_behind,
@@ -758,6 +760,93 @@ fn is_read_after_a_stop(idle_timeout: Duration) -> bool {
     let ended = server.end();
     assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
     true
+}
+
+/// Takes, or gives, a piece at a time; the process is stopped while it waits for the second, as often as told.
+struct Stopped {
+    pieces: Vec<usize>,
+    stops: usize,
+}
+
+impl Stopped {
+    /// What can be taken, or given, within this time.
+    const TIME: Duration = millis(500);
+
+    fn with_stops(stops: usize, timeouts: Timeouts) -> StreamRequest<Self> {
+        let pieces = Vec::new();
+        let mut request = StreamRequest::new(Stopped { pieces, stops }, "a client");
+        request.set_timeouts(timeouts).unwrap();
+        request
+    }
+
+    fn next_piece(&mut self, length: usize) -> io::Result<usize> {
+        if !self.pieces.is_empty() && self.stops > 0 {
+            self.stops -= 1;
+            thread::sleep(Self::TIME + millis(100));
+            return Err(ErrorKind::Interrupted.into());
+        }
+        self.pieces.push(length);
+        Ok(length)
+    }
+
+    fn length(&self) -> usize {
+        self.pieces.iter().sum()
+    }
+}
+
+impl Read for Stopped {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.next_piece(out.len().min(1024))
+    }
+}
+
+impl Write for Stopped {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.next_piece(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Stopped {
+    fn set_stream_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_stream_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+// What the client has made room for while the process was stopped is a piece, and it is there to take the others, too.
+fn what_is_written_in_pieces_goes_on_after_the_process_was_stopped() {
+    const LENGTH: usize = 100 << 10;
+    let write = |stops| {
+        let mut request = Stopped::with_stops(stops, Timeouts::new().write(Stopped::TIME));
+        let written = request.write_all(&vec![0; LENGTH]);
+        (written, request.get_ref().length())
+    };
+    until_in_time(|| matches!(write(1), (Ok(()), LENGTH)));
+    let (written, taken) = write(2);
+    assert_timed_out(written, TimeoutKind::Write);
+    assert!(taken < LENGTH);
+}
+
+fn a_message_is_read_in_pieces_after_the_process_was_stopped() {
+    const LENGTH: usize = 10 << 10;
+    let read = |stops, idle| {
+        let mut request = Stopped::with_stops(stops, Timeouts::new().idle(idle));
+        let mut messages = request.framed(FixedLengthCodec::new(LENGTH));
+        messages.set_message_timeout(Stopped::TIME);
+        messages.next().unwrap()
+    };
+    // The clock that is over first may be another.
+    for (idle, first) in [(CEILING, TimeoutKind::Message), (Stopped::TIME / 2, TimeoutKind::Idle)] {
+        until_in_time(|| read(1, idle).is_ok());
+        assert_timed_out(read(2, idle), first);
+    }
 }
 
 fn both_halves_keep_to_the_clocks() {

@@ -60,6 +60,10 @@ impl<S> Buffered<S> {
         self.stream.take().expect(IN_ONE_PIECE)
     }
 
+    pub(super) fn is_lent(&self) -> bool {
+        self.lender.is_some()
+    }
+
     pub(super) fn limit_message(&mut self, limit: Option<(Instant, Duration)>) {
         if let (Some(stream), Some(lender)) = (&mut self.stream, &self.lender) {
             (lender.limit_message)(stream, limit);

@@ -143,15 +143,17 @@ impl Limit {
         })
     }
 
-    /// A wait was interrupted. The process may have been stopped (SIGSTOP, a frozen container) for longer than the peer has
-    /// time, who may have kept to it: once, a tick is left to find what has come meanwhile. Not for what has to be over.
-    fn allow_for_a_stop(&mut self, now: Instant) {
-        let is_for_the_peer = matches!(
-            self.reason.kind(),
-            TimeoutKind::Idle | TimeoutKind::Read | TimeoutKind::Write | TimeoutKind::Message
-        );
-        if is_for_the_peer && !self.put_off && self.end <= now {
-            (self.end, self.put_off) = (now + TICK, true);
+    /// A wait that has begun `then` was interrupted. The process may have been stopped (SIGSTOP, a frozen container) for
+    /// longer than the peer has time, who may have kept to it: once, a tick is left to find what has come meanwhile, and of
+    /// what takes several calls all the time that was left then. Not for what has to be over.
+    fn allow_for_a_stop(&mut self, then: Instant, now: Instant) {
+        let allowed = match self.reason.kind() {
+            TimeoutKind::Idle | TimeoutKind::Read => TICK,
+            TimeoutKind::Write | TimeoutKind::Message => self.left(then).max(TICK),
+            TimeoutKind::Request | TimeoutKind::Handshake => return,
+        };
+        if !self.put_off && self.end <= now {
+            (self.end, self.put_off) = (now + allowed, true);
         }
     }
 

@@ -59,10 +59,10 @@ impl Patience {
         }
     }
 
-    /// Calls `operation` until it has done something or `limit` is over.
+    /// Calls `operation` until it has done something or `limit` is over, which it may put off.
     pub(super) fn attempt<S>(
         &mut self,
-        mut limit: Limit,
+        limit: &mut Limit,
         mut now: Instant,
         stream: &mut S,
         set_option: &impl Fn(&S, Option<Duration>) -> io::Result<()>,
@@ -78,7 +78,7 @@ impl Patience {
             let Err(error) = outcome else { return outcome };
             let began = std::mem::replace(&mut now, Instant::now());
             match error.kind() {
-                ErrorKind::Interrupted => limit.allow_for_a_stop(now),
+                ErrorKind::Interrupted => limit.allow_for_a_stop(began, now),
                 ErrorKind::WouldBlock if limit.left(now) <= TICK => return Err(limit.reason.into()),
                 ErrorKind::WouldBlock if self.is_over(now - began) => {
                     self.change(limit.left(now), |to| set_option(stream, Some(to)))?;

@@ -139,11 +139,17 @@ where
     /// Not inlined: a connection that waits without a clock needs none of this on its stack.
     #[inline(never)]
     fn read_within(&mut self, began: Instant, out: &mut [u8]) -> io::Result<usize> {
-        let Some(limit) = self.reading.limit(self.clock, began) else {
+        let Some(mut limit) = self.reading.limit(self.clock, began) else {
             return self.read_without_limit(out);
         };
         let patience = &mut self.reading.patience;
-        let outcome = patience.attempt(limit, began, self.stream, &self.set_option, |stream| stream.read(out));
+        let outcome = patience.attempt(&mut limit, began, self.stream, &self.set_option, |stream| {
+            stream.read(out)
+        });
+        if let Some(message) = self.reading.message.as_deref_mut().filter(|_| limit.put_off) {
+            // Whichever clock was the first to be over.
+            message.allow_for_a_stop(began, Instant::now());
+        }
         let heard = self.reading.heard;
         self.reading.note(&outcome, limit, began.elapsed());
         if self.reading.heard && !heard {

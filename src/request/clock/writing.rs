@@ -16,9 +16,17 @@ const PIECE: usize = 32 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     patience: Patience,
-    /// When the operation began of which a vectored write has left a rest: the next goes on with it, or gathers it, and
-    /// then that is all.
-    unfinished: Option<Instant>,
+    /// Of which a vectored write has left a rest: the next goes on with it, or gathers it, and then that is all.
+    unfinished: Option<Operation>,
+}
+
+/// What all the system calls that it takes have one time for.
+#[derive(Clone, Copy, Debug)]
+struct Operation {
+    /// When it first sent something; later by what does not count.
+    began: Instant,
+    /// Something does not, which happens once.
+    put_off: bool,
 }
 
 impl Writing {
@@ -29,7 +37,11 @@ impl Writing {
         set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
     ) -> io::Result<()> {
         let now = Instant::now();
-        let limit = Self::limit(clock, now);
+        let operation = Operation {
+            began: now,
+            put_off: false,
+        };
+        let limit = Self::limit(clock, operation);
         if limit.is_none() {
             // What writes the rest without a clock does not look for it; a clock that is set afterwards is not its.
             self.unfinished = None;
@@ -46,8 +58,10 @@ impl Writing {
         }
     }
 
-    fn limit(clock: &Clock, now: Instant) -> Option<Limit> {
-        let write = Limit::new(TimeoutKind::Write, clock.timeouts().write, now);
+    fn limit(clock: &Clock, operation: Operation) -> Option<Limit> {
+        let Operation { began, put_off } = operation;
+        let write = Limit::new(TimeoutKind::Write, clock.timeouts().write, began);
+        let write = write.map(|limit| Limit { put_off, ..limit });
         let handshake = if clock.in_setup { clock.handshake() } else { None };
         Limit::soonest([write, clock.request(), handshake])
     }
@@ -59,14 +73,14 @@ pub(crate) struct TimedWriter<'a, S, F> {
     clock: &'a Clock,
     writing: &'a mut Writing,
     set_option: F,
-    /// When the operation first sent something, or the one that it goes on with: its time is for all that it sends.
-    began: Option<Instant>,
+    /// Once it has begun, or the one that it goes on with: its time is for all that it sends.
+    operation: Option<Operation>,
 }
 
 impl<'a, S, F> TimedWriter<'a, S, F> {
     pub(crate) fn new(stream: &'a mut S, clock: &'a Clock, writing: &'a mut Writing, set_option: F) -> Self {
         TimedWriter {
-            began: writing.unfinished.take(),
+            operation: writing.unfinished.take(),
             stream,
             clock,
             writing,
@@ -88,17 +102,27 @@ where
     fn attempt(
         &mut self,
         now: Instant,
-        limit: Limit,
+        mut limit: Limit,
         operation: impl FnMut(&mut S) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        let Limit { end, put_off, .. } = limit;
         let patience = &mut self.writing.patience;
-        patience.attempt(limit, now, self.stream, &self.set_option, operation)
+        let outcome = patience.attempt(&mut limit, now, self.stream, &self.set_option, operation);
+        if let Some(operation) = self.operation.as_mut().filter(|_| limit.put_off && !put_off) {
+            // What comes behind has the time, too.
+            operation.began += limit.end.saturating_duration_since(end);
+            operation.put_off = true;
+        }
+        outcome
     }
 
     /// When an operation that goes on `now` must be over.
     fn limit(&mut self, now: Instant) -> Option<Limit> {
-        let began = *self.began.get_or_insert(now);
-        Writing::limit(self.clock, began)
+        let operation = *self.operation.get_or_insert(Operation {
+            began: now,
+            put_off: false,
+        });
+        Writing::limit(self.clock, operation)
     }
 
     /// Not inlined, nor is what follows: a connection without a clock needs none of this on its stack.
@@ -121,7 +145,7 @@ where
         let piece = first_piece(slices);
         let written = self.attempt(now, limit, |stream| stream.write_vectored(&piece))?;
         let length = slices.iter().map(|slice| slice.len()).sum();
-        self.writing.unfinished = self.began.filter(|_| written < length);
+        self.writing.unfinished = self.operation.filter(|_| written < length);
         Ok(written)
     }
 
