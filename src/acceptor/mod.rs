@@ -15,7 +15,6 @@ use crate::error::LIMITS_OF_TASKS;
 use crate::hooks::Outermost;
 use crate::job::{Job, process};
 use crate::lifecycle::{Backlog, Pause, Shared, Ticket, Wakeup};
-use crate::limits::Admission;
 use crate::request::Request;
 use crate::server::Core;
 use crate::transport::{SocketType, Transport};
@@ -31,13 +30,13 @@ struct Backoffs {
 }
 
 /// What came of one turn of the loop.
-enum Turn<T: Transport> {
+pub(crate) enum Turn<T: Transport> {
     Job(Job<T>),
     /// `verify_request` said no.
     Refused,
     /// A limit said no.
     Rejected,
-    /// Nothing yet: another turn.
+    /// Nothing yet, or a request that waits for its address's turn, or came too late: another turn.
     Again,
     /// None: the time given was over, or there was nothing to accept after all.
     Nothing,
@@ -419,8 +418,7 @@ impl<T: Transport> Acceptor<T> {
         timeout: Option<Duration>,
     ) -> io::Result<Turn<T>> {
         let backlog = core.begin_drain(&self.server);
-        // What was received ahead is in nobody's queue any more.
-        let has_ahead = core.transport().is_some_and(Transport::has_ahead);
+        let has_ahead = core.has_ahead();
         if backlog.is_empty() && !has_ahead {
             return Ok(self.stopped());
         }
@@ -530,8 +528,7 @@ impl<T: Transport> Acceptor<T> {
             return Ok(Turn::Again);
         }
         // What was received ahead is there.
-        let has_ahead = self.server.core().transport().is_some_and(Transport::has_ahead);
-        let sleepers = wakeup.sleepers().filter(|_| !has_ahead);
+        let sleepers = wakeup.sleepers().filter(|_| !self.server.core().has_ahead());
         let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
         let accepting = entered.is_none().then(|| shared.begin_accepting());
         if backlog.is_none() && !may_accept(shared) && !self.server.core().is_ready_made() {
@@ -567,13 +564,9 @@ impl<T: Transport> Acceptor<T> {
 
     /// What has been accepted is verified, and the limits are asked.
     fn decide(&self, request: T::Request, ticket: Ticket) -> Turn<T> {
-        let Some(job) = Job::accepted(&self.server, request, ticket).verify() else {
-            return Turn::Refused;
-        };
-        match job.admit() {
-            Admission::Job(job) => Turn::Job(job),
-            Admission::Waits | Admission::TooLate => Turn::Again,
-            Admission::Rejected => Turn::Rejected,
+        match Job::accepted(&self.server, request, ticket).verify() {
+            Some(job) => job.admit(),
+            None => Turn::Refused,
         }
     }
 }

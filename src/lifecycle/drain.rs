@@ -174,6 +174,11 @@ impl<T: Transport> Core<T> {
         self.attribute(|config| config.request_queue_size).saturating_add(1)
     }
 
+    /// Whether one was received ahead, which is in nobody's queue any more.
+    pub(crate) fn has_ahead(&self) -> bool {
+        self.transport().is_some_and(Transport::has_ahead)
+    }
+
     /// Whether the kernel may have a request for us. Always said of a Unix socket that refuses (poll(2): its
     /// reading side is shut down).
     pub(crate) fn has_queued(&self) -> bool {
@@ -207,7 +212,7 @@ impl<T: Transport> Core<T> {
         // A socket that was shut down for reading is readable with nothing in its queue, too: what is there shows by being
         // taken.
         let is_there = || !self.is_shut_down() || transport.accept().is_ok();
-        transport.has_ahead() || (self.has_queued() && is_there())
+        self.has_ahead() || (self.has_queued() && is_there())
     }
 
     /// The deadline is over, or the server was told to stop at once: the requests in progress are made to

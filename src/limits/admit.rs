@@ -6,23 +6,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::sys::socket::{MsgFlags, send};
 
 use super::Verdict;
+use crate::acceptor::Turn;
 use crate::job::Job;
 use crate::observer::Event;
 use crate::transport::Transport;
 
-/// What became of it.
-pub(crate) enum Admission<T: Transport> {
-    Job(Job<T>),
-    Waits,
-    Rejected,
-    TooLate,
-}
-
 impl<T: Transport> Job<T> {
-    /// Asks the limits.
-    pub(crate) fn admit(mut self) -> Admission<T> {
+    /// Asks the limits, and does what they say.
+    pub(crate) fn admit(mut self) -> Turn<T> {
         match self.ask_limits() {
-            Verdict::Admit => Admission::Job(self.started()),
+            Verdict::Admit => Turn::Job(self.started()),
             Verdict::Hold(limit, turn) => {
                 let (server, active, ticket) = self.into_parts();
                 let (number, client_address) = (ticket.number(), active.client_address());
@@ -37,7 +30,7 @@ impl<T: Transport> Job<T> {
                 if server.core().shared().registry.is_forcing() {
                     room.drop_all(&server);
                 }
-                Admission::Waits
+                Turn::Again
             }
             Verdict::Reject(limit) => {
                 let (server, mut active, ticket) = self.into_parts();
@@ -50,11 +43,11 @@ impl<T: Transport> Job<T> {
                 });
                 server.reject_request(&mut active.request, limit);
                 server.core().linger().push(&*server, active.request);
-                Admission::Rejected
+                Turn::Rejected
             }
             Verdict::TooLate => {
                 self.drop_late();
-                Admission::TooLate
+                Turn::Again
             }
         }
     }

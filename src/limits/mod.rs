@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::invalid_input;
 
 pub(crate) use addresses::{AddressRules, Addresses, Client, Verdict};
-pub(crate) use admit::{Admission, send_farewell};
+pub(crate) use admit::send_farewell;
 pub(crate) use linger::Linger;
 pub(crate) use waiting::WaitingRoom;
 
