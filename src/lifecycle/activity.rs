@@ -55,16 +55,18 @@ impl Activity {
         if self.bits.load(Ordering::Relaxed) & ASKED == 0 {
             return false;
         }
-        let answered = if in_setup { 0 } else { ANSWERED };
-        let update = |bits| Some((bits & !ASKED) | answered);
-        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, update);
+        self.end_message(if in_setup { 0 } else { ANSWERED });
         !in_setup && self.is_idle()
     }
 
     /// The handler is done with what has come, if anything has: nothing is expected of the client.
     pub(crate) fn ended(&self) {
-        let update = |bits| Some((bits & !ASKED) | ANSWERED);
-        let _ = self.bits.fetch_update(Ordering::SeqCst, Ordering::Relaxed, update);
+        self.end_message(ANSWERED);
+    }
+
+    fn end_message(&self, answered: u8) {
+        let ended = |bits| (bits & !ASKED) | answered;
+        self.bits.update(Ordering::SeqCst, Ordering::Relaxed, ended);
     }
 
     /// The handler is about to read. True if the connection is idle by that.

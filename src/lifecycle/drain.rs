@@ -111,9 +111,8 @@ impl Backlog {
 
     /// One has been accepted.
     pub(crate) fn took_one(&self) {
-        let _ = self
-            .left
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        self.left
+            .update(Ordering::SeqCst, Ordering::SeqCst, |left| left.saturating_sub(1));
     }
 
     /// Nothing more is accepted, by whichever acceptor. True the first time.

@@ -231,11 +231,8 @@ impl Registry {
 
     /// Whether an acceptor in a worker is about to accept, or does.
     pub(super) fn any_worker_accepts(&self) -> bool {
-        let inner = self.inner.lock();
-        inner
-            .workers
-            .iter()
-            .any(|slot| slot.accepting().load(Ordering::SeqCst) > 0)
+        let accepts = |slot: &Arc<Slot>| slot.accepting().load(Ordering::SeqCst) > 0;
+        self.lock().workers.iter().any(accepts)
     }
 
     /// A worker has ended: counts its requests. What it had in progress has failed; returns how many.

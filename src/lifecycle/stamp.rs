@@ -41,11 +41,8 @@ impl Stamp {
         Some(self.made + Duration::from_nanos(nanoseconds))
     }
 
-    /// Whether it happened at least `time` ago; `None`: that never is.
-    pub(crate) fn is_past(&self, time: Option<Duration>) -> bool {
-        let (Some(at), Some(time)) = (self.get(), time) else {
-            return false;
-        };
-        at.elapsed() >= time
+    /// Whether it happened at least `time` ago.
+    pub(crate) fn is_past(&self, time: Duration) -> bool {
+        self.get().is_some_and(|at| at.elapsed() >= time)
     }
 }

@@ -51,11 +51,17 @@ impl Wakeup {
     pub(super) fn start_timer(&self) {
         // After the server was told: see `keep_deadline`.
         fence(Ordering::SeqCst);
-        if let Some(Deadline { timer, timeout, .. }) = self.deadline()
-            && let Some(timeout) = timeout
+        if let Some(deadline) = self.deadline()
+            && let Some(timeout) = deadline.timeout
         {
-            timer.set(timeout.saturating_sub(self.stopped_at().elapsed()));
+            deadline.timer.set(timeout.saturating_sub(self.stopped_at().elapsed()));
         }
+    }
+
+    /// Whether the time to drain is over.
+    fn is_deadline_over(&self) -> bool {
+        let timeout = self.deadline().and_then(|deadline| deadline.timeout);
+        timeout.is_some_and(|timeout| self.stopped.is_past(timeout))
     }
 
     /// The server is closed: no timer has anything to say any more.
@@ -80,12 +86,9 @@ impl Wakeup {
         }
         if self.in_child.load(Ordering::Relaxed) {
             self.attend_inline();
-        } else if self.forced.is_past(Some(GRACE)) {
+        } else if self.forced.is_past(GRACE) {
             self.exit_if_stuck();
-        } else if self
-            .stopped
-            .is_past(self.deadline().and_then(|deadline| deadline.timeout))
-        {
+        } else if self.is_deadline_over() {
             // Once only: it nudges those that sleep, and they would nudge one another without end.
             if self.is_forced() {
                 self.attend_inline();
