@@ -93,7 +93,7 @@ impl Sleepers {
             return thread;
         }
         // A thread that was started with all signals blocked could not be woken up.
-        sys::unblock(sys::NUDGE);
+        sys::unblock(sys::NUDGE as i32);
         let thread = gettid().as_raw();
         KNOWN.set(Some((self.process, thread)));
         thread

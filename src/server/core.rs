@@ -194,7 +194,7 @@ impl<T: Transport> Core<T> {
         // SIGTERM whoever listens to it: a drain must be able to end the child. Not SIGINT, which comes from the
         // terminal to the whole group: the parent decides what becomes of it.
         let listened = guards.iter().map(|guard| guard.signal).chain([SIGCHLD, SIGTERM]);
-        let signals = listened.filter(|signal| ![SIGINT, sys::NUDGE].contains(signal));
+        let signals = listened.filter(|signal| ![SIGINT, sys::NUDGE as i32].contains(signal));
         let bits = signals.fold(0, |bits, signal| bits | Wakeup::signal_bit(signal));
         self.not_for_children.store(bits, Ordering::Relaxed);
         Ok(())
@@ -203,7 +203,7 @@ impl<T: Transport> Core<T> {
     /// Listens to what says "look" to a thread that is busy in a handler.
     pub(super) fn listen_to_nudges(&self) -> io::Result<()> {
         let wakeup = self.shared.wakeup()?;
-        let nudge = sys::on_signal(sys::NUDGE, Arc::clone(wakeup), Reaction::Nudge)?;
+        let nudge = sys::on_signal(sys::NUDGE as i32, Arc::clone(wakeup), Reaction::Nudge)?;
         self.signals.lock().push(nudge);
         Ok(())
     }

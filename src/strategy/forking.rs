@@ -248,9 +248,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn drain_requests(&self) {
-        if let Ok(nudge) = Signal::try_from(sys::NUDGE) {
-            self.signal_children(nudge, |_| true);
-        }
+        self.signal_children(sys::NUDGE, |_| true);
         self.inner.drain_requests();
     }
 

@@ -18,7 +18,7 @@ use crate::lifecycle::{Master, Wakeup};
 /// The signal that makes a thread look what it has to do, which is stuck in a handler's read: the timer of
 /// the drain deadline sends it, and a forking server to its children. Its default is to be ignored, so it
 /// harms no program that a child has become; Go's runtime interrupts its threads with it for that reason.
-pub(crate) const NUDGE: i32 = signal_hook::consts::SIGURG;
+pub(crate) const NUDGE: Signal = Signal::SIGURG;
 
 /// In a forked process that has its own handlers by now: lets signals come, as the parent's `mask` says, and SIGTERM
 /// whatever it says: with that a parent ends it.
@@ -51,9 +51,9 @@ fn change_mask(how: i32, number: i32) {
 
 /// tgkill(2). The thread may have ended; then nothing happens, or a thread that has its number since is sent
 /// the signal.
-pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: i32) {
+pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: Signal) {
     // SAFETY: three numbers; the kernel says no if there is no such thread.
-    unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal) };
+    unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal as i32) };
 }
 
 /// signal-hook's own handler, the same one for all signals. A child has it from its parent: it writes to no page for it.
@@ -152,7 +152,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
             "signal {signal} cannot be caught: SIGKILL, SIGSTOP, SIGILL, SIGFPE and SIGSEGV are the kernel's"
         )));
     }
-    if signal == NUDGE && !matches!(reaction, Reaction::Nudge) {
+    if signal == NUDGE as i32 && !matches!(reaction, Reaction::Nudge) {
         return Err(invalid_input(format!(
             "signal {signal} (SIGURG) is what servers send their own threads to have them look around, which would look as \
              if it were meant for you: choose another"

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::signal::Signal;
 
 /// Sends a signal to this process after a time. Not inherited by a forked child.
 #[derive(Debug)]
@@ -20,11 +21,11 @@ unsafe impl Sync for Timer {}
 
 impl Timer {
     /// A timer that is not set yet.
-    pub(crate) fn new(signal: i32) -> io::Result<Self> {
+    pub(crate) fn new(signal: Signal) -> io::Result<Self> {
         // SAFETY: all fields are integers or pointers, for which zero is a value.
         let mut event: libc::sigevent = unsafe { zeroed() };
         event.sigev_notify = libc::SIGEV_SIGNAL;
-        event.sigev_signo = signal;
+        event.sigev_signo = signal as i32;
         let mut id = null_mut();
         // SAFETY: both pointers are to values that live through the call.
         let outcome = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut id) };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
@@ -163,8 +163,8 @@ impl Wakeup {
         if is_here || self.in_child() {
             self.tell_threads();
         }
-        if let (false, Ok(nudge)) = (is_here, Signal::try_from(sys::NUDGE)) {
-            let _ = kill(serves, nudge);
+        if !is_here {
+            let _ = kill(serves, sys::NUDGE);
         }
     }
 
