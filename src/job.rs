@@ -168,18 +168,26 @@ impl<T: Transport> Job<T> {
         ticket.admit(&active.request, self.server.capacity())
     }
 
+    fn parts(&self) -> &(Active<T>, Ticket) {
+        self.parts.as_deref().expect(WHOLE)
+    }
+
+    #[expect(clippy::unnecessary_box_returns, reason = "as they are kept: see `Parts`")]
+    fn take_parts(&mut self) -> Parts<T> {
+        self.parts.take().expect(WHOLE)
+    }
+
     /// Apart: it is not to be a job, or not yet.
     pub(crate) fn into_parts(mut self) -> (Outermost<T>, Active<T>, Ticket) {
-        let (active, ticket) = *self.parts.take().expect(WHOLE);
+        let (active, ticket) = *self.take_parts();
         (Arc::clone(&self.server), active, ticket)
     }
 
     /// The limits have let it in: tells so.
     pub(crate) fn started(self) -> Self {
-        if let Some((active, ticket)) = self.parts.as_deref() {
-            let (number, client_address) = (ticket.number(), active.client_address());
-            ticket.shared().observe(|| Event::Started { number, client_address });
-        }
+        let (active, ticket) = self.parts();
+        let (number, client_address) = (ticket.number(), active.client_address());
+        ticket.shared().observe(|| Event::Started { number, client_address });
         self
     }
 
@@ -194,7 +202,7 @@ impl<T: Transport> Job<T> {
     }
 
     fn active(&self) -> &Active<T> {
-        &self.parts.as_deref().expect(WHOLE).0
+        &self.parts().0
     }
 
     /// Runs the request to its end on this thread: `finish_request`, `handle_error` if that fails,
@@ -205,9 +213,7 @@ impl<T: Transport> Job<T> {
         if self.is_too_late() {
             return false;
         }
-        let Some(mut parts) = self.parts.take() else {
-            return false;
-        };
+        let mut parts = self.take_parts();
         self.begin_on_loop(&mut parts);
         let (active, ticket) = &mut *parts;
         let _busy = ticket.shared().enter();
@@ -225,9 +231,7 @@ impl<T: Transport> Job<T> {
     /// As [`run`](Self::run), on the thread that accepts: it cannot see to the drain meanwhile, so the
     /// request can be told and ended from outside.
     pub(crate) fn run_inline(mut self) -> bool {
-        if let Some(parts) = self.parts.as_deref_mut() {
-            begin_inline(parts);
-        }
+        begin_inline(self.parts.as_deref_mut().expect(WHOLE));
         self.run()
     }
 
@@ -312,7 +316,7 @@ impl<T: Transport> Job<T> {
 
     /// Asks the outermost `verify_request`. Refused, the request is shut down and closed; `None`.
     pub(crate) fn verify(mut self) -> Option<Self> {
-        let (active, ticket) = self.parts.as_deref_mut()?;
+        let (active, ticket) = self.parts.as_deref_mut().expect(WHOLE);
         let verdict = catch_unwind(AssertUnwindSafe(|| {
             self.server
                 .verify_request(&active.request, active.request.client_address())
@@ -333,33 +337,30 @@ impl<T: Transport> Job<T> {
     }
 
     fn refuse(mut self) {
-        if let Some((active, ticket)) = self.parts.take().map(|parts| *parts) {
-            let (number, client_address) = (ticket.number(), active.client_address());
-            ticket.shared().observe(|| Event::Refused { number, client_address });
-            // Before the client knows.
-            ticket.refused();
-            let mut request = active.request;
-            self.server.shutdown_request(&mut request);
-            self.server.close_request(request);
-        }
+        let (mut active, ticket) = *self.take_parts();
+        let (number, client_address) = (ticket.number(), active.client_address());
+        ticket.shared().observe(|| Event::Refused { number, client_address });
+        // Before the client knows.
+        ticket.refused();
+        self.server.shutdown_request(&mut active.request);
+        self.server.close_request(active.request);
     }
 
     /// It was accepted in time, but is not begun any more: its handler would find a connection that has ended. It has been
     /// counted, so its end is told here, and not by its ticket.
     pub(crate) fn drop_late(self) {
-        if let Some((active, ticket)) = self.parts.as_deref() {
-            let (number, client_address) = (ticket.number(), active.client_address().clone());
-            let shared = Arc::clone(ticket.shared());
-            log::warn!("the time to drain is over: {client_address} was accepted too late and is lost");
-            drop(self.started());
-            shared.observe(|| Event::Finished {
-                number,
-                client_address: &client_address,
-                waited: Duration::ZERO,
-                duration: Duration::ZERO,
-                outcome: Outcome::Dropped,
-            });
-        }
+        let (active, ticket) = self.parts();
+        let (number, client_address) = (ticket.number(), active.client_address().clone());
+        let shared = Arc::clone(ticket.shared());
+        log::warn!("the time to drain is over: {client_address} was accepted too late and is lost");
+        drop(self.started());
+        shared.observe(|| Event::Finished {
+            number,
+            client_address: &client_address,
+            waited: Duration::ZERO,
+            duration: Duration::ZERO,
+            outcome: Outcome::Dropped,
+        });
     }
 
     /// Ends the request without running it: the error is reported, the connection closed.
@@ -368,28 +369,24 @@ impl<T: Transport> Job<T> {
     }
 
     fn fail(mut self, cause: Cause) {
-        if let Some(parts) = self.parts.take() {
-            let _busy = parts.1.shared().enter();
-            let outcome = self.report(&parts.0, &parts.1, cause);
-            self.close(parts, outcome);
-        }
+        let parts = self.take_parts();
+        let _busy = parts.1.shared().enter();
+        let outcome = self.report(&parts.0, &parts.1, cause);
+        self.close(parts, outcome);
     }
 
     /// The time of the request begins before a child runs it: what a child runs or writes to for the first time costs
     /// it a page fault, and those are most of what a fork costs.
     pub(crate) fn begin_before_fork(&mut self) {
-        if let Some((active, _)) = self.parts.as_deref_mut() {
-            // What goes wrong is tried again in the child, and reported there.
-            let _ = active.begin(self.server.core().timeouts());
-        }
+        let (active, _) = self.parts.as_deref_mut().expect(WHOLE);
+        // What goes wrong is tried again in the child, and reported there.
+        let _ = active.begin(self.server.core().timeouts());
     }
 
     /// This process has nothing more to do with the connection: a child serves it. Gives away what is needed to count it
     /// when the child has ended, and closes it here.
     pub(crate) fn leave_to_child(mut self, keep: impl FnOnce(Remote<T>)) {
-        let Some((active, mut ticket)) = self.parts.take().map(|parts| *parts) else {
-            return;
-        };
+        let (active, mut ticket) = *self.take_parts();
         ticket.leave_to_child();
         keep(Remote {
             server: Arc::downgrade(&self.server),
