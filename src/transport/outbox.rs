@@ -104,11 +104,9 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
             }
         }
     }
-}
 
-impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
     /// Holds a datagram back. False if none is held now, or not such a long one; those before it have gone then.
-    fn holds(&self, packet: &[u8], to: P, from: Option<PacketInfo>) -> io::Result<bool> {
+    fn try_hold(&self, packet: &[u8], to: P, from: Option<PacketInfo>) -> io::Result<bool> {
         let mut held = self.held.lock();
         let holds = self.holds.load(Ordering::Relaxed) && packet.len() <= BYTES;
         if !holds || held.is_full(packet.len()) {
@@ -123,7 +121,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
 
 impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
     fn send_datagram(&self, packet: &[u8], to: &Address) -> io::Result<()> {
-        if self.holds(packet, P::from_address(to)?, None)? {
+        if self.try_hold(packet, P::from_address(to)?, None)? {
             return Ok(());
         }
         self.socket.send_datagram(packet, to)
@@ -132,7 +130,7 @@ impl<S: DatagramSocket + AsFd, P: Peer> DatagramSocket for Outbox<S, P> {
 
 impl<S: DatagramSocket + AsFd, P: Peer> SendFrom<P> for Outbox<S, P> {
     fn send_from(&self, from: PacketInfo, packet: &[u8], to: &Address) -> io::Result<()> {
-        if self.holds(packet, P::from_address(to)?, Some(from))? {
+        if self.try_hold(packet, P::from_address(to)?, Some(from))? {
             return Ok(());
         }
         SendFrom::<P>::send_from(&*self.socket, from, packet, to)
