@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -51,7 +52,7 @@ impl<T: Transport> Books<T> {
             .drain()
             .map(|(_, thread)| thread)
             .chain(self.ended.take())
-            .for_each(std::mem::forget);
+            .for_each(mem::forget);
     }
 }
 
@@ -253,7 +254,9 @@ impl<T: Transport> Threads<T> {
         };
         let before = books.ended.replace(this);
         drop(books);
-        join(before);
+        if let Some(before) = before {
+            join(before);
+        }
     }
 
     /// Lets the threads end that rest. If all requests have ended, waits for all threads: all they have
@@ -264,22 +267,21 @@ impl<T: Transport> Threads<T> {
         for seat in books.resting.drain(..) {
             seat.give(Task::Leave);
         }
-        let running: Vec<_> = if all_ended {
-            books.running.drain().collect()
+        let running = if all_ended {
+            mem::take(&mut books.running)
         } else {
-            Vec::new()
+            HashMap::new()
         };
         drop(books);
-        for (_, thread) in running {
-            join(Some(thread));
-        }
-        loop {
-            let last = self.books.lock().ended.take();
-            if last.is_none() {
-                return;
-            }
+        running.into_values().for_each(join);
+        while let Some(last) = self.take_ended() {
             join(last);
         }
+    }
+
+    /// A method, so that the books are not locked while the thread is joined: another that ends needs them.
+    fn take_ended(&self) -> Option<JoinHandle<()>> {
+        self.books.lock().ended.take()
     }
 }
 
@@ -292,11 +294,9 @@ fn accept_here<T: Transport>(acceptor: &mut Acceptor<T>) -> io::Result<bool> {
     Ok(true)
 }
 
-fn join(thread: Option<JoinHandle<()>>) {
-    if let Some(thread) = thread {
-        // Its work catches panics; nothing is lost with the payload of one that got past it.
-        let _ = thread.join();
-    }
+fn join(thread: JoinHandle<()>) {
+    // Its work catches panics; nothing is lost with the payload of one that got past it.
+    let _ = thread.join();
 }
 
 impl<T: Transport> fmt::Debug for Threads<T> {
