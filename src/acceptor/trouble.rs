@@ -10,6 +10,7 @@ use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
 use super::backoff::Attempt;
 use super::{Acceptor, Turn, may_accept};
+use crate::error::errno;
 use crate::lifecycle::Wakeup;
 use crate::sys;
 use crate::transport::{SocketType, Transport};
@@ -29,7 +30,7 @@ enum Remedy {
 
 /// The table of accept(2)'s errors, and of those of recvmsg(2) on a datagram socket.
 fn remedy(error: &io::Error) -> Remedy {
-    let Some(errno) = error.raw_os_error().map(Errno::from_raw) else {
+    let Some(errno) = errno(error) else {
         return remedy_without_number(error.kind());
     };
     match errno {
@@ -97,8 +98,7 @@ fn has_reports(socket: BorrowedFd<'_>) -> bool {
 
 /// Of this process, or of the whole system.
 fn is_out_of_descriptors(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+    matches!(errno(error), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 impl<T: Transport> Acceptor<T> {

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use nix::errno::Errno;
 
+use super::errno;
 use crate::address::Address;
 
 /// Binding or listening failed: what the system said, at which address, and what to do.
@@ -18,14 +19,14 @@ struct BindError {
 impl BindError {
     /// The system's words, without Rust's `(os error N)`.
     fn description(&self) -> String {
-        match self.source.raw_os_error() {
-            Some(errno) => Errno::from_raw(errno).desc().to_owned(),
+        match errno(&self.source) {
+            Some(errno) => errno.desc().to_owned(),
             None => self.source.to_string(),
         }
     }
 
     fn advice(&self) -> &'static str {
-        match self.source.raw_os_error().map(Errno::from_raw) {
+        match errno(&self.source) {
             Some(Errno::EADDRINUSE) if self.address.ip().is_some_and(|ip| ip.is_unspecified()) => {
                 "another socket is bound there (one at [::] has IPv4 clients, too, unless it has only_v6(true)); stop that \
                  program, choose another address, or port 0 for any free port"

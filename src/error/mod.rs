@@ -6,9 +6,16 @@ mod tasks;
 
 use std::io;
 
+use nix::errno::Errno;
+
 pub(crate) use bind::{before_bind_error, bind_error};
 pub use request::{Cause, HandlerError, HandlerResult, Phase, RequestError};
 pub(crate) use tasks::{LIMITS_OF_TASKS, no_room_for};
+
+/// The system's number of an error, if it is one of the system's.
+pub(crate) fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
 
 /// What was asked for makes no sense: `text` says why, and what to do.
 pub(crate) fn invalid_input(text: impl Into<String>) -> io::Error {

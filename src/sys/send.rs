@@ -10,6 +10,7 @@ use nix::libc;
 use nix::sys::socket::SockaddrLike;
 
 use super::PacketInfo;
+use crate::error::errno;
 
 /// A datagram to send.
 #[derive(Debug)]
@@ -109,9 +110,8 @@ pub(crate) fn send_past_reports<N>(mut send: impl FnMut() -> io::Result<N>) -> i
 /// message about it (udp(7), ip(7)), which a socket with `IP_RECVERR`, or a connected one, reports to whatever is called
 /// next, and once. A datagram that was to be sent was not, and can be.
 pub(crate) fn may_be_of_an_earlier(error: &io::Error) -> bool {
-    let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(
-        errno,
+        errno(error),
         Some(
             Errno::ECONNREFUSED
                 | Errno::EHOSTUNREACH

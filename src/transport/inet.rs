@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind,
 
 use crate::address::Address;
 use crate::config::Config;
-use crate::error::{before_bind_error, bind_error};
+use crate::error::{before_bind_error, bind_error, errno};
 use crate::sys;
 
 /// A bound socket at the first of the addresses that takes one.
@@ -33,9 +33,7 @@ fn bound_to_one_of(candidates: Vec<SocketAddr>, config: &Config, kind: SockType)
 
 /// This machine has no such address, or none of its family.
 fn is_of_another_machine(error: &io::Error) -> bool {
-    [Errno::EADDRNOTAVAIL, Errno::EAFNOSUPPORT]
-        .map(|errno| Some(errno as i32))
-        .contains(&error.raw_os_error())
+    matches!(errno(error), Some(Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT))
 }
 
 fn try_bind(address: SocketAddr, config: &Config, kind: SockType) -> io::Result<OwnedFd> {

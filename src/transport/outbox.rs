@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use super::asked::SendFrom;
 use super::datagrams::Peer;
 use crate::address::Address;
+use crate::error::errno;
 use crate::mutex::Mutex;
 use crate::request::DatagramSocket;
 use crate::sys::{self, Outgoing, PacketInfo};
@@ -281,7 +282,7 @@ impl<P: Peer> Held<P> {
 
 /// How long segments may be in future, if the datagrams of a message that failed with `error` can be sent one by one.
 fn longest_after(error: &io::Error, segment: usize) -> usize {
-    match error.raw_os_error().map(Errno::from_raw) {
+    match errno(error) {
         // Longer than the path takes, or the socket has no checksums.
         Some(Errno::EINVAL | Errno::EMSGSIZE) => segment.saturating_sub(1),
         // The way there cannot (IPsec).

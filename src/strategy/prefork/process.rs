@@ -14,7 +14,7 @@ use signal_hook::consts::SIGCHLD;
 use super::PreFork;
 use super::worker::Worker;
 use crate::acceptor::Acceptor;
-use crate::error::no_room_for;
+use crate::error::{errno, no_room_for};
 use crate::lifecycle::{Duty, Order, Slot, drain_worker, event};
 use crate::panics::{caught, panic_as_error};
 use crate::request::{about_to_fork, has_not_forked};
@@ -123,9 +123,8 @@ pub(super) const TEMPORARY_FAILURE: i32 = 75;
 /// kind where whoever told it has put it into words.
 fn has_run_out(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, StorageFull, WouldBlock};
-    let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(error.kind(), OutOfMemory | StorageFull | WouldBlock)
-        || matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS))
+        || matches!(errno(error), Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS))
 }
 
 /// Whether what has ended a worker's accepting would end that of the others, too: the listening socket itself takes no
