@@ -144,14 +144,14 @@ impl<T: Transport> Job<T> {
     #[inline]
     pub(crate) fn accepted(server: &Outermost<T>, mut request: T::Request, mut ticket: Ticket) -> Self {
         request.attach(ticket.assign());
-        let (number, client_address) = (ticket.number(), request.client_address());
-        ticket.shared().observe(|| Event::Accepted { number, client_address });
         let active = Active {
             request,
             phase: Phase::Verify,
             begun: false,
         };
-        Self::new(server, active, ticket)
+        let job = Self::new(server, active, ticket);
+        job.observe(|number, client_address| Event::Accepted { number, client_address });
+        job
     }
 
     #[inline]
@@ -185,10 +185,15 @@ impl<T: Transport> Job<T> {
 
     /// The limits have let it in: tells so.
     pub(crate) fn started(self) -> Self {
-        let (active, ticket) = self.parts();
-        let (number, client_address) = (ticket.number(), active.client_address());
-        ticket.shared().observe(|| Event::Started { number, client_address });
+        self.observe(|number, client_address| Event::Started { number, client_address });
         self
+    }
+
+    /// Tells an event of this request, given its number and whose it is.
+    pub(crate) fn observe<'a>(&'a self, event: impl FnOnce(u64, &'a Address) -> Event<'a>) {
+        let (active, ticket) = self.parts();
+        let of_this = || event(ticket.number(), active.client_address());
+        ticket.shared().observe(of_this);
     }
 
     /// Whose request it is.
@@ -337,9 +342,8 @@ impl<T: Transport> Job<T> {
     }
 
     fn refuse(mut self) {
+        self.observe(|number, client_address| Event::Refused { number, client_address });
         let (mut active, ticket) = *self.take_parts();
-        let (number, client_address) = (ticket.number(), active.client_address());
-        ticket.shared().observe(|| Event::Refused { number, client_address });
         // Before the client knows.
         ticket.refused();
         self.server.shutdown_request(&mut active.request);

@@ -17,13 +17,12 @@ impl<T: Transport> Job<T> {
         match self.ask_limits() {
             Verdict::Admit => Turn::Job(self.started()),
             Verdict::Hold(limit, turn) => {
-                let (server, active, ticket) = self.into_parts();
-                let (number, client_address) = (ticket.number(), active.client_address());
-                ticket.shared().observe(|| Event::Waiting {
+                self.observe(|number, client_address| Event::Waiting {
                     number,
                     client_address,
                     limit,
                 });
+                let (server, active, ticket) = self.into_parts();
                 let room = server.core().waiting_room();
                 room.push(active, ticket, turn);
                 // Whoever has ended the patience meanwhile may have looked before it was there.
@@ -33,14 +32,14 @@ impl<T: Transport> Job<T> {
                 Turn::Again
             }
             Verdict::Reject(limit) => {
-                let (server, mut active, ticket) = self.into_parts();
-                let (number, client_address) = (ticket.number(), active.client_address());
-                log::debug!("rejecting {client_address}: {limit} is reached");
-                ticket.shared().observe(|| Event::Rejected {
+                log::debug!("rejecting {}: {limit} is reached", self.client_address());
+                self.observe(|number, client_address| Event::Rejected {
                     number,
                     client_address,
                     limit,
                 });
+                // The ticket gives its place back when this is done.
+                let (server, mut active, _ticket) = self.into_parts();
                 server.reject_request(&mut active.request, limit);
                 server.core().linger().push(&*server, active.request);
                 Turn::Rejected
