@@ -239,7 +239,7 @@ impl<T: Transport> Core<T> {
     }
 
     /// When the patience with requests in progress ends; `None`: never.
-    pub(crate) fn drain_deadline(&self) -> Option<Instant> {
+    fn drain_deadline(&self) -> Option<Instant> {
         let timeout = self.attribute(|config| config.drain_timeout)?;
         let stopped_at = self.shared().wakeup().ok()?.stopped_at();
         stopped_at.checked_add(timeout)
