@@ -48,23 +48,32 @@ pub(crate) fn send<'a, const MOST: usize, A: SockaddrLike>(
         if let Some(to) = datagram.to {
             messages[count].msg_hdr.msg_namelen = to.len();
             messages[count].msg_hdr.msg_name = ptr::from_mut(names[count].write(to)).cast();
-            match datagram.from {
-                None => {}
-                Some(PacketInfo::V4(ip)) => {
-                    controls[count].push(libc::IPPROTO_IP, libc::IP_PKTINFO, PacketInfo::to_v4(ip));
-                }
-                Some(PacketInfo::V6(ip, interface)) => {
-                    let info = PacketInfo::to_v6(ip, interface);
-                    controls[count].push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
-                }
+            if let Some(from) = datagram.from {
+                controls[count].push_source(from);
             }
             count += 1;
         }
         // The first one has an address.
         messages[count.saturating_sub(1)].msg_hdr.msg_iovlen += 1;
     }
+    put_together(&mut messages[..count], &mut parts, &mut controls);
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
+    let count = count as u32;
+    let sent = send_past_reports(|| {
+        // SAFETY: the first `count` headers each point to an address of the length told, to the parts told, disjoint
+        // runs of `parts`, which are borrowed bytes that are only read, and to nothing or whole control messages. All
+        // of it outlives the call.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags as _) };
+        Ok(Errno::result(sent)?)
+    })?;
+    Ok(usize::try_from(sent).unwrap_or_default())
+}
+
+/// Has each message point to its parts, of which it knows the number, and to its control messages.
+fn put_together(messages: &mut [libc::mmsghdr], parts: &mut [libc::iovec], controls: &mut [Controls]) {
     let mut first = 0;
-    for (message, control) in messages.iter_mut().zip(&mut controls).take(count) {
+    for (message, control) in messages.iter_mut().zip(controls) {
         let header = &mut message.msg_hdr;
         if header.msg_iovlen > 1 {
             // No UDP datagram is longer.
@@ -79,17 +88,6 @@ pub(crate) fn send<'a, const MOST: usize, A: SockaddrLike>(
         let parts_of_it: usize = header.msg_iovlen as _;
         first += parts_of_it;
     }
-    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
-    #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
-    let count = count as u32;
-    let sent = send_past_reports(|| {
-        // SAFETY: the first `count` headers each point to an address of the length told, to the parts told, disjoint
-        // runs of `parts`, which are borrowed bytes that are only read, and to nothing or whole control messages. All
-        // of it outlives the call.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags as _) };
-        Ok(Errno::result(sent)?)
-    })?;
-    Ok(usize::try_from(sent).unwrap_or_default())
 }
 
 /// Calls what sends, and again while that may have failed for what became of an earlier datagram.
@@ -147,6 +145,16 @@ impl Controls {
         bytes: [0; 8],
         length: 0,
     };
+
+    /// Which of this host's addresses the datagram comes from.
+    fn push_source(&mut self, from: PacketInfo) {
+        match from {
+            PacketInfo::V4(ip) => self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, PacketInfo::to_v4(ip)),
+            PacketInfo::V6(ip, interface) => {
+                self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, PacketInfo::to_v6(ip, interface));
+            }
+        }
+    }
 
     #[expect(clippy::cast_possible_truncation, reason = "20 bytes at the most")]
     fn push<V: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: V) {
