@@ -174,7 +174,8 @@ impl<T: Transport> Acceptor<T> {
         if !has_it_alone || self.interval.is_some() {
             return;
         }
-        // Nobody sleeps before the socket waits, but others may have something to say to those who will.
+        // Nobody sleeps before the socket waits. But what others have told meanwhile has made it non-blocking again, which
+        // `let_wait` has undone.
         if let Ok(Some(sleepers)) = wakeup.let_sleep(transport.socket().as_fd(), threads) {
             if transport.let_wait().is_err() {
                 sleepers.turn_off();
@@ -286,7 +287,7 @@ impl<T: Transport> Acceptor<T> {
         wakeup.wait_stop(self.interval)?;
         core.look_again()?;
         self.server.service_actions();
-        // It may have been an order, of which those that accept have not woken up.
+        // The wake-up may have been the master's order, for which nobody that accepts was woken.
         if let Some(master) = core.shared().master() {
             master.hear_order(wakeup);
         }
@@ -302,7 +303,8 @@ impl<T: Transport> Acceptor<T> {
         if stopping {
             // The threads that accept may be busy, and not have seen it yet.
             core.begin_drain(&self.server);
-            // The wake-up that was taken may have been the last words of one, for the next that waits for a place.
+            // The wake-up that was taken may be that which a thread gives when it has stopped, to the next that waits for
+            // a place.
             wakeup.wake();
         }
         Ok(stopping)
@@ -321,7 +323,7 @@ impl<T: Transport> Acceptor<T> {
             return Ok(false);
         }
         core.tell_progress();
-        // Not what wakes those that accept: of them one wakes the next.
+        // Not for the wake-up of those that accept: that one of them hands to the next.
         wakeup.wait_ended(core.drain_time_left().min(SLICE))?;
         Ok(true)
     }
@@ -431,7 +433,7 @@ impl<T: Transport> Acceptor<T> {
         let until_told = core.drain_time_left().min(core.tell_progress());
         let timeout = timeout.map_or(until_told, |timeout| timeout.min(until_told));
         if !self.has_place(place) {
-            // There is nothing to make room for, and no request whose end would.
+            // Nothing is there to be accepted, and no request runs whose end would make room.
             if !has_ahead && !self.shared().registry.any_runs() && !core.has_queued() {
                 return Ok(self.stopped());
             }
@@ -443,7 +445,7 @@ impl<T: Transport> Acceptor<T> {
         if let Some(master) = core.shared().master() {
             master.ready();
         }
-        // They may have the descriptors that accepting wants.
+        // First those that wait for their turn: they hold descriptors, which accepting may lack.
         if let Some(job) = self.waiting_job(place) {
             return Ok(Turn::Job(job));
         }
@@ -512,8 +514,8 @@ impl<T: Transport> Acceptor<T> {
         }
     }
 
-    /// Accepts a request onto the place, if there is one. With a `backlog` nothing new comes any more, so nothing is left
-    /// when there is nothing. What fails is waited for at most `timeout`.
+    /// Accepts a request onto the place, if there is one. With a `backlog` new requests are refused: an empty queue is the
+    /// end of it then. If accepting fails, it pauses for at most `timeout`.
     fn accept(
         &self,
         wakeup: &Wakeup,
@@ -524,10 +526,10 @@ impl<T: Transport> Acceptor<T> {
         let shared = self.shared();
         let receiving = shared.begin_receiving();
         if receiving.is_some() && shared.is_told_to_stop() && !self.server.core().has_time() {
-            // Whoever drains may have looked already whether anybody receives.
+            // The drain may have seen that nobody receives, and would not wait for this request.
             return Ok(Turn::Again);
         }
-        // What was received ahead is there.
+        // What was received ahead is given out without a system call that could wait.
         let sleepers = wakeup.sleepers().filter(|_| !self.server.core().has_ahead());
         let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
         let accepting = entered.is_none().then(|| shared.begin_accepting());

@@ -102,8 +102,8 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 impl<T: Transport> Acceptor<T> {
-    /// Does what the error of an attempt calls for, and waits at most `timeout` for that. `refusing`: nothing new comes,
-    /// so nothing is left when there is nothing.
+    /// Does what the error of an attempt calls for, which may be a pause of at most `timeout`. `refusing`: new requests are
+    /// refused, so an empty queue is the end of it.
     #[cold]
     pub(super) fn after_error(
         &self,
@@ -128,10 +128,10 @@ impl<T: Transport> Acceptor<T> {
                 Ok(Turn::Again)
             }
             Remedy::BackOff if is_out_of_descriptors(error) && self.spare_descriptors(wakeup)? => Ok(Turn::Again),
-            // Without a descriptor it cannot be accepted, but seen that there is nothing.
+            // That the queue is empty can be seen without the descriptor that accepting lacks.
             Remedy::Retry | Remedy::BackOff if refusing && !self.server.core().has_queued() => Ok(self.stopped()),
             Remedy::Retry | Remedy::BackOff => {
-                // They have what may be wanting.
+                // The descriptors of rejected clients may be what is missing.
                 self.server.core().linger().close_all(&*self.server);
                 self.back_off(error, timeout)?;
                 Ok(Turn::Nothing)
@@ -161,8 +161,8 @@ impl<T: Transport> Acceptor<T> {
         }))
     }
 
-    /// There was nothing after all. If it was slept for, perhaps there is something else, which the next turn
-    /// looks for.
+    /// There was nothing to accept. If this thread has slept in the call, it was perhaps woken for something else, which the
+    /// next turn looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
         let core = self.server.core();
         let Some(transport) = core.transport() else {
@@ -178,13 +178,13 @@ impl<T: Transport> Acceptor<T> {
         Ok(())
     }
 
-    /// Who waits for a socket that was shut down for reading is told at once that there is something, for ever, and
-    /// there never will be (but a TCP listener says so when it accepts). Others who have the socket may do that.
+    /// A socket that was shut down for reading, as others who have it may do, is always readable and has nothing: waiting
+    /// for it would keep the processor busy. (A TCP listener needs no look: accepting from it fails.)
     ///
     /// # Errors
     ///
-    /// It was, and not by this server, which has been told to stop then. Of a master that refuses new requests a worker
-    /// may not have heard yet.
+    /// It was shut down, and not by this server, which does that only when it stops. (In a worker it may have been the
+    /// master, which stops and has not told it yet.)
     fn check_not_shut_down(&self) -> io::Result<()> {
         let (core, shared) = (self.server.core(), self.shared());
         let by_master = shared.master().is_some() && !core.is_ready_made();
@@ -194,8 +194,8 @@ impl<T: Transport> Acceptor<T> {
         Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
     }
 
-    /// In a worker: whether its master has told it to end. The order is there before the listener is closed, the signal
-    /// behind it can still be on its way to another thread: what that would do is done.
+    /// In a worker: whether its master has told it to end, which it then obeys. The order is there before the listener is
+    /// shut down; the signal that comes with it may still be on its way, to another thread.
     fn takes_order(&self, wakeup: &Wakeup) -> bool {
         let master = self.shared().master().filter(|master| master.has_order());
         if let Some(master) = &master {

@@ -395,9 +395,9 @@ impl Wakeup {
         self.sleepers.get()
     }
 
-    /// Once everybody can know that nobody is to accept: from now on such a call does not wait, and nobody is in one
-    /// who was in it before. Whoever has told it may not have got so far yet. As long as nobody is to accept: past that,
-    /// who came out sleeps again.
+    /// To be called once everybody can see that nobody is to accept. From then on calls that accept do not wait, and when it
+    /// returns, the threads that were in one are out. (Whoever has said that nobody is to accept may not have got to this
+    /// itself yet.) It gives up when that is not so any more: a thread that came out may sleep again then.
     pub(crate) fn bring_sleepers_out(&self, nobody_is_to: impl Fn() -> bool) {
         if let Some(sleepers) = self.sleepers() {
             sleepers.wake_up();
