@@ -31,7 +31,7 @@ pub(crate) struct Waiter {
     /// Other processes wait for the listener, too.
     shared: AtomicBool,
     /// No more sets are made.
-    spares: AtomicBool,
+    spares_descriptors: AtomicBool,
 }
 
 /// As many threads wait without waking each other up for nothing.
@@ -65,14 +65,19 @@ impl Waiter {
             listening: AtomicBool::new(true),
             changing: Mutex::new(()),
             shared: AtomicBool::new(false),
-            spares: AtomicBool::new(false),
+            spares_descriptors: AtomicBool::new(false),
         })
+    }
+
+    /// Those sets with the listener that there are.
+    fn sets(&self) -> impl Iterator<Item = &Epoll> {
+        self.all.iter().filter_map(OnceLock::get)
     }
 
     /// In a forked process that accepts by itself: makes the sets anew. Those of the parent stay as they are.
     pub(crate) fn renew(&self, listener: &impl AsFd, wakeup: &Wakeup) -> io::Result<()> {
         sys::replace(self.quiet.0.as_fd(), quiet_set(wakeup)?.0.as_fd())?;
-        for set in self.all.iter().filter_map(OnceLock::get) {
+        for set in self.sets() {
             sys::replace(set.0.as_fd(), listener_set(Some(listener), wakeup)?.0.as_fd())?;
         }
         self.listening.store(true, Ordering::SeqCst);
@@ -82,7 +87,7 @@ impl Waiter {
 
     /// From now on the sets that there are do: the process has no descriptors to spare.
     pub(crate) fn spare_descriptors(&self) {
-        self.spares.store(true, Ordering::Relaxed);
+        self.spares_descriptors.store(true, Ordering::Relaxed);
     }
 
     /// Takes the listener out of the sets, or puts it back, as `suspended` says at last. That takes it away
@@ -93,7 +98,7 @@ impl Waiter {
         }
         let _changing = self.changing.lock();
         let listen = !suspended();
-        for set in self.all.iter().filter_map(OnceLock::get) {
+        for set in self.sets() {
             let changed = if listen {
                 watch(set, listener)
             } else {
@@ -122,11 +127,10 @@ impl Waiter {
         if !self.listening.load(Ordering::SeqCst) {
             return;
         }
-        let sets = || self.all.iter().filter_map(OnceLock::get);
         let anew = |set: &Epoll| set.delete(listener).and_then(|()| watch(set, listener));
-        if let Err(errno) = sets().try_for_each(anew) {
+        if let Err(errno) = self.sets().try_for_each(anew) {
             log::debug!("no thread waits for requests until the next turn puts the listener back: {errno}");
-            for set in sets() {
+            for set in self.sets() {
                 let _ = set.delete(listener);
             }
             self.listening.store(false, Ordering::SeqCst);
@@ -142,7 +146,7 @@ impl Waiter {
         timeout: Option<Duration>,
     ) -> io::Result<WaitEnd> {
         let own = &self.all[number % SETS];
-        if own.get().is_none() && !self.spares.load(Ordering::Relaxed) {
+        if own.get().is_none() && !self.spares_descriptors.load(Ordering::Relaxed) {
             let _changing = self.changing.lock();
             let listener = self.listening.load(Ordering::SeqCst).then_some(listener);
             // Without a descriptor for it, the first set does.

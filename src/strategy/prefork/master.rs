@@ -122,7 +122,7 @@ impl<S: BaseServer> PreFork<S> {
             .and_then(|timeout| self.lock_workers().kill_hanging(now, timeout));
         self.log_news();
         let calm = self.replacing.until_calm(now);
-        Ok(earlier(earlier(pause, hangs), earlier(calm, self.next_look(now)?)))
+        Ok([pause, hangs, calm, self.next_look(now)?].into_iter().flatten().min())
     }
 
     fn log_news(&self) {
