@@ -18,8 +18,8 @@ pub(crate) struct Backoff {
     what: &'static str,
     /// Whose observers hear of it.
     server: Option<Arc<Shared>>,
-    /// Odd while there is trouble, even while there is none, and another one for each trouble: so it shows whether the trouble
-    /// in which an attempt began still lasts.
+    /// Odd while there is trouble, even while there is none, and another one for each trouble: so it shows whether the
+    /// trouble in which an attempt began still lasts.
     number: AtomicU64,
     /// Locked to change the number.
     trouble: Mutex<Trouble>,

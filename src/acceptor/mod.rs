@@ -174,8 +174,8 @@ impl<T: Transport> Acceptor<T> {
         if !has_it_alone || self.interval.is_some() {
             return;
         }
-        // Nobody sleeps before the socket waits. But what others have told meanwhile has made it non-blocking again, which
-        // `let_wait` has undone.
+        // Nobody sleeps before the socket waits. But what others have told meanwhile has made it non-blocking again,
+        // which `let_wait` has undone.
         if let Ok(Some(sleepers)) = wakeup.let_sleep(transport.socket().as_fd(), threads) {
             if transport.let_wait().is_err() {
                 sleepers.turn_off();
@@ -303,8 +303,8 @@ impl<T: Transport> Acceptor<T> {
         if stopping {
             // The threads that accept may be busy, and not have seen it yet.
             core.begin_drain(&self.server);
-            // The wake-up that was taken may be that which a thread gives when it has stopped, to the next that waits for
-            // a place.
+            // The wake-up that was taken may be that which a thread gives when it has stopped, to the next that waits
+            // for a place.
             wakeup.wake();
         }
         Ok(stopping)
@@ -514,8 +514,8 @@ impl<T: Transport> Acceptor<T> {
         }
     }
 
-    /// Accepts a request onto the place, if there is one. With a `backlog` new requests are refused: an empty queue is the
-    /// end of it then. If accepting fails, it pauses for at most `timeout`.
+    /// Accepts a request onto the place, if there is one. With a `backlog` new requests are refused: an empty queue is
+    /// the end of it then. If accepting fails, it pauses for at most `timeout`.
     fn accept(
         &self,
         wakeup: &Wakeup,

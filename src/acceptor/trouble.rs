@@ -102,8 +102,8 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 impl<T: Transport> Acceptor<T> {
-    /// Does what the error of an attempt calls for, which may be a pause of at most `timeout`. `refusing`: new requests are
-    /// refused, so an empty queue is the end of it.
+    /// Does what the error of an attempt calls for, which may be a pause of at most `timeout`. `refusing`: new requests
+    /// are refused, so an empty queue is the end of it.
     #[cold]
     pub(super) fn after_error(
         &self,
@@ -161,8 +161,8 @@ impl<T: Transport> Acceptor<T> {
         }))
     }
 
-    /// There was nothing to accept. If this thread has slept in the call, it was perhaps woken for something else, which the
-    /// next turn looks for.
+    /// There was nothing to accept. If this thread has slept in the call, it was perhaps woken for something else, which
+    /// the next turn looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
         let core = self.server.core();
         let Some(transport) = core.transport() else {
@@ -194,8 +194,8 @@ impl<T: Transport> Acceptor<T> {
         Err(broken(io::ErrorKind::InvalidInput, &"it was shut down for reading"))
     }
 
-    /// In a worker: whether its master has told it to end, which it then obeys. The order is there before the listener is
-    /// shut down; the signal that comes with it may still be on its way, to another thread.
+    /// In a worker: whether its master has told it to end, which it then obeys. The order is there before the listener
+    /// is shut down; the signal that comes with it may still be on its way, to another thread.
     fn takes_order(&self, wakeup: &Wakeup) -> bool {
         let master = self.shared().master().filter(|master| master.has_order());
         if let Some(master) = &master {

@@ -395,9 +395,9 @@ impl Wakeup {
         self.sleepers.get()
     }
 
-    /// To be called once everybody can see that nobody is to accept. From then on calls that accept do not wait, and when it
-    /// returns, the threads that were in one are out. (Whoever has said that nobody is to accept may not have got to this
-    /// itself yet.) It gives up when that is not so any more: a thread that came out may sleep again then.
+    /// To be called once everybody can see that nobody is to accept. From then on calls that accept do not wait, and
+    /// when it returns, the threads that were in one are out. (Whoever has said that nobody is to accept may not have
+    /// got to this itself yet.) It gives up when that is not so any more: a thread that came out may sleep again then.
     pub(crate) fn bring_sleepers_out(&self, nobody_is_to: impl Fn() -> bool) {
         if let Some(sleepers) = self.sleepers() {
             sleepers.wake_up();
