@@ -10,7 +10,8 @@ thread_local! {
     static BUSY_FOR: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
     /// The server whose loop this thread runs; compared, never followed.
     static LOOP_OF: Cell<*const Shared> = const { Cell::new(std::ptr::null()) };
-    /// Those in whose requests that one is served. Apart, because there is rarely one, and each request enters its server.
+    /// The servers further out, where a request of one serves a request of another. Apart, because there is rarely one,
+    /// and each request of any server is entered here.
     static BUSY_OUTSIDE: RefCell<Vec<*const Shared>> = const { RefCell::new(Vec::new()) };
 }
 

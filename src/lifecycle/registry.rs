@@ -45,8 +45,8 @@ pub(crate) struct Inner {
     pub(super) counts: Counts,
     /// The deadline is over: what ends now was not drained but forced.
     pub(super) forcing: bool,
-    /// So many were made to end before: by the deadline itself, while the thread that drains served them, or by workers
-    /// that have ended since.
+    /// Requests that had been made to end before that, and are told of with those that are then: by the deadline's timer,
+    /// because the thread that drains was serving them, or in workers that have ended since.
     forced_before: u64,
     /// Acceptors that found no place and wait for one.
     pub(super) paused: usize,

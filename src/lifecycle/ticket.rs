@@ -151,8 +151,8 @@ impl Ticket {
         }
     }
 
-    /// A waiting request runs, if its address has room, on the place that an acceptor has taken for
-    /// another. False if it waits on, or for nothing but to be dropped, because the patience is over.
+    /// Has a waiting request run, if its address has room, on the place that an acceptor has taken for a new one. False
+    /// if it goes on waiting, be it only to be dropped, because the patience is over.
     pub(crate) fn resume(&mut self, inner: &mut Inner, place: &mut Ticket, capacity: Capacity) -> bool {
         let Stage::Waiting(index) = self.stage else {
             return false;

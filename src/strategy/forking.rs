@@ -237,7 +237,7 @@ impl<S: BaseServer> BaseServer for Forking<S> {
     }
 
     fn service_actions(&self) {
-        // First: the others may panic.
+        // First: what the inner layers do may panic.
         self.end_condemned();
         self.collect_children();
         self.inner.service_actions();

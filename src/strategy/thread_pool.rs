@@ -236,7 +236,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
     }
 
     fn server_close(&self) {
-        // First: the others may panic.
+        // First: what the inner layers do may panic.
         *self.queue.lock() = Queue::Closed;
         let all_ended = self.core().shared().registry.running() == 0;
         for worker in self.threads.lock().drain(..) {

@@ -131,7 +131,7 @@ impl<S: BaseServer> BaseServer for Threading<S> {
     }
 
     fn server_close(&self) {
-        // First: the others may panic.
+        // First: what the inner layers do may panic.
         let all_ended = self.core().shared().registry.running() == 0;
         self.threads.close(all_ended);
         self.inner.server_close();

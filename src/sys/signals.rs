@@ -68,10 +68,11 @@ fn action_of(number: i32) -> libc::sigaction {
     now
 }
 
-/// After listening to a signal, at which `before` was done until then: signal-hook hears of it, also if this is a forked
-/// child that has put the default back ([`default_action`]), if the program has, or ignores the signal, since signal-hook
-/// heard of it first, or if this is a worker, which has a way of its own ([`on_sigterm_in_worker`]). signal-hook, which makes
-/// a signal come once, does not know that it does not come any more.
+/// Sees to it that signal-hook, which was just asked to listen to a signal, hears of it; until then `before` was done
+/// at that signal. signal-hook sets its handler once for a signal, and does not know whether that is still there. It is
+/// put back where the default is there instead, or the signal is ignored: a forked child has done that
+/// ([`default_action`]), or the program. In a worker the handler of SIGTERM stays ([`on_sigterm_in_worker`]), and from
+/// now on calls that of signal-hook.
 fn keep_handler(number: i32, before: &libc::sigaction) {
     let mut now = action_of(number);
     let dispatcher = DISPATCHER.load(Ordering::Relaxed);

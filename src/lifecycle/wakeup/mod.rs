@@ -58,7 +58,7 @@ pub(crate) struct Wakeup {
     waiting: AtomicUsize,
     /// This is the memory of a forked child, which shares `stop`.
     in_child: AtomicBool,
-    /// The process that serves, whose matter signals are, which the terminal sends to the whole group; 0: none has yet.
+    /// The process that serves, and that signals are for: the terminal sends them to the whole group. 0: none has yet.
     process: AtomicI32,
     /// The process that has made the server, which serves unless another does.
     maker: Pid,
@@ -69,7 +69,7 @@ pub(crate) struct Wakeup {
     sleepers: OnceLock<Sleepers>,
     /// A worker of a prefork server has one beside that of its master, and so has a daemon.
     deadlines: [OnceLock<Deadline>; 2],
-    /// Nobody else can end a process whose loop never comes back from a handler.
+    /// This process may end itself as the last resort: nobody else would, if its loop never came back from a handler.
     may_exit: AtomicBool,
     /// A signal has asked for the end of the process.
     asked_to_exit: AtomicBool,
@@ -242,7 +242,8 @@ impl Wakeup {
     /// forked has these handlers, too, and shares the descriptors.
     fn is_deaf(&self) -> bool {
         let process = self.process.load(Ordering::Relaxed);
-        // A worker is no daemon: it is none of those whose server does not serve yet, either.
+        // Where none serves yet, any process may become the one that does, as a daemon may, but no worker: that shows
+        // by its generation.
         self.generation.load(Ordering::Relaxed) != sys::generation()
             || (process != 0 && process != Pid::this().as_raw())
     }

@@ -407,7 +407,7 @@ impl<S: BaseServer> BaseServer for PreFork<S> {
     }
 
     fn service_actions(&self) {
-        // First: the others may panic.
+        // First: what the inner layers do may panic.
         self.collect_workers();
         self.pass_suspension_on();
         self.inner.service_actions();
