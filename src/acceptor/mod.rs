@@ -6,6 +6,7 @@ mod waiter;
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,13 +61,15 @@ pub enum Handled {
     Stopped,
 }
 
-/// The place of the next request.
+/// The place of the next request, as far as an acceptor has it.
 #[derive(Debug, Default)]
-struct Place {
-    /// Kept while waiting for one.
-    ticket: Option<Ticket>,
-    /// There was no place for one: kept while waiting for that.
-    pause: Option<Pause>,
+enum Place {
+    #[default]
+    None,
+    /// Kept while it waits for a request.
+    Taken(Ticket),
+    /// There was none: kept while it waits for one, so that it is told.
+    Awaited(#[expect(dead_code, reason = "it tells by being there")] Pause),
 }
 
 /// Accepts requests for a server: waits, accepts, verifies, keeps to the limit, and ends when the
@@ -475,20 +478,21 @@ impl<T: Transport> Acceptor<T> {
 
     /// Whether the limit leaves a place for another request; if not, a wake-up comes when it does.
     fn has_place(&self, place: &mut Place) -> bool {
-        if place.ticket.is_none() {
-            match Ticket::take(self.shared(), self.server.capacity()) {
-                Ok(ticket) => (place.ticket, place.pause) = (Some(ticket), None),
-                Err(pause) => place.pause = Some(pause),
-            }
+        if let Place::Taken(_) = place {
+            return true;
         }
-        place.ticket.is_some()
+        *place = match Ticket::take(self.shared(), self.server.capacity()) {
+            Ok(ticket) => Place::Taken(ticket),
+            Err(pause) => Place::Awaited(pause),
+        };
+        matches!(place, Place::Taken(_))
     }
 
     /// A request that waited and may run now, before any that waits in the kernel's queue.
     fn waiting_job(&self, place: &mut Place) -> Option<Job<T>> {
-        let ticket = place.ticket.as_mut()?;
+        let Place::Taken(ticket) = place else { return None };
         let job = self.server.core().waiting_room().next(&self.server, ticket)?;
-        place.ticket = None;
+        *place = Place::None;
         Some(job)
     }
 
@@ -558,10 +562,10 @@ impl<T: Transport> Acceptor<T> {
         if let Some(backlog) = backlog {
             backlog.took_one();
         }
-        let Some(ticket) = place.ticket.take() else {
-            return Ok(Turn::Again);
-        };
-        Ok(self.decide(request, ticket))
+        match mem::take(place) {
+            Place::Taken(ticket) => Ok(self.decide(request, ticket)),
+            Place::None | Place::Awaited(_) => Ok(Turn::Again),
+        }
     }
 
     /// What has been accepted is verified, and the limits are asked.
