@@ -399,23 +399,12 @@ mod tests {
     }
 
     #[test]
-    fn text_without_a_port_says_what_to_write() {
-        let error = Address::from("localhost").resolve().unwrap_err();
-        assert!(error.to_string().contains("write HOST:PORT"), "{error}");
-        let error = Address::from("localhost:http").resolve().unwrap_err();
-        assert!(error.to_string().contains("`http` is not a number"), "{error}");
-        for (text, port) in [
-            ("127.0.0.1:+1", "+1"),
-            ("[::1]:+1", "+1"),
-            ("localhost:+80", "+80"),
-            ("localhost:", ""),
-        ] {
+    fn a_port_has_no_sign() {
+        for text in ["127.0.0.1:+1", "[::1]:+1", "localhost:+1"] {
             let error = Address::from(text).resolve().unwrap_err();
-            let told = format!("`{text}` has no valid port: `{port}` is not a number from 0 to 65535");
+            let told = format!("`{text}` has no valid port: `+1` is not a number from 0 to 65535");
             assert_eq!(error.to_string(), told);
         }
-        let error = Address::from("::1:80:90").resolve().unwrap_err();
-        assert!(error.to_string().contains("in brackets"), "{error}");
     }
 
     #[test]

@@ -124,16 +124,6 @@ pub(crate) fn before_bind_error(error: io::Error) -> io::Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_bind_error_keeps_its_kind_and_names_the_address() {
-        let error = bind_error(&"127.0.0.1:80".into(), Errno::EADDRINUSE);
-        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        assert!(
-            error.to_string().starts_with("Address already in use (127.0.0.1:80): "),
-            "{error}"
-        );
-    }
-
     /// So `main` shows it, if that returns it.
     #[test]
     fn a_bind_error_has_its_advice_in_its_debug_form_too() {

@@ -54,24 +54,3 @@ impl fmt::Display for Report {
         )
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exit_code_says_whether_a_request_was_left_behind() {
-        let report = Report::default();
-        assert_eq!(report.report(), ExitCode::SUCCESS);
-        assert_eq!(
-            Report {
-                failed: 3,
-                forced: 2,
-                ..report
-            }
-            .report(),
-            ExitCode::SUCCESS
-        );
-        assert_eq!(Report { leaked: 1, ..report }.report(), ExitCode::FAILURE);
-    }
-}
