@@ -35,7 +35,7 @@ struct Books<T: Transport> {
     /// Threads are kept: there is an accept loop that needs them again and again.
     keeping: bool,
     /// The threads that rest; the one that has rested least comes first, its memory is still warm.
-    resting: Vec<Arc<Seat<T>>>,
+    resting: Vec<Arc<Mailbox<T>>>,
     /// The number of the next new thread.
     next: usize,
     /// Each takes itself off when it ends, so that there are never more records than threads, and one.
@@ -66,14 +66,14 @@ enum Task<T: Transport> {
 }
 
 /// Where a thread finds its next task.
-struct Seat<T: Transport> {
+struct Mailbox<T: Transport> {
     task: Mutex<Option<Task<T>>>,
     given: Condvar,
 }
 
-impl<T: Transport> Seat<T> {
+impl<T: Transport> Mailbox<T> {
     fn new(task: Task<T>) -> Self {
-        Seat {
+        Mailbox {
             task: Mutex::new(Some(task)),
             given: Condvar::new(),
         }
@@ -173,36 +173,36 @@ impl<T: Transport> Threads<T> {
     /// stay on the stack below each handler.
     #[inline(never)]
     fn give(self: &Arc<Self>, books: &mut Books<T>, task: Task<T>) -> Result<(), (Option<Task<T>>, io::Error)> {
-        if let Some(seat) = books.resting.pop() {
-            seat.give(task);
+        if let Some(mailbox) = books.resting.pop() {
+            mailbox.give(task);
             return Ok(());
         }
-        let seat = Arc::new(Seat::new(task));
+        let mailbox = Arc::new(Mailbox::new(task));
         let number = books.next;
-        let (threads, its_seat) = (Arc::clone(self), Arc::clone(&seat));
+        let (threads, its_mailbox) = (Arc::clone(self), Arc::clone(&mailbox));
         let thread = self.stack_size.thread().name(format!("request-{number}"));
-        match thread.spawn(move || threads.live(number, &its_seat)) {
+        match thread.spawn(move || threads.live(number, &its_mailbox)) {
             Ok(handle) => {
                 books.next += 1;
                 // The books are locked until the record is made, which the thread looks for when it ends.
                 books.running.insert(number, handle);
                 Ok(())
             }
-            Err(error) => Err((seat.take(), error)),
+            Err(error) => Err((mailbox.take(), error)),
         }
     }
 
     /// What a thread does from its first task to its end.
-    fn live(self: &Arc<Self>, number: usize, seat: &Arc<Seat<T>>) {
+    fn live(self: &Arc<Self>, number: usize, mailbox: &Arc<Mailbox<T>>) {
         let mut acceptor = None;
-        let mut task = seat.take();
+        let mut task = mailbox.take();
         while let Some(current) = task {
             match current {
                 Task::Accept(new) => self.accept(acceptor.insert(new.for_thread(number))),
                 Task::Run(job) => job.run_handed_over(),
                 Task::Leave => break,
             }
-            task = self.rest(seat, acceptor.as_ref());
+            task = self.rest(mailbox, acceptor.as_ref());
         }
         drop(acceptor);
         self.leave(number);
@@ -218,7 +218,7 @@ impl<T: Transport> Threads<T> {
     }
 
     /// The next task of a thread that has done what it was to do; `None`: to end.
-    fn rest(&self, seat: &Arc<Seat<T>>, acceptor: Option<&Acceptor<T>>) -> Option<Task<T>> {
+    fn rest(&self, mailbox: &Arc<Mailbox<T>>, acceptor: Option<&Acceptor<T>>) -> Option<Task<T>> {
         let mut books = self.books.lock();
         if !books.keeping || self.accepting.has_ended() {
             return None;
@@ -230,19 +230,19 @@ impl<T: Transport> Threads<T> {
         {
             return Some(Task::Accept(acceptor.clone()));
         }
-        books.resting.push(Arc::clone(seat));
+        books.resting.push(Arc::clone(mailbox));
         drop(books);
-        if let Some(task) = seat.wait(KEPT) {
+        if let Some(task) = mailbox.wait(KEPT) {
             return Some(task);
         }
         let mut books = self.books.lock();
-        match books.resting.iter().position(|resting| Arc::ptr_eq(resting, seat)) {
+        match books.resting.iter().position(|resting| Arc::ptr_eq(resting, mailbox)) {
             Some(position) => {
                 books.resting.remove(position);
                 None
             }
             // It was called at the last moment.
-            None => seat.take(),
+            None => mailbox.take(),
         }
     }
 
@@ -264,8 +264,8 @@ impl<T: Transport> Threads<T> {
     pub(super) fn close(&self, all_ended: bool) {
         let mut books = self.books.lock();
         books.keeping = false;
-        for seat in books.resting.drain(..) {
-            seat.give(Task::Leave);
+        for mailbox in books.resting.drain(..) {
+            mailbox.give(Task::Leave);
         }
         let running = if all_ended {
             mem::take(&mut books.running)
