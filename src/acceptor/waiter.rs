@@ -185,7 +185,7 @@ impl Waiter {
             Some(PLACE) => wakeup.take_place(),
             Some(TURN) => wakeup.take_turn(),
             Some(_) => {
-                wakeup.clear();
+                wakeup.take_wake();
                 self.look_again(listener);
             }
         }

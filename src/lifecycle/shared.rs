@@ -121,9 +121,9 @@ impl Shared {
     }
 
     /// Has the thread that drains, or is about to, look again.
-    pub(crate) fn tell_drain(&self) {
+    pub(crate) fn wake_drain(&self) {
         if let Ok(wakeup) = &self.wakeup {
-            wakeup.request_ended();
+            wakeup.wake_drain();
         }
     }
 
@@ -193,7 +193,7 @@ impl Shared {
         if found && let Ok(wakeup) = self.wakeup() {
             // For the processes among them, which the loop sees to, or the drain.
             wakeup.wake();
-            wakeup.request_ended();
+            wakeup.wake_drain();
         }
         found
     }
@@ -287,7 +287,7 @@ impl Drop for Handling<'_> {
     fn drop(&mut self) {
         self.shared.registry.lock().handling -= 1;
         if self.shared.is_told_to_stop() {
-            self.shared.tell_drain();
+            self.shared.wake_drain();
         }
     }
 }
@@ -301,7 +301,7 @@ impl Drop for Receiving<'_> {
     fn drop(&mut self) {
         let others = self.shared.registry.receiving.fetch_sub(1, Ordering::SeqCst) - 1;
         if others == 0 && self.shared.is_told_to_stop() {
-            self.shared.tell_drain();
+            self.shared.wake_drain();
         }
     }
 }

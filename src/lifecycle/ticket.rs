@@ -288,7 +288,7 @@ impl Ticket {
         // Asked last: whoever began to drain meanwhile may have seen this one as still there. The drain also
         // runs those that wait for others.
         if (others_wait || idle) && wakeup.is_told_to_stop() {
-            wakeup.request_ended();
+            wakeup.wake_drain();
         }
     }
 

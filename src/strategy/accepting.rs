@@ -118,7 +118,7 @@ impl Accepting {
                 Ok(None) => {
                     self.end();
                     self.leave();
-                    return acceptor.shared().tell_drain();
+                    return acceptor.shared().wake_drain();
                 }
                 Err(error) => {
                     self.leave();

@@ -106,7 +106,7 @@ impl Wakeup {
         }
         self.attend_inline();
         self.wake();
-        self.request_ended();
+        self.wake_drain();
     }
 
     /// A handler that does not even end with its socket keeps `serve_forever` from ever returning. If a

@@ -227,7 +227,7 @@ impl Wakeup {
     /// Has the accept loop, or the drain, look for signals.
     pub(crate) fn tell_of_signals(&self) {
         self.wake();
-        self.request_ended();
+        self.wake_drain();
     }
 
     /// This process serves: not earlier, because a program may become a daemon after it has bound.
@@ -325,7 +325,7 @@ impl Wakeup {
         self.child_exited.store(true, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             if self.draining.load(Ordering::SeqCst) {
-                self.request_ended();
+                self.wake_drain();
             } else {
                 self.wake();
             }
@@ -379,7 +379,7 @@ impl Wakeup {
     }
 
     /// Makes the thread that drains look again.
-    pub(crate) fn request_ended(&self) {
+    pub(crate) fn wake_drain(&self) {
         let _ = self.ended.write(1);
     }
 
@@ -436,7 +436,7 @@ impl Wakeup {
     }
 
     /// Takes the wake-up, so that the next wait waits.
-    pub(crate) fn clear(&self) {
+    pub(crate) fn take_wake(&self) {
         let _ = self.wake.read();
     }
 
@@ -450,7 +450,7 @@ impl Wakeup {
         wait_for(&[&self.wake], timeout).map(drop)
     }
 
-    /// Waits until a request has ended, at most `timeout`.
+    /// For the thread that drains: waits for [`wake_drain`](Self::wake_drain), at most `timeout`.
     pub(crate) fn wait_ended(&self, timeout: Duration) -> io::Result<()> {
         wait_for(&[&self.ended], timeout).map(drop)
     }
@@ -472,7 +472,7 @@ impl Wakeup {
                 } else if masters_end {
                     self.shutdown();
                 }
-                self.clear();
+                self.take_wake();
                 Ok(())
             }
             Err(Errno::EINTR) => Ok(()),
@@ -540,7 +540,7 @@ mod tests {
         wakeup.wake();
         wakeup.give_place();
         wakeup.give_turn();
-        wakeup.request_ended();
+        wakeup.wake_drain();
         assert_eq!(events(&wakeup).map(|event| readable(event.as_fd())), [true; 5]);
         assert_eq!(parents.map(|event| readable(event.as_fd())), [false; 5]);
     }
