@@ -22,7 +22,7 @@ pub(crate) struct Inline {
 /// Where those connections are known, each from its begin to just before its socket is closed: a descriptor in here
 /// is never somebody else's. And how many requests there are like that which have no socket of their own.
 #[derive(Debug, Default)]
-pub(crate) struct InlineSlot {
+pub(crate) struct InlineRequests {
     connections: TryLock<Connections>,
     datagrams: AtomicUsize,
 }
@@ -56,7 +56,7 @@ impl Connections {
     }
 }
 
-impl InlineSlot {
+impl InlineRequests {
     pub(crate) fn begin(&self, inline: Inline) {
         self.connections.with(|connections| connections.insert(inline));
     }
@@ -77,7 +77,7 @@ impl InlineSlot {
     }
 
     /// The server drains: idle connections get an end of stream, and, `forced`, all do, both ways.
-    /// False if the slot was in use: whoever uses it looks again afterwards. For signal handlers, too.
+    /// False if somebody else was at them, who looks again afterwards. For signal handlers, too.
     pub(crate) fn try_attend(&self, forced: bool) -> bool {
         let attend = |connections: &mut Connections| {
             for inline in connections.iter() {
@@ -116,12 +116,12 @@ mod tests {
 
     #[test]
     fn a_child_takes_back_what_a_thread_had_that_stayed_in_the_parent() {
-        let slot = InlineSlot::default();
+        let requests = InlineRequests::default();
         // As a thread of the parent's that was at it: it never gives it back.
-        let at_it = || slot.connections.with(|_| resume_unwind(Box::new("gone")));
+        let at_it = || requests.connections.with(|_| resume_unwind(Box::new("gone")));
         assert!(catch_unwind(AssertUnwindSafe(at_it)).is_err());
-        assert_eq!(slot.is_busy(), None);
-        slot.give_back_in_child();
-        assert_eq!(slot.is_busy(), Some(false));
+        assert_eq!(requests.is_busy(), None);
+        requests.give_back_in_child();
+        assert_eq!(requests.is_busy(), Some(false));
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::inline::{Inline, InlineSlot};
+use super::inline::{Inline, InlineRequests};
 use super::sleepers::Sleepers;
 use super::stamp::Stamp;
 use crate::poll::{poll_timeout, readable, wait_for};
@@ -64,7 +64,7 @@ pub(crate) struct Wakeup {
     maker: Pid,
     /// That of the process that serves, or has made the server ([`sys::generation`]).
     generation: AtomicU32,
-    inline: InlineSlot,
+    inline: InlineRequests,
     /// Threads that wait for requests without looking at any of these.
     sleepers: OnceLock<Sleepers>,
     /// A worker of a prefork server has one beside that of its master, and so has a daemon.
@@ -95,7 +95,7 @@ impl Wakeup {
             process: AtomicI32::new(0),
             maker: Pid::this(),
             generation: sys::generation().into(),
-            inline: InlineSlot::default(),
+            inline: InlineRequests::default(),
             sleepers: OnceLock::new(),
             deadlines: [const { OnceLock::new() }; 2],
             may_exit: AtomicBool::new(false),
@@ -302,7 +302,7 @@ impl Wakeup {
     /// Before its socket is closed.
     pub(crate) fn end_inline(&self, number: u64) {
         self.inline.end(number);
-        // Whoever had something to tell the others may have found the slot in use.
+        // Whoever had something to tell the others may have found this thread at them.
         if self.is_told_to_stop() {
             self.attend_inline();
         }
@@ -311,7 +311,7 @@ impl Wakeup {
     fn attend_inline(&self) {
         loop {
             let forced = self.is_forced();
-            // Whoever finds the slot in use leaves it to the one that uses it, who looks again.
+            // Whoever finds another at them leaves it to that one, who looks again.
             if !self.inline.try_attend(forced) || forced == self.is_forced() {
                 return;
             }
