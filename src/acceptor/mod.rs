@@ -122,8 +122,8 @@ pub struct Acceptor<T: Transport> {
     /// The end of a child may have to interrupt a wait.
     forks: bool,
     backoffs: Arc<Backoffs>,
-    /// Where it waits; see [`Waiter`].
-    set: usize,
+    /// Its number among the threads that accept: each has a set of the [`Waiter`] and a place among the sleepers.
+    number: usize,
 }
 
 impl<T: Transport> Clone for Acceptor<T> {
@@ -156,7 +156,7 @@ impl<T: Transport> Acceptor<T> {
             forks: server.forks(),
             server,
             backoffs,
-            set: 0,
+            number: 0,
         }
     }
 
@@ -263,7 +263,7 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// One request at most, within `timeout`: what `handle_request` does.
-    pub(crate) fn one(&mut self, timeout: Option<Duration>) -> io::Result<Handled> {
+    pub(crate) fn handle_one(&mut self, timeout: Option<Duration>) -> io::Result<Handled> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut place = Place::default();
         loop {
@@ -340,7 +340,7 @@ impl<T: Transport> Acceptor<T> {
     /// interval is kept by the one that [stands by](Self::stand_by).
     pub(crate) fn for_thread(&self, number: usize) -> Self {
         Acceptor {
-            set: number,
+            number,
             interval: None,
             ..self.clone()
         }
@@ -405,7 +405,7 @@ impl<T: Transport> Acceptor<T> {
         }
         let end = {
             let _waiting = core.shared().master().map(|master| master.waiting());
-            core.waiter()?.wait(self.set, transport.socket(), wakeup, timeout)?
+            core.waiter()?.wait(self.number, transport.socket(), wakeup, timeout)?
         };
         match end {
             WaitEnd::Request => self.accept(wakeup, place, timeout, None),
@@ -535,7 +535,7 @@ impl<T: Transport> Acceptor<T> {
         }
         // What was received ahead is given out without a system call that could wait.
         let sleepers = wakeup.sleepers().filter(|_| !self.server.core().has_ahead());
-        let entered = sleepers.map(|sleepers| sleepers.enter(self.set));
+        let entered = sleepers.map(|sleepers| sleepers.enter(self.number));
         let accepting = entered.is_none().then(|| shared.begin_accepting());
         if backlog.is_none() && !may_accept(shared) && !self.server.core().is_ready_made() {
             // The request may have come before the listener was out of the sets; the next turn takes it out. Where

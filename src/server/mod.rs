@@ -227,7 +227,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         // Of a prefork server, too, which serves here what it handles.
         self.core().keep_deadline();
         let hooks: Outermost<Self::Transport> = Arc::clone(self) as _;
-        let handled = Acceptor::new(hooks).one(self.core().attribute(|config| config.timeout))?;
+        let handled = Acceptor::new(hooks).handle_one(self.core().attribute(|config| config.timeout))?;
         if handled == Handled::TimedOut {
             guarded("handle_timeout", || self.handle_timeout());
         }
