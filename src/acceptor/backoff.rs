@@ -17,7 +17,7 @@ use crate::observer::Event;
 pub(crate) struct Backoff {
     what: &'static str,
     /// Whose observers hear of it.
-    server: Option<Arc<Shared>>,
+    server: Arc<Shared>,
     /// Odd while there is trouble, even while there is none, and another one for each trouble: so it shows whether the
     /// trouble in which an attempt began still lasts.
     number: AtomicU64,
@@ -68,24 +68,12 @@ impl Backoff {
     const LONGEST: u64 = 1000;
     const MOST_RETRIES: u32 = 100;
 
-    pub(crate) fn new(what: &'static str) -> Self {
+    pub(crate) fn new(what: &'static str, server: &Arc<Shared>) -> Self {
         Backoff {
             what,
-            server: None,
+            server: Arc::clone(server),
             number: AtomicU64::new(0),
             trouble: Mutex::default(),
-        }
-    }
-
-    /// Tells the observers of this server, too.
-    pub(crate) fn of(mut self, server: &Arc<Shared>) -> Self {
-        self.server = Some(Arc::clone(server));
-        self
-    }
-
-    fn observe<'a>(&self, event: impl FnOnce() -> Event<'a>) {
-        if let Some(server) = &self.server {
-            server.observe(event);
         }
     }
 
@@ -143,7 +131,7 @@ impl Backoff {
             log::log!(level, "{what}: {reason}; trying again until it works");
         }
         if begins {
-            self.observe(|| Event::BackOffBegun {
+            self.server.observe(|| Event::BackOffBegun {
                 what,
                 reason: reason.to_string(),
             });
@@ -191,7 +179,7 @@ impl Backoff {
             let (what, duration) = (self.what, since.elapsed());
             let level = if ended.warned { Level::Info } else { Level::Debug };
             log::log!(level, "{what}: over");
-            self.observe(|| Event::BackOffEnded { what, duration });
+            self.server.observe(|| Event::BackOffEnded { what, duration });
         }
     }
 }
@@ -203,9 +191,13 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
+    fn unobserved() -> Backoff {
+        Backoff::new("test", &Arc::new(Shared::new()))
+    }
+
     #[test]
     fn a_back_off_doubles_to_a_second_and_starts_again() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         let delays: Vec<_> = (0..10).map(|_| backoff.next(&"").as_millis()).collect();
         assert_eq!(delays, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         backoff.succeeded(backoff.attempt());
@@ -214,7 +206,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_began_before_an_episode_does_not_end_it() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         let before = backoff.attempt();
         assert_eq!(backoff.next(&"").as_millis(), 5);
         backoff.succeeded(before);
@@ -228,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_began_while_others_were_repeated_does_not_end_the_episode_they_led_to() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         assert!(backoff.take_retry());
         let before = backoff.attempt();
         assert_eq!(backoff.next(&"").as_millis(), 5);
@@ -238,7 +230,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_began_in_an_episode_ends_it_although_others_have_failed_since() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         assert_eq!(backoff.next(&"").as_millis(), 5);
         let attempt = backoff.attempt();
         assert!(backoff.take_retry());
@@ -249,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_began_while_others_were_repeated_ends_that() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         (0..60).for_each(|_| assert!(backoff.take_retry()));
         let attempt = backoff.attempt();
         assert!(backoff.take_retry());
@@ -259,7 +251,7 @@ mod tests {
 
     #[test]
     fn trouble_that_nothing_is_waited_for_makes_no_later_delay_longer() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         (0..10).for_each(|_| backoff.note(&""));
         assert_eq!(backoff.next(&"").as_millis(), 5);
         backoff.note(&"");
@@ -287,7 +279,7 @@ mod tests {
             ..Config::default()
         };
         server.configure(&config);
-        let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
+        let backoff = backoff.get_or_init(|| Backoff::new("test", &server));
         backoff.next(&"");
         assert_eq!(*told.lock(), [true, false]);
         assert_eq!(backoff.next(&"").as_millis(), 5);
@@ -313,7 +305,7 @@ mod tests {
             ..Config::default()
         };
         server.configure(&config);
-        let backoff = backoff.get_or_init(|| Backoff::new("test").of(&server));
+        let backoff = backoff.get_or_init(|| Backoff::new("test", &server));
         backoff.next(&"");
         assert_eq!(backoff.next(&"").as_millis(), 20);
         assert_eq!(*told.lock(), [true]);
@@ -340,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_should_pass_and_does_not_is_not_retried_for_ever() {
-        let backoff = Backoff::new("test");
+        let backoff = unobserved();
         assert_eq!((0..1_000).filter(|_| backoff.take_retry()).count(), 100);
         backoff.succeeded(backoff.attempt());
         assert!(backoff.take_retry());

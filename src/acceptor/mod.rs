@@ -142,7 +142,7 @@ impl<T: Transport> fmt::Debug for Acceptor<T> {
 
 impl<T: Transport> Acceptor<T> {
     pub(crate) fn new(server: Outermost<T>) -> Self {
-        let backoff = |what| Backoff::new(what).of(server.core().shared());
+        let backoff = |what| Backoff::new(what, server.core().shared());
         let backoffs = Backoffs {
             accepting: backoff("cannot accept"),
             processing: backoff("cannot start a request"),

@@ -23,7 +23,7 @@ impl Replacing {
     /// The observers of this server hear of pauses.
     pub(super) fn of(server: &Arc<Shared>) -> Self {
         Replacing {
-            backoff: Backoff::new(REPLACING).of(server),
+            backoff: Backoff::new(REPLACING, server),
             pause: Mutex::default(),
         }
     }
