@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::invalid_input;
 use crate::lifecycle::SignalAction;
-use crate::limits::{Limit, RateLimit};
+use crate::limits::{self, Limit, RateLimit};
 use crate::observer::Observer;
 use crate::server::BaseServer;
 use crate::timeouts::Timeouts;
@@ -131,15 +131,16 @@ pub(crate) type SocketHook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send
 impl Config {
     /// # Errors
     ///
-    /// A processor would be kept busy.
-    pub(crate) fn check_interval(&self) -> io::Result<()> {
+    /// With these attributes a server would serve nobody, or keep a processor busy.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        self.timeouts.check()?;
         if self.poll_interval == Some(Duration::ZERO) {
             return Err(invalid_input(
                 "a poll_interval of zero would keep a processor busy; set none to do something only when something \
                  happens",
             ));
         }
-        Ok(())
+        limits::check(self)
     }
 
     fn on_signal(&mut self, signal: i32, action: SignalAction) {

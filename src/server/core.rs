@@ -227,9 +227,7 @@ impl<T: Transport> Core<T> {
     }
 
     pub(super) fn server_bind(&self) -> io::Result<()> {
-        self.attribute(|config| config.timeouts.check())?;
-        self.attribute(Config::check_interval)?;
-        self.attribute(limits::check)?;
+        self.attribute(Config::check)?;
         if let (true, Some(transport)) = (self.ready_made, self.transport()) {
             transport.adopt(&self.config());
         } else {
