@@ -272,21 +272,25 @@ impl<T: Transport> Core<T> {
         let elapsed = wakeup.stopped_at().elapsed();
         if self.told_second.fetch_max(elapsed.as_secs(), Ordering::Relaxed) < elapsed.as_secs() {
             self.shared().registry.shutdown_idle();
-            let kind = match T::SOCKET_TYPE {
-                SocketType::Stream => "connection",
-                SocketType::Datagram => "request",
-            };
-            let running = self.shared().registry.running();
-            let plural = if running == 1 { "" } else { "s" };
-            let left = self.drain_deadline().map(|_| self.drain_time_left().as_secs_f64());
-            let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
-            let queued = self.backlog.get().is_some_and(|backlog| !backlog.is_empty());
-            let queued = if queued { " and those not accepted yet" } else { "" };
             if self.tells_of_drain() {
-                log::info!("draining: {running} {kind}{plural}{queued}{left}");
+                self.log_progress();
             }
             self.observe_drain();
         }
         Duration::from_nanos((1_000_000_000 - elapsed.subsec_nanos()).into())
+    }
+
+    fn log_progress(&self) {
+        let kind = match T::SOCKET_TYPE {
+            SocketType::Stream => "connection",
+            SocketType::Datagram => "request",
+        };
+        let running = self.shared().registry.running();
+        let plural = if running == 1 { "" } else { "s" };
+        let left = self.drain_deadline().map(|_| self.drain_time_left().as_secs_f64());
+        let left = left.map_or_else(String::new, |left| format!(", {left:.0} s left"));
+        let queued = self.backlog.get().is_some_and(|backlog| !backlog.is_empty());
+        let queued = if queued { " and those not accepted yet" } else { "" };
+        log::info!("draining: {running} {kind}{plural}{queued}{left}");
     }
 }
