@@ -5,9 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
 use super::{Shared, State};
+use crate::sys;
 
 /// Stops a server from anywhere.
 ///
@@ -42,10 +41,7 @@ impl ShutdownHandle {
     /// serving starts, and again. A child that may not signal its parent any more (setuid(2)) stops another server
     /// there that serves one request at a time only with the next request.
     pub fn shutdown(&self) {
-        // A signal handler must leave errno as it found it.
-        let errno = Errno::last_raw();
-        self.shared.shutdown();
-        Errno::set_raw(errno);
+        sys::keep_errno(|| self.shared.shutdown());
     }
 
     /// Where the server is in its life.

@@ -34,8 +34,8 @@ pub(crate) use receive::{Received, Receiver};
 pub(crate) use rename::rename_new;
 pub(crate) use send::{Outgoing, may_be_of_an_earlier, send, send_past_reports};
 pub(crate) use signals::{
-    NUDGE, Reaction, SignalGuard, default_action, let_signals_come, on_signal, on_sigterm_in_worker, signal_thread,
-    unblock,
+    NUDGE, Reaction, SignalGuard, default_action, keep_errno, let_signals_come, on_signal, on_sigterm_in_worker,
+    signal_thread, unblock,
 };
 pub(crate) use tcp::{reset, set_defer_accept, set_fast_open};
 pub(crate) use this_process::ThisProcess;

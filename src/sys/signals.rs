@@ -36,6 +36,13 @@ pub(crate) fn default_action(number: i32) {
     unsafe { libc::signal(number, libc::SIG_DFL) };
 }
 
+/// Does what a signal handler does, which must leave errno as the interrupted code had it.
+pub(crate) fn keep_errno(work: impl FnOnce()) {
+    let errno = Errno::last_raw();
+    work();
+    Errno::set_raw(errno);
+}
+
 /// Lets this thread be sent the signal with this number, which may be a real-time one.
 pub(crate) fn unblock(number: i32) {
     change_mask(libc::SIG_UNBLOCK, number);
@@ -160,11 +167,7 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
         )));
     }
     let in_handler = reaction.clone();
-    let handler = move || {
-        let errno = Errno::last_raw();
-        in_handler.run(signal, &wakeup);
-        Errno::set_raw(errno);
-    };
+    let handler = move || keep_errno(|| in_handler.run(signal, &wakeup));
     // This thread is not sent one before signal-hook knows what to do then: it would be lost.
     change_mask(libc::SIG_BLOCK, signal);
     let before = action_of(signal);
@@ -211,20 +214,21 @@ extern "C" fn tell_worker(signal: libc::c_int, info: *mut libc::siginfo_t, conte
     let Some((wakeup, master)) = (unsafe { WORKER.load(Ordering::SeqCst).as_ref() }) else {
         return;
     };
-    let errno = Errno::last_raw();
-    if master.is_worker() {
-        master.obey(wakeup);
-        // Not while it runs already: in a worker of a worker, what it calls first may be this handler, which was there before.
-        if SERVER_LISTENS_TOO.swap(false, Ordering::SeqCst) {
-            dispatch(signal, info, context);
-            SERVER_LISTENS_TOO.store(true, Ordering::SeqCst);
+    keep_errno(|| {
+        if master.is_worker() {
+            master.obey(wakeup);
+            // Not while it runs already: in a worker of a worker, what it calls first may be this handler, which was
+            // there before.
+            if SERVER_LISTENS_TOO.swap(false, Ordering::SeqCst) {
+                dispatch(signal, info, context);
+                SERVER_LISTENS_TOO.store(true, Ordering::SeqCst);
+            }
+        } else {
+            // What a handler has forked is none of the master's business, and ends as a program without a handler does.
+            default_action(libc::SIGTERM);
+            let _ = raise(Signal::SIGTERM);
         }
-    } else {
-        // What a handler has forked is none of the master's business, and ends as a program without a handler does.
-        default_action(libc::SIGTERM);
-        let _ = raise(Signal::SIGTERM);
-    }
-    Errno::set_raw(errno);
+    });
 }
 
 /// As if signal-hook had been sent a signal, with what the kernel has told its handler of it.
