@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, OnceLock, Weak};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -236,23 +236,16 @@ impl Shared {
 
     /// Waits until the server is closed or `deadline` has passed; true if it is closed.
     pub(crate) fn wait_closed(&self, deadline: Option<Instant>) -> bool {
-        let mut lock = self.closed_lock.lock();
-        while self.state() != State::Closed {
-            lock = match deadline {
-                None => self.closed.wait(lock).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return false;
-                    }
-                    self.closed
-                        .wait_timeout(lock, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
-            };
+        let lock = self.closed_lock.lock();
+        let is_open = || self.state() != State::Closed;
+        match deadline {
+            None => drop(self.closed.wait_while(lock, |()| is_open())),
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                drop(self.closed.wait_timeout_while(lock, left, |()| is_open()));
+            }
         }
-        true
+        !is_open()
     }
 
     /// The guard's drop says that the server is over, whichever way its thread left.
