@@ -244,7 +244,7 @@ impl<T: Transport> Job<T> {
     pub(crate) fn run_handed_over(self) {
         let shared = Arc::clone(self.server.core().shared());
         self.run();
-        shared.end_copy();
+        shared.exit_if_copy_of_worker();
     }
 
     /// A mix-in runs it on the thread that accepts, perhaps in the parent of a forking server, whose loop is never busy

@@ -361,7 +361,7 @@ impl<T: Transport> Acceptor<T> {
         // Before the service actions: a child that ends after them writes the wake-up.
         let _told = self.forks.then(|| wakeup.about_to_wait());
         self.server.service_actions();
-        core.shared().end_copy();
+        core.shared().exit_if_copy_of_worker();
         if let Some(master) = core.shared().master() {
             master.leave_in_time(wakeup);
             master.hear_order(wakeup);

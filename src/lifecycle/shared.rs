@@ -81,7 +81,7 @@ impl Shared {
 
     /// Before another request, or the wait for one: ends a process that a handler has forked in a worker, and that has come
     /// back from there, as a daemon does. Nobody would ever tell it to.
-    pub(crate) fn end_copy(&self) {
+    pub(crate) fn exit_if_copy_of_worker(&self) {
         if self.is_copy_of_worker() {
             sys::exit_now(0);
         }

@@ -112,7 +112,7 @@ impl Accepting {
                         return self.fail(acceptor, error);
                     }
                     if !self.join() {
-                        return acceptor.shared().end_copy();
+                        return acceptor.shared().exit_if_copy_of_worker();
                     }
                 }
                 Ok(None) => {

@@ -126,7 +126,7 @@ impl<S: BaseServer> ThreadPool<S> {
 
     /// Queues a job; gives it back if there is no worker. Those that take from the queue are started with
     /// the first job for it.
-    fn queue(&self, job: Job<S::Transport>) -> Result<(), Job<S::Transport>> {
+    fn enqueue(&self, job: Job<S::Transport>) -> Result<(), Job<S::Transport>> {
         let mut queue = self.queue.lock();
         if let Queue::New = *queue {
             *queue = self.open_queue();
@@ -224,7 +224,7 @@ impl<S: BaseServer> BaseServer for ThreadPool<S> {
         let Some(job) = self.accepting.run_here(job) else {
             return;
         };
-        if let Err(job) = self.queue(job) {
+        if let Err(job) = self.enqueue(job) {
             self.core().shared().congested();
             self.inner.process_request(job);
         }
