@@ -1,10 +1,5 @@
 //! What the limits make of a request that has been accepted and verified.
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-
-use nix::sys::socket::{MsgFlags, send};
-
 use super::Verdict;
 use crate::acceptor::Turn;
 use crate::job::Job;
@@ -49,18 +44,5 @@ impl<T: Transport> Job<T> {
                 Turn::Again
             }
         }
-    }
-}
-
-/// Sends what fits into the socket's buffer, which is empty: of a new connection, kilobytes. Never waits.
-pub(crate) fn send_farewell(socket: BorrowedFd<'_>, farewell: &[u8]) {
-    if farewell.is_empty() {
-        return;
-    }
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    match send(socket.as_raw_fd(), farewell, flags) {
-        Ok(sent) if sent == farewell.len() => {}
-        Ok(sent) => log::debug!("only {sent} of {} bytes of the farewell were sent", farewell.len()),
-        Err(errno) => log::debug!("the farewell was not sent: {}", io::Error::from(errno)),
     }
 }

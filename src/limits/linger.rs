@@ -1,18 +1,32 @@
-//! Closing rejected connections so that their clients read the farewell.
+//! Telling clients that they are rejected, and closing their connections so that they read it.
 
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::queue::Queue;
 use crate::hooks::Hooks;
 use crate::poll::poll_timeout;
 use crate::request::{Request, SILENCE, Unread, end_for_others, read_away};
 use crate::transport::Transport;
+
+/// Sends what fits into the socket's buffer, which is empty: of a new connection, kilobytes. Never waits.
+pub(crate) fn send_farewell(socket: BorrowedFd<'_>, farewell: &[u8]) {
+    if farewell.is_empty() {
+        return;
+    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    match send(socket.as_raw_fd(), farewell, flags) {
+        Ok(sent) if sent == farewell.len() => {}
+        Ok(sent) => log::debug!("only {sent} of {} bytes of the farewell were sent", farewell.len()),
+        Err(errno) => log::debug!("the farewell was not sent: {}", io::Error::from(errno)),
+    }
+}
 
 /// Connections that were rejected and told so, and are open a moment longer.
 ///

@@ -14,8 +14,7 @@ use crate::config::Config;
 use crate::error::invalid_input;
 
 pub(crate) use addresses::{AddressRules, Addresses, Client, Verdict};
-pub(crate) use admit::send_farewell;
-pub(crate) use linger::Linger;
+pub(crate) use linger::{Linger, send_farewell};
 pub(crate) use waiting::WaitingRoom;
 
 /// What happens to a request that a limit leaves no room for.

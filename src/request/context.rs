@@ -14,6 +14,7 @@ use crate::lifecycle::{Activity, ServerHandle, Shared, ShutdownHandle};
 /// draining, and has number 0.
 #[derive(Clone)]
 pub struct ServerContext {
+    /// With the activity, or without: a request that was made by hand has neither.
     shared: Option<Arc<Shared>>,
     number: u64,
     activity: Option<Arc<Activity>>,
