@@ -41,11 +41,8 @@ impl Accepting {
     /// by another that just leaves, and nobody would accept.
     pub(super) fn join(&self) -> bool {
         let below_limit = |now: usize| (now < self.limit).then_some(now + 1);
-        if self
-            .now
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, below_limit)
-            .is_err()
-        {
+        let counted = self.now.try_update(Ordering::SeqCst, Ordering::SeqCst, below_limit);
+        if counted.is_err() {
             return false;
         }
         // After counting itself: whoever waits for the end either sees the count or is seen here.

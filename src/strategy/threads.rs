@@ -48,11 +48,8 @@ impl<T: Transport> Books<T> {
     /// In a worker process: the threads that `handle_request` has started before are its master's. Who joined one would
     /// wait for whichever thread has its memory here.
     fn forget_masters(&mut self) {
-        self.running
-            .drain()
-            .map(|(_, thread)| thread)
-            .chain(self.ended.take())
-            .for_each(mem::forget);
+        let running = mem::take(&mut self.running).into_values();
+        running.chain(self.ended.take()).for_each(mem::forget);
     }
 }
 

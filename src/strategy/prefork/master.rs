@@ -134,12 +134,8 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Whether perhaps a request had woken a worker that does not accept it.
     fn take_lost(&self) -> bool {
-        let left = self
-            .core()
-            .shared()
-            .registry
-            .board()
-            .is_some_and(|board| board.take_left_request());
+        let board = self.core().shared().registry.board();
+        let left = board.is_some_and(|board| board.take_left_request());
         std::mem::take(&mut self.lock_workers().lost) || left
     }
 
