@@ -24,8 +24,8 @@ impl Pulse {
         self.since = self.since.checked_add(late).map_or(now, |since| since.min(now));
     }
 
-    /// Since when it has not got on, of which it has said `progress` by now, and perhaps that it `waits` for a request:
-    /// `None` then.
+    /// Notes what it says: how far it has counted its `progress`, and whether it `waits` for a request. Returns since
+    /// when it has not got on; `None` while it waits.
     pub(super) fn busy_since(&mut self, now: Instant, progress: u64, waits: bool) -> Option<Instant> {
         // One that has waited, perhaps for hours, gets on by ending that, but says so a moment later.
         if self.waits || progress != self.progress {

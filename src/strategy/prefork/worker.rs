@@ -85,8 +85,8 @@ impl<T: Transport> Worker<T> {
         let _ = self.wake.write(1);
     }
 
-    /// When it is known to hang unless it gets on until then. The time before `now` in which it could not, `late`, does not
-    /// count.
+    /// The time at which it counts as hanging unless it gets on before; `None` if it waits, leaves or has been killed.
+    /// The time before `now` in which it could not get on, `late`, does not count.
     pub(super) fn hangs_at(&mut self, now: Instant, late: Duration, timeout: Duration) -> Option<Instant> {
         self.pulse.put_off(now, late);
         let (progress, waits) = (self.slot.last_progress(), self.slot.is_waiting());

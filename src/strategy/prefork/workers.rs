@@ -17,9 +17,11 @@ pub(super) struct Workers<T: Transport> {
     pub(super) trend: Trend,
     /// Workers that ended before they were ready, and not for want of resources, since one last was.
     failures: u32,
+    /// How the last one ended that did not end as it should.
     why: String,
+    /// One has found the listening socket broken.
     broken: bool,
-    /// The sum of what the workers were last seen to have got on to.
+    /// The sum of the workers' counts of progress when it was last asked.
     progress: u64,
     /// When it was last looked whether any hangs.
     looked_for_hanging: Option<Instant>,
