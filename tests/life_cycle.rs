@@ -931,6 +931,8 @@ fn the_report_counts_each_request_once() {
         write!(client, "{order}").unwrap();
         assert_eq!(read_to_end(client), b"");
     }
+    // A client reads the end a moment before its request is counted.
+    wait_until("all have ended", || running.handle().stats().running == 0);
     // One is still there when the server stops.
     let mut client = connect(running.server_address());
     client.write_all(b"w").unwrap();
