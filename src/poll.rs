@@ -2,16 +2,32 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
+
+/// How long poll(2) is not tried again when it has refused.
+const MOMENT: Duration = Duration::from_millis(10);
+
+/// poll(2). It refuses to look at more descriptors than the process may open by now (`RLIMIT_NOFILE`, getrlimit(2)),
+/// however long these have been open: then as if none had come, after a moment.
+pub(crate) fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> nix::Result<i32> {
+    match nix::poll::poll(fds, timeout.map_or(PollTimeout::NONE, poll_timeout)) {
+        Err(Errno::EINVAL) => {
+            thread::sleep(timeout.map_or(MOMENT, |timeout| timeout.min(MOMENT)));
+            Ok(0)
+        }
+        polled => polled,
+    }
+}
 
 /// Waits until one of them is written to, at most `timeout`, and takes that. True if there was something to take.
 pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration) -> io::Result<bool> {
     let mut fds = events.map(|event| PollFd::new(event.as_fd(), PollFlags::POLLIN));
-    match poll(&mut fds, poll_timeout(timeout)) {
+    match poll(&mut fds, Some(timeout)) {
         Ok(0) | Err(Errno::EINTR) => Ok(false),
         Ok(_) => {
             for event in events {
@@ -26,18 +42,27 @@ pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration
 /// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its queue
 /// (`POLLHUP`, poll(2)), nor where there is only what the network reports (`POLLERR`).
 pub(crate) fn readable(fd: BorrowedFd<'_>) -> bool {
+    look(fd).unwrap_or(false)
+}
+
+/// As [`readable`]; also where nobody can know, because the process may have no descriptors now.
+pub(crate) fn may_be_readable(fd: BorrowedFd<'_>) -> bool {
+    look(fd).unwrap_or(true)
+}
+
+fn look(fd: BorrowedFd<'_>) -> nix::Result<bool> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    let there_is = matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..));
-    there_is
+    let there_is = nix::poll::poll(&mut fds, PollTimeout::ZERO)? > 0;
+    Ok(there_is
         && fds[0]
             .revents()
-            .is_none_or(|events| events.contains(PollFlags::POLLIN) && !events.contains(PollFlags::POLLHUP))
+            .is_none_or(|events| events.contains(PollFlags::POLLIN) && !events.contains(PollFlags::POLLHUP)))
 }
 
 /// Whether a few bytes can be written now without waiting. Async-signal-safe: poll(2).
 pub(crate) fn writable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..))
+    matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(1..))
 }
 
 /// In milliseconds, rounded up so that a wait is never short of its deadline by rounding.

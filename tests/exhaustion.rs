@@ -5,7 +5,7 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -28,6 +28,9 @@ tests![
     without_descriptors_a_server_rests_while_nobody_comes,
     without_descriptors_a_forking_server_serves_all,
     without_descriptors_those_of_rejected_clients_are_taken_back,
+    a_limit_of_no_descriptors_at_all_is_waited_for,
+    a_limit_of_no_descriptors_at_all_loses_nobody_at_a_drain,
+    a_limit_of_no_descriptors_at_all_is_no_trouble_for_datagrams,
     without_threads_a_threading_server_serves_on_its_loop,
     without_threads_the_drain_deadline_is_kept_all_the_same,
     without_any_thread_a_threading_server_serves_one_after_the_other_without_a_pause,
@@ -234,6 +237,72 @@ fn without_descriptors_those_of_rejected_clients_are_taken_back() {
 
 const NO_ROOM: &str = "cannot start a request: the system has no room for another thread or process (what limits them: \
                        ulimit -u, pids.max of the cgroup, memory)";
+
+/// Changes how many descriptors a process that runs may have.
+#[track_caller]
+fn limit_descriptors(process: &Process, number: u32) {
+    let mut command = Command::new("prlimit");
+    let limit = format!("--nofile={number}:");
+    command.arg(limit).arg("--pid").arg(process.id().to_string());
+    assert!(command.status().unwrap().success());
+}
+
+/// A server that has clients for whom it may not open a descriptor, nor look at any with poll(2).
+#[track_caller]
+fn with_clients_and_no_descriptors(strategy: &str) -> (Process, Vec<TcpStream>) {
+    let mut server = Process::start(&mut echo("tcp", strategy, "127.0.0.1:0"));
+    limit_descriptors(&server, 0);
+    // More than there are threads that wait in accept(2), before which Linux takes a descriptor.
+    let clients: Vec<_> = (0..20).map(|_| connect_to(server.address())).collect();
+    for mut client in &clients {
+        client.write_all(b"hello\n").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    server.wait_for_errors_with("cannot accept: ");
+    (server, clients)
+}
+
+fn a_limit_of_no_descriptors_at_all_is_waited_for() {
+    for strategy in ["sync", "threading", "pool"] {
+        let (server, clients) = with_clients_and_no_descriptors(strategy);
+        limit_descriptors(&server, 64);
+        for client in &clients {
+            assert_eq!(read_to_end(client), b"hello\n", "{strategy}");
+        }
+        stop(server, "served=20 failed=0");
+    }
+}
+
+fn a_limit_of_no_descriptors_at_all_loses_nobody_at_a_drain() {
+    for strategy in ["sync", "threading", "pool"] {
+        let (mut server, clients) = with_clients_and_no_descriptors(strategy);
+        server.signal(Signal::SIGTERM);
+        server.wait_for_errors_with("draining: ");
+        limit_descriptors(&server, 64);
+        for client in &clients {
+            assert_eq!(read_to_end(client), b"hello\n", "{strategy}");
+        }
+        let ended = server.end();
+        assert_eq!(ended.status.code(), Some(0), "{strategy}: {ended:?}");
+        assert!(
+            ended.output.starts_with("stopped: served=20 failed=0 "),
+            "{strategy}: {ended:?}"
+        );
+    }
+}
+
+/// As a program is that shuts itself off when it has all that it needs.
+fn a_limit_of_no_descriptors_at_all_is_no_trouble_for_datagrams() {
+    for strategy in ["sync", "threading", "forking", "pool"] {
+        let server = Process::start(&mut echo("udp", strategy, "127.0.0.1:0"));
+        limit_descriptors(&server, 0);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(CEILING)).unwrap();
+        client.send_to(b"hello", server.address()).unwrap();
+        assert_eq!(client.recv(&mut [0; 6]).unwrap(), 5, "{strategy}");
+        stop(server, "served=1 failed=0");
+    }
+}
 
 fn without_threads_a_threading_server_serves_on_its_loop() {
     let Some((server, _place)) = echo_with_few_tasks(3, &["--strategy", "threading"]) else {

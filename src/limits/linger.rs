@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::queue::Queue;
 use crate::hooks::Hooks;
-use crate::poll::poll_timeout;
+use crate::poll::poll;
 use crate::request::{Request, SILENCE, Unread, end_for_others, read_away};
 use crate::transport::Transport;
 
@@ -111,7 +111,7 @@ impl<T: Transport> Linger<T> {
             // A signal ends only the wait.
             let over = !patient
                 || patience.is_zero()
-                || poll(&mut fds, poll_timeout(patience)).is_err_and(|errno| errno != Errno::EINTR);
+                || poll(&mut fds, Some(patience)).is_err_and(|errno| errno != Errno::EINTR);
             for (due, request) in std::mem::take(&mut left) {
                 let closed = request.socket().is_none_or(|socket| read_away(socket) == Unread::End);
                 if closed || over {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use super::inline::{Inline, InlineRequests};
 use super::sleepers::Sleepers;
 use super::stamp::Stamp;
-use crate::poll::{poll_timeout, readable, wait_for};
+use crate::poll::{poll, readable, wait_for};
 use crate::sys;
 
 use deadline::Deadline;
@@ -464,7 +464,7 @@ impl Wakeup {
             // Where there is none, stop is looked at twice.
             readable(self.masters_end().unwrap_or(self.stop.as_fd())),
         ];
-        match poll(&mut fds, timeout.map_or(PollTimeout::NONE, poll_timeout)) {
+        match poll(&mut fds, timeout) {
             Ok(_) => {
                 let [stop, _, masters_end] = fds.map(|fd| fd.any().unwrap_or_default());
                 if stop {
