@@ -1,13 +1,15 @@
 //! poll(2), and the timeouts that it and epoll(7) take.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::EventFd;
+use nix::sys::select::{FD_SETSIZE, FdSet, select};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// How long poll(2) is not tried again when it has refused.
 const MOMENT: Duration = Duration::from_millis(10);
@@ -42,21 +44,24 @@ pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration
 /// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its queue
 /// (`POLLHUP`, poll(2)), nor where there is only what the network reports (`POLLERR`).
 pub(crate) fn readable(fd: BorrowedFd<'_>) -> bool {
-    look(fd).unwrap_or(false)
-}
-
-/// As [`readable`]; also where nobody can know, because the process may have no descriptors now.
-pub(crate) fn may_be_readable(fd: BorrowedFd<'_>) -> bool {
-    look(fd).unwrap_or(true)
-}
-
-fn look(fd: BorrowedFd<'_>) -> nix::Result<bool> {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    let there_is = nix::poll::poll(&mut fds, PollTimeout::ZERO)? > 0;
-    Ok(there_is
-        && fds[0]
+    match nix::poll::poll(&mut fds, PollTimeout::ZERO) {
+        Ok(1..) => fds[0]
             .revents()
-            .is_none_or(|events| events.contains(PollFlags::POLLIN) && !events.contains(PollFlags::POLLHUP)))
+            .is_none_or(|events| events.contains(PollFlags::POLLIN) && !events.contains(PollFlags::POLLHUP)),
+        Err(Errno::EINVAL) => selectable(fd),
+        _ => false,
+    }
+}
+
+/// As [`readable`], where [`poll`] refuses to look: select(2) does not, at what has a number that it knows.
+fn selectable(fd: BorrowedFd<'_>) -> bool {
+    if usize::try_from(fd.as_raw_fd()).is_ok_and(|number| number >= FD_SETSIZE) {
+        return false;
+    }
+    let mut fds = FdSet::new();
+    fds.insert(fd);
+    select(None, &mut fds, None, None, &mut TimeVal::seconds(0)).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether a few bytes can be written now without waiting. Async-signal-safe: poll(2).

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -44,6 +45,7 @@ tests![
     idle_connections_are_told_at_once_by_a_threading_server,
     idle_connections_are_told_at_once_by_a_pool,
     idle_connections_are_told_at_once_by_a_forking_server,
+    idle_connections_are_told_at_once_where_the_handlers_process_may_open_nothing_any_more,
     idle_connections_are_told_at_once_by_threads_that_accept,
     idle_connections_over_unix_sockets_are_told_at_once,
     an_idle_connection_whose_halves_are_split_is_told_at_once,
@@ -124,6 +126,25 @@ fn idle_connections_are_told_at_once_by_a_pool() {
 
 fn idle_connections_are_told_at_once_by_a_forking_server() {
     assert_told(ForkingTcpServer::new(ANY_PORT, Lines), 10, connect);
+}
+
+/// Shuts its process off from all that it has not opened yet.
+#[derive(Clone)]
+struct ShutOff;
+
+impl BaseRequestHandler<TcpRequest> for ShutOff {
+    fn setup(&mut self, _: &mut TcpRequest) -> HandlerResult {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        Ok(setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?)
+    }
+
+    fn handle(&mut self, request: &mut TcpRequest) -> HandlerResult {
+        Lines.handle(request)
+    }
+}
+
+fn idle_connections_are_told_at_once_where_the_handlers_process_may_open_nothing_any_more() {
+    assert_told(ForkingTcpServer::new(ANY_PORT, ShutOff), 3, connect);
 }
 
 fn idle_connections_are_told_at_once_by_threads_that_accept() {

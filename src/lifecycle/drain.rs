@@ -10,7 +10,7 @@ use super::{Report, State, Wakeup};
 use crate::hooks::Outermost;
 use crate::job::Force;
 use crate::observer::Event;
-use crate::poll::may_be_readable;
+use crate::poll::readable;
 use crate::server::Core;
 use crate::sys;
 use crate::transport::{SocketType, Transport};
@@ -182,7 +182,7 @@ impl<T: Transport> Core<T> {
     /// reading side is shut down).
     pub(crate) fn has_queued(&self) -> bool {
         self.transport()
-            .is_some_and(|transport| may_be_readable(transport.socket().as_fd()))
+            .is_some_and(|transport| readable(transport.socket().as_fd()))
     }
 
     /// Whether the listening socket was shut down for reading, by whoever has it.
