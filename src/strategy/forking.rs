@@ -47,8 +47,10 @@ use crate::transport::Transport;
 /// # Threads
 ///
 /// A child has only the thread that forked, and a lock that another thread held at that moment stays
-/// locked in it for ever (fork(2), `pthread_atfork(3)`). Serve from the main thread of a program that has
-/// started no others; the server warns if there are any, and [`PreFork`](crate::PreFork#memory-and-threads) says more.
+/// locked in it for ever (fork(2), `pthread_atfork(3)`). So does what listens to signals, if one was just coming to
+/// another thread: a server that a handler makes in that child never ends binding, and keeps a processor busy. Serve
+/// from the main thread of a program that has started no others; the server warns if there are any, and
+/// [`PreFork`](crate::PreFork#memory-and-threads) says more.
 /// A second server in the program, for metrics, say, needs [no thread](crate::PreFork#metrics) here either.
 ///
 /// It has copies of the sockets of other servers in the program, too. Their clients do not notice; but the address of a
