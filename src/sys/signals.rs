@@ -171,9 +171,9 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // This thread is not sent one before signal-hook knows what to do then: it would be lost.
     change_mask(libc::SIG_BLOCK, signal);
     let before = action_of(signal);
-    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2), getpid(2),
-    // shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is waited
-    // for, an allocation or a panic, and errno is as the interrupted code left it.
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2), select(2),
+    // getpid(2), shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is
+    // waited for, an allocation or a panic, and errno is as the interrupted code left it.
     let registered = unsafe { signal_hook::low_level::register(signal, handler) };
     if registered.is_ok() {
         keep_handler(signal, &before);
