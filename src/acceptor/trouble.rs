@@ -8,8 +8,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
+use super::Acceptor;
 use super::backoff::Attempt;
-use super::{Acceptor, Turn, may_accept};
+use super::turn::{Turn, may_accept};
 use crate::error::errno;
 use crate::lifecycle::Wakeup;
 use crate::sys;

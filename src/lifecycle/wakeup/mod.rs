@@ -1,24 +1,26 @@
 //! What another thread, a signal handler or a forked child says to the accept loop.
 
 mod deadline;
+mod inline;
+mod signals;
+mod sleeping;
+mod stop;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::inline::{Inline, InlineRequests};
+use super::inline::InlineRequests;
 use super::sleepers::Sleepers;
 use super::stamp::Stamp;
-use crate::poll::{poll, readable, wait_for};
+use crate::poll::{poll, wait_for};
 use crate::sys;
 
 use deadline::Deadline;
@@ -140,203 +142,6 @@ impl Wakeup {
         }
     }
 
-    // ----- Being told to stop --------------------------------------------------------------------
-
-    /// Asks the server to stop. Again is the same as once.
-    pub(crate) fn shutdown(&self) {
-        self.say_stop();
-        self.tell_threads();
-    }
-
-    /// As [`shutdown`](Self::shutdown), in whatever process. In one that another server has forked nothing is known of
-    /// the threads that serve, which may sleep in accept(2) or be busy in a handler: a signal has them look at `stop`.
-    pub(crate) fn shutdown_from_anywhere(&self) {
-        self.say_stop();
-        // This process may begin to serve meanwhile (daemon(3)): it sees that, or is seen here.
-        fence(Ordering::SeqCst);
-        let serves = match self.process.load(Ordering::Relaxed) {
-            0 => self.maker,
-            process => Pid::from_raw(process),
-        };
-        let is_here = serves == Pid::this();
-        // The request of a child is served here, too.
-        if is_here || self.in_child() {
-            self.tell_threads();
-        }
-        if !is_here {
-            let _ = kill(serves, sys::NUDGE);
-        }
-    }
-
-    /// Says so to all who look, in whatever process.
-    fn say_stop(&self) {
-        self.stop_seen();
-        // It fails only when it is already readable (EAGAIN).
-        let _ = self.stop.write(1);
-    }
-
-    /// Has the threads see that sleep in accept(2), or serve a request themselves.
-    fn tell_threads(&self) {
-        self.wake_sleepers();
-        self.attend_inline();
-    }
-
-    /// In the handler of [`sys::NUDGE`]: another process may have [told](Self::shutdown_from_anywhere) the server to
-    /// stop.
-    fn hear_of_stop(&self) {
-        if !self.is_told_to_stop() && !self.in_child() && !self.is_deaf() && readable(self.stop.as_fd()) {
-            self.shutdown();
-        }
-    }
-
-    /// The server was told to stop; a loop that saw `stop` readable was perhaps told by a child, whose
-    /// flags are not ours. The first time, the deadline begins.
-    pub(crate) fn stop_seen(&self) {
-        if self.stopped.set() {
-            self.start_timer();
-        }
-    }
-
-    /// When the server was told to stop; now, if it was not.
-    pub(crate) fn stopped_at(&self) -> Instant {
-        self.stopped.get().unwrap_or_else(Instant::now)
-    }
-
-    /// A shutdown signal arrived: the first drains, a second, or `at_once` any, stops at once.
-    pub(crate) fn shutdown_signal(&self, signal: i32, at_once: bool) {
-        if self.is_deaf() {
-            return;
-        }
-        if [SIGHUP, SIGINT, SIGQUIT, SIGTERM].contains(&signal) {
-            self.asked_to_exit.store(true, Ordering::SeqCst);
-        }
-        if self.shutdown_signals.fetch_add(1, Ordering::SeqCst) > 0 || at_once {
-            self.force();
-        }
-        self.shutdown();
-    }
-
-    /// A signal arrived that the accept loop has to do something about, or the drain.
-    pub(crate) fn note_signal(&self, signal: i32) {
-        if !self.is_deaf() {
-            self.signals.fetch_or(Self::signal_bit(signal), Ordering::SeqCst);
-            self.tell_of_signals();
-        }
-    }
-
-    /// Has the accept loop, or the drain, look for signals.
-    pub(crate) fn tell_of_signals(&self) {
-        self.wake();
-        self.wake_drain();
-    }
-
-    /// This process serves: not earlier, because a program may become a daemon after it has bound.
-    pub(crate) fn serves_here(&self) {
-        self.generation.store(sys::generation(), Ordering::Relaxed);
-        self.process.store(Pid::this().as_raw(), Ordering::Relaxed);
-        // See `shutdown_from_anywhere`.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Whether signals are another process's matter: what the server, a handler or another server of the program has
-    /// forked has these handlers, too, and shares the descriptors.
-    fn is_deaf(&self) -> bool {
-        let process = self.process.load(Ordering::Relaxed);
-        // Where none serves yet, any process may become the one that does, as a daemon may, but no worker: that shows
-        // by its generation.
-        self.generation.load(Ordering::Relaxed) != sys::generation()
-            || (process != 0 && process != Pid::this().as_raw())
-    }
-
-    /// Signals are numbered from 1 to 64 (signal(7)).
-    pub(crate) fn signal_bit(signal: i32) -> u64 {
-        1_u64.rotate_left(signal.unsigned_abs())
-    }
-
-    pub(crate) fn has_signals(&self) -> bool {
-        self.signals.load(Ordering::Relaxed) != 0
-    }
-
-    /// The bits of the signals noted since the last call.
-    pub(crate) fn take_signals(&self) -> u64 {
-        self.signals.swap(0, Ordering::SeqCst)
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        if self.is_told_to_stop() {
-            return true;
-        }
-        // A child has the flags as they were at its fork, but shares the descriptor.
-        let stopping = self.in_child.load(Ordering::Relaxed) && readable(self.stop.as_fd());
-        if stopping {
-            self.stop_seen();
-        }
-        stopping
-    }
-
-    /// As [`is_stopping`](Self::is_stopping), without a system call: a forked child may not know yet.
-    pub(crate) fn is_told_to_stop(&self) -> bool {
-        self.stopped.is_set()
-    }
-
-    // ----- The requests that the loop itself serves --------------------------------------------------
-
-    /// A thread that would see to the drain serves a request itself.
-    pub(crate) fn begin_inline(&self, inline: Inline) {
-        self.inline.begin(inline);
-        // Whoever told it may have looked before.
-        if self.is_told_to_stop() {
-            self.attend_inline();
-        }
-    }
-
-    /// As [`begin_inline`](Self::begin_inline), for a datagram.
-    pub(crate) fn begin_inline_datagram(&self) {
-        self.inline.begin_datagram();
-    }
-
-    pub(crate) fn end_inline_datagram(&self) {
-        self.inline.end_datagram();
-    }
-
-    /// Before its socket is closed.
-    pub(crate) fn end_inline(&self, number: u64) {
-        self.inline.end(number);
-        // Whoever had something to tell the others may have found this thread at them.
-        if self.is_told_to_stop() {
-            self.attend_inline();
-        }
-    }
-
-    fn attend_inline(&self) {
-        loop {
-            let forced = self.is_forced();
-            // Whoever finds another at them leaves it to that one, who looks again.
-            if !self.inline.try_attend(forced) || forced == self.is_forced() {
-                return;
-            }
-        }
-    }
-
-    // ----- Children ------------------------------------------------------------------------------
-
-    /// SIGCHLD arrived.
-    pub(crate) fn child_signal(&self) {
-        self.child_exited.store(true, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            if self.draining.load(Ordering::SeqCst) {
-                self.wake_drain();
-            } else {
-                self.wake();
-            }
-        }
-    }
-
-    /// Whether a child has ended since the last call.
-    pub(crate) fn take_child_exited(&self) -> bool {
-        self.child_exited.swap(false, Ordering::SeqCst)
-    }
-
     pub(crate) fn in_child(&self) -> bool {
         self.in_child.load(Ordering::Relaxed)
     }
@@ -347,8 +152,6 @@ impl Wakeup {
         self.inline.give_back_in_child();
         self.waiting.store(0, Ordering::SeqCst);
     }
-
-    // ----- Waiting -------------------------------------------------------------------------------
 
     /// Makes the loop look again.
     pub(crate) fn wake(&self) {
@@ -381,53 +184,6 @@ impl Wakeup {
     /// Makes the thread that drains look again.
     pub(crate) fn wake_drain(&self) {
         let _ = self.ended.write(1);
-    }
-
-    /// From now on at most so many threads may wait for requests in the system call that takes them; `None` if
-    /// that was said before.
-    pub(crate) fn let_sleep(&self, socket: BorrowedFd<'_>, threads: usize) -> io::Result<Option<&Sleepers>> {
-        let new = self.sleepers.set(Sleepers::new(socket, threads)?).is_ok();
-        // Whoever has news meanwhile sees the sleepers, or the caller, who looks then, the news.
-        fence(Ordering::SeqCst);
-        Ok(self.sleepers().filter(|_| new))
-    }
-
-    pub(crate) fn sleepers(&self) -> Option<&Sleepers> {
-        self.sleepers.get()
-    }
-
-    /// To be called once everybody can see that nobody is to accept. From then on calls that accept do not wait, and
-    /// when it returns, the threads that were in one are out. (Whoever has said that nobody is to accept may not have
-    /// got to this itself yet.) It gives up when that is not so any more: a thread that came out may sleep again then.
-    pub(crate) fn bring_sleepers_out(&self, nobody_is_to: impl Fn() -> bool) {
-        if let Some(sleepers) = self.sleepers() {
-            sleepers.wake_up();
-            sleepers.wait_until_out(nobody_is_to);
-        }
-    }
-
-    /// The listening socket is closed, and nobody has anything to say to it any more.
-    pub(crate) fn close_sleepers(&self) {
-        if let Some(sleepers) = self.sleepers() {
-            sleepers.close(self.stop.as_fd());
-        }
-    }
-
-    fn wake_sleepers(&self) {
-        // Between the news and the look: see `let_sleep`.
-        fence(Ordering::SeqCst);
-        if let Some(sleepers) = self.sleepers() {
-            sleepers.wake_up();
-            if self.is_forced() && self.is_told_to_stop() {
-                sleepers.force();
-            }
-        }
-    }
-
-    /// Until the guard is dropped, a child's end makes whoever waits look again.
-    pub(crate) fn about_to_wait(&self) -> AboutToWait<'_> {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        AboutToWait(self)
     }
 
     /// The loops have ended: the one thread that is left drains.
@@ -501,16 +257,6 @@ impl Wakeup {
     }
 }
 
-/// See [`Wakeup::about_to_wait`].
-#[must_use]
-pub(crate) struct AboutToWait<'a>(&'a Wakeup);
-
-impl Drop for AboutToWait<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// An event descriptor.
 pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
     EventFd::from_flags(flags | EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -518,13 +264,8 @@ pub(crate) fn event(flags: EfdFlags) -> Result<EventFd, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
-    use std::thread;
-
-    use nix::fcntl::{FcntlArg::F_GETFL, OFlag, fcntl};
-    use signal_hook::consts::SIGUSR1;
-
     use super::*;
+    use crate::poll::readable;
 
     fn events(wakeup: &Wakeup) -> [&EventFd; 5] {
         [&wakeup.stop, &wakeup.wake, &wakeup.place, &wakeup.turn, &wakeup.ended]
@@ -543,61 +284,5 @@ mod tests {
         wakeup.wake_drain();
         assert_eq!(events(&wakeup).map(|event| readable(event.as_fd())), [true; 5]);
         assert_eq!(parents.map(|event| readable(event.as_fd())), [false; 5]);
-    }
-
-    // As in a daemon, where the server was made in another process.
-    #[test]
-    fn a_process_that_begins_to_serve_sees_that_it_was_told_to_stop_or_is_told() {
-        // Greater than any process's (proc(5), pid_max).
-        let nobody = Pid::from_raw(i32::MAX);
-        for _ in 0..2000 {
-            let wakeup = Wakeup {
-                maker: nobody,
-                ..Wakeup::new().unwrap()
-            };
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            wakeup.let_sleep(listener.as_fd(), 1).unwrap();
-            let together = AtomicUsize::new(0);
-            let begin = || {
-                together.fetch_add(1, Ordering::SeqCst);
-                while together.load(Ordering::SeqCst) < 2 {
-                    thread::yield_now();
-                }
-            };
-            let sees_it = thread::scope(|scope| {
-                scope.spawn(|| {
-                    begin();
-                    wakeup.shutdown_from_anywhere();
-                });
-                begin();
-                wakeup.serves_here();
-                wakeup.is_told_to_stop()
-            });
-            // One that sleeps in accept(2) comes out.
-            let is_told = || fcntl(&listener, F_GETFL).unwrap() & OFlag::O_NONBLOCK.bits() != 0;
-            assert!(sees_it || is_told());
-        }
-    }
-
-    #[test]
-    fn the_loop_and_the_drain_hear_of_a_signal() {
-        let wakeup = Wakeup::new().unwrap();
-        wakeup.note_signal(SIGUSR1);
-        let heard = [&wakeup.wake, &wakeup.ended].map(|event| readable(event.as_fd()));
-        assert_eq!(heard, [true; 2]);
-        assert_eq!(wakeup.take_signals(), Wakeup::signal_bit(SIGUSR1));
-    }
-
-    #[test]
-    fn what_a_parent_serves_itself_does_not_keep_its_child_busy() {
-        let into_child: [fn(&Wakeup); 2] = [Wakeup::enter_child, |wakeup| {
-            wakeup.renew(&event(EfdFlags::empty()).unwrap(), false).unwrap();
-        }];
-        for enter in into_child {
-            let wakeup = Wakeup::new().unwrap();
-            wakeup.begin_inline_datagram();
-            enter(&wakeup);
-            assert_eq!(wakeup.inline.is_busy(), Some(false));
-        }
     }
 }
