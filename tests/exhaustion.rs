@@ -4,16 +4,19 @@
 mod support;
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
+use socketserver::{Acceptor, WaitError};
 use support::process::{
     Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role, role_with_few_tasks, serve_as_role, stop,
 };
@@ -44,6 +47,7 @@ tests![
     without_processes_a_forking_server_loses_one_request_only,
     without_processes_a_forking_server_does_not_lose_all_that_come_at_once,
     without_processes_a_forking_server_keeps_its_poll_interval,
+    waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock,
 ];
 
 // ----- Descriptors -------------------------------------------------------------------------------
@@ -556,4 +560,63 @@ fn without_processes_a_forking_server_keeps_its_poll_interval() {
     let lost: Vec<_> = (0..9).map(|_| connect_to(server.address())).collect();
     server.wait_for_errors_with("many actions in a pause");
     drop(lost);
+}
+
+/// Two threads accept, and service actions wait for the server: collects what that comes to.
+struct TwoWait<S> {
+    inner: S,
+    waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
+}
+
+impl<S: BaseServer> BaseServer for TwoWait<S> {
+    type Transport = S::Transport;
+    type Inner = S;
+
+    const CONCURRENCY: Concurrency = Concurrency::Threads;
+
+    fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    fn service_actions(&self) {
+        let waited = self.shutdown_handle().wait_timeout(Duration::ZERO);
+        self.waited.lock().unwrap().push(waited);
+    }
+
+    fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
+        let accept = |mut acceptor: Acceptor<S::Transport>| {
+            while let Some(job) = acceptor.next()? {
+                acceptor.process(job)?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let threads = [acceptor.clone(), acceptor].map(|acceptor| scope.spawn(move || accept(acceptor)));
+            threads.map(|thread| thread.join().unwrap()).into_iter().collect()
+        })
+    }
+}
+
+fn waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock() {
+    const STACK: usize = 512 << 20;
+    let waited = Arc::default();
+    let server = TwoWait {
+        inner: ThreadingTcpServer::new("127.0.0.1:0", ECHO_LINES).stack_size(STACK),
+        waited: Arc::clone(&waited),
+    };
+    let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+    // For no such stack there is room any more.
+    setrlimit(Resource::RLIMIT_AS, STACK as u64, hard).unwrap();
+    let address = running.server_address().as_inet().unwrap();
+    let stays = connect_to(address);
+    assert_echoes(&stays);
+    for _ in 0..4 {
+        assert_echoes(&connect_to(address));
+    }
+    drop(stays);
+    setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
+    running.stop().unwrap();
+    let waited: Vec<_> = std::mem::take(&mut *waited.lock().unwrap());
+    assert_eq!(waited, vec![Err(WaitError::Deadlock); waited.len()]);
 }

@@ -220,6 +220,8 @@ impl<T: Transport> Acceptor<T> {
     fn pause_for_place(&self, delay: Duration) -> io::Result<()> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
+        // As in a turn: a hook runs here, perhaps on a thread of which nobody knows that it accepts.
+        let _busy = core.shared().enter();
         let end = Instant::now() + delay;
         loop {
             let left = end.saturating_duration_since(Instant::now());
