@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
@@ -57,6 +58,7 @@ tests![
     a_reply_can_go_when_the_handler_has_returned,
     a_socket_that_was_kept_sends_nothing_when_the_server_has_ended,
     a_socket_that_was_kept_does_not_outlive_a_server_that_was_dropped,
+    a_socket_that_was_kept_is_not_said_to_be_open_when_it_was_closed,
     a_reply_that_is_too_long_is_an_error,
     a_unix_client_without_a_path_gets_no_reply_and_the_server_goes_on,
     replies_wait_for_a_unix_client_that_reads_later,
@@ -551,6 +553,22 @@ fn a_socket_that_was_kept_does_not_outlive_a_server_that_was_dropped() {
     });
     assert!(!place.path.exists());
     assert_sends_nothing(&kept);
+}
+
+/// Of one that was closed there is nothing left to close, for which it would take a descriptor.
+fn a_socket_that_was_kept_is_not_said_to_be_open_when_it_was_closed() {
+    let (keep, kept) = keeping();
+    let server = Arc::new(UdpServer::new("127.0.0.1:0", keep).timeout(CEILING).bind().unwrap());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"hello", server.server_address().as_inet().unwrap()).unwrap();
+    assert_eq!(server.handle_request().unwrap(), Handled::Processed);
+    server.close().unwrap();
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    drop(server);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    assert_eq!(logged().iter().find(|line| line.contains("stays open")), None);
+    drop(kept);
 }
 
 /// What it takes to answer later.

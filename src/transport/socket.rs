@@ -111,8 +111,11 @@ pub(super) fn close(socket: BorrowedFd<'_>, placeholder: BorrowedFd<'_>) {
     }
 }
 
-/// As [`close`], when a transport is dropped whose socket somebody has kept.
+/// As [`close`], when a transport is dropped whose socket somebody has kept, unless that was done.
 pub(super) fn close_kept(socket: BorrowedFd<'_>) {
+    if getsockopt(&socket, sockopt::SockType).is_err() {
+        return;
+    }
     let placeholder = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(io::Error::from);
     if let Err(error) = placeholder.and_then(|placeholder| sys::replace(socket, placeholder.as_fd())) {
         log::warn!("the server's socket stays open as long as a handler keeps it: {error}");
