@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
 use socketserver::prelude::*;
@@ -559,8 +559,7 @@ fn a_socket_that_was_kept_does_not_outlive_a_server_that_was_dropped() {
 fn a_socket_that_was_kept_is_not_said_to_be_open_when_it_was_closed() {
     let (keep, kept) = keeping();
     let server = Arc::new(UdpServer::new("127.0.0.1:0", keep).timeout(CEILING).bind().unwrap());
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.send_to(b"hello", server.server_address().as_inet().unwrap()).unwrap();
+    udp_client(&server.server_address()).send(b"hello").unwrap();
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
     server.close().unwrap();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use socketserver::{Acceptor, WaitError};
@@ -508,7 +508,7 @@ fn without_processes_a_forking_server_does_not_lose_all_that_come_at_once() {
         clients.iter().filter(is_lost).count()
     };
     wait_until("some are lost", || lost() >= 3);
-    std::thread::sleep(Duration::from_millis(100));
+    thread::sleep(Duration::from_millis(100));
     assert!(lost() < 15, "{} of 20 are lost", lost());
 }
 
@@ -536,7 +536,7 @@ impl<S: BaseServer> BaseServer for Counting<S> {
         self.actions.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn get_request(&self) -> std::io::Result<RequestOf<Self>> {
+    fn get_request(&self) -> io::Result<RequestOf<Self>> {
         if self.actions.swap(isize::MIN, Ordering::SeqCst) > 5 {
             eprintln!("many actions in a pause");
         }
@@ -607,7 +607,7 @@ fn waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock() {
     let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
     let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
     // For no such stack there is room any more.
-    setrlimit(Resource::RLIMIT_AS, STACK as u64, hard).unwrap();
+    setrlimit(Resource::RLIMIT_AS, STACK as rlim_t, hard).unwrap();
     let address = running.server_address().as_inet().unwrap();
     let stays = connect_to(address);
     assert_echoes(&stays);
