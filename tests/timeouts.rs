@@ -766,6 +766,8 @@ fn is_read_after_a_stop(idle_timeout: Duration) -> bool {
 struct Stopped {
     pieces: Vec<usize>,
     stops: usize,
+    /// When it is stopped it has taken half of a piece, which it says then, as TCP does.
+    by_halves: bool,
 }
 
 impl Stopped {
@@ -773,8 +775,12 @@ impl Stopped {
     const TIME: Duration = millis(500);
 
     fn with_stops(stops: usize, timeouts: Timeouts) -> StreamRequest<Self> {
-        let pieces = Vec::new();
-        let mut request = StreamRequest::new(Stopped { pieces, stops }, "a client");
+        let stopped = Stopped {
+            pieces: Vec::new(),
+            stops,
+            by_halves: false,
+        };
+        let mut request = StreamRequest::new(stopped, "a client");
         request.set_timeouts(timeouts).unwrap();
         request
     }
@@ -783,7 +789,11 @@ impl Stopped {
         if !self.pieces.is_empty() && self.stops > 0 {
             self.stops -= 1;
             thread::sleep(Self::TIME + millis(100));
-            return Err(ErrorKind::Interrupted.into());
+            if !self.by_halves {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            self.pieces.push(length / 2);
+            return Ok(length / 2);
         }
         self.pieces.push(length);
         Ok(length)
@@ -823,15 +833,18 @@ impl Stream for Stopped {
 // What the client has made room for while the process was stopped is a piece, and it is there to take the others, too.
 fn what_is_written_in_pieces_goes_on_after_the_process_was_stopped() {
     const LENGTH: usize = 100 << 10;
-    let write = |stops| {
+    let write = |stops, by_halves| {
         let mut request = Stopped::with_stops(stops, Timeouts::new().write(Stopped::TIME));
+        request.get_mut().by_halves = by_halves;
         let written = request.write_all(&vec![0; LENGTH]);
         (written, request.get_ref().length())
     };
-    until_in_time(|| matches!(write(1), (Ok(()), LENGTH)));
-    let (written, taken) = write(2);
-    assert_timed_out(written, TimeoutKind::Write);
-    assert!(taken < LENGTH);
+    for by_halves in [false, true] {
+        until_in_time(|| matches!(write(1, by_halves), (Ok(()), LENGTH)));
+        let (written, taken) = write(2, by_halves);
+        assert_timed_out(written, TimeoutKind::Write);
+        assert!(taken < LENGTH);
+    }
 }
 
 fn a_message_is_read_in_pieces_after_the_process_was_stopped() {

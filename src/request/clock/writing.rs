@@ -1,16 +1,20 @@
 //! The clocks of writes.
 
 use std::io::{self, ErrorKind, IoSlice, Write};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use super::patience::Patience;
-use super::{Clock, Limit};
+use super::{Clock, Limit, TICK};
 use crate::timeouts::TimeoutKind;
 
 /// The most that one system call is given to write, in bytes, while a clock runs. On Unix sockets
 /// `SO_SNDTIMEO` is for each buffer of the kernel's (`unix_stream_sendmsg`), not for the call: 4 MiB to a
 /// slow reader were seen to take 10 s with an option of 0.5 s. This fits into one buffer.
 const PIECE: usize = 32 * 1024;
+
+/// How far behind its end a call comes back only if the process did not run meanwhile.
+const LATE: Duration = TICK.saturating_mul(5);
 
 /// The state of the writing direction.
 #[derive(Debug, Default)]
@@ -25,8 +29,28 @@ pub(crate) struct Writing {
 struct Operation {
     /// When it first sent something; later by what does not count.
     began: Instant,
+    /// When the last of the calls began.
+    called: Instant,
     /// Something does not, which happens once.
     put_off: bool,
+}
+
+impl Operation {
+    fn new(now: Instant) -> Self {
+        Operation {
+            began: now,
+            called: now,
+            put_off: false,
+        }
+    }
+
+    /// What comes behind has the time, too, by which a limit that had this `end` was put off.
+    fn put_off(&mut self, end: Instant, limit: Limit) {
+        if limit.put_off && !self.put_off {
+            self.began += limit.end.saturating_duration_since(end);
+            self.put_off = true;
+        }
+    }
 }
 
 impl Writing {
@@ -37,11 +61,7 @@ impl Writing {
         set_option: impl FnOnce(Option<Duration>) -> io::Result<()>,
     ) -> io::Result<()> {
         let now = Instant::now();
-        let operation = Operation {
-            began: now,
-            put_off: false,
-        };
-        let limit = Self::limit(clock, operation);
+        let limit = Self::limit(clock, Operation::new(now));
         if limit.is_none() {
             // What writes the rest without a clock does not look for it; a clock that is set afterwards is not its.
             self.unfinished = None;
@@ -59,7 +79,7 @@ impl Writing {
     }
 
     fn limit(clock: &Clock, operation: Operation) -> Option<Limit> {
-        let Operation { began, put_off } = operation;
+        let Operation { began, put_off, .. } = operation;
         let write = Limit::new(TimeoutKind::Write, clock.timeouts().write, began);
         let write = write.map(|limit| Limit { put_off, ..limit });
         let handshake = if clock.in_setup { clock.handshake() } else { None };
@@ -105,24 +125,27 @@ where
         mut limit: Limit,
         operation: impl FnMut(&mut S) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let Limit { end, put_off, .. } = limit;
+        let end = limit.end;
         let patience = &mut self.writing.patience;
         let outcome = patience.attempt(&mut limit, now, self.stream, &self.set_option, operation);
-        if let Some(operation) = self.operation.as_mut().filter(|_| limit.put_off && !put_off) {
-            // What comes behind has the time, too.
-            operation.began += limit.end.saturating_duration_since(end);
-            operation.put_off = true;
+        if let Some(operation) = &mut self.operation {
+            operation.put_off(end, limit);
         }
         outcome
     }
 
     /// When an operation that goes on `now` must be over.
     fn limit(&mut self, now: Instant) -> Option<Limit> {
-        let operation = *self.operation.get_or_insert(Operation {
-            began: now,
-            put_off: false,
-        });
-        Writing::limit(self.clock, operation)
+        let operation = self.operation.get_or_insert(Operation::new(now));
+        let before = mem::replace(&mut operation.called, now);
+        let mut limit = Writing::limit(self.clock, *operation)?;
+        let end = limit.end;
+        if now > end + LATE {
+            // The last call was stopped in its middle, and has said what was taken until then.
+            limit.allow_for_a_stop(before, now);
+            operation.put_off(end, limit);
+        }
+        Some(limit)
     }
 
     /// Not inlined, nor is what follows: a connection without a clock needs none of this on its stack.
