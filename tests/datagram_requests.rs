@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::Resource;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::gettid;
@@ -27,6 +27,7 @@ use support::clients::ipv6_available;
 use support::gate::Gate;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journal, Journaled, journal};
+use support::rlimit::limited;
 use support::unix::{unconnected_client, unix_datagram_client, unnamed_datagram_client};
 use support::{CEILING, EchoLine, TempPath, address_of_ones_own, inet, logged, temp_path, udp_client, wait_until};
 
@@ -562,10 +563,9 @@ fn a_socket_that_was_kept_is_not_said_to_be_open_when_it_was_closed() {
     udp_client(&server.server_address()).send(b"hello").unwrap();
     assert_eq!(server.handle_request().unwrap(), Handled::Processed);
     server.close().unwrap();
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    let limited = limited(Resource::RLIMIT_NOFILE, 0);
     drop(server);
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    drop(limited);
     assert_eq!(logged().iter().find(|line| line.contains("stays open")), None);
     drop(kept);
 }

@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use socketserver::{Acceptor, WaitError};
 use support::process::{
     Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role, role_with_few_tasks, serve_as_role, stop,
 };
+use support::rlimit::without_room_for;
 use support::talk::{ECHO_LINES, assert_echoes, finish};
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
@@ -605,9 +606,7 @@ fn waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock() {
         waited: Arc::clone(&waited),
     };
     let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
-    let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
-    // For no such stack there is room any more.
-    setrlimit(Resource::RLIMIT_AS, STACK as rlim_t, hard).unwrap();
+    let limited = without_room_for(STACK);
     let address = running.server_address().as_inet().unwrap();
     let stays = connect_to(address);
     assert_echoes(&stays);
@@ -615,7 +614,7 @@ fn waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock() {
         assert_echoes(&connect_to(address));
     }
     drop(stays);
-    setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
+    drop(limited);
     running.stop().unwrap();
     let waited: Vec<_> = std::mem::take(&mut *waited.lock().unwrap());
     assert_eq!(waited, vec![Err(WaitError::Deadlock); waited.len()]);

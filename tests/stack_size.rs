@@ -6,9 +6,9 @@ use std::fs;
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Write};
 
-use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use socketserver::prelude::*;
 use support::journal::{Journaled, journal};
+use support::rlimit::without_room_for;
 use support::{connect, read_to_end};
 
 tests![
@@ -131,23 +131,14 @@ fn a_stack_that_the_system_never_grants_does_not_bind() {
     }
 }
 
-/// How many bytes of addresses this process has taken (proc(5)).
-fn taken() -> rlim_t {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
-    let kilobytes: rlim_t = size.trim().trim_end_matches(" kB").parse().unwrap();
-    kilobytes * 1024
-}
-
 fn a_stack_that_the_system_has_no_room_for_leaves_the_request_to_the_accept_loop() {
     const STACK: usize = 512 * MIB;
     fn assert_served(server: impl BaseServer) {
         let server = server.bind().unwrap();
-        let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
         // For the thread that accepts there is room.
-        setrlimit(Resource::RLIMIT_AS, taken() + (STACK / 2) as rlim_t, hard).unwrap();
+        let limited = without_room_for(STACK);
         let size = told_by(server);
-        setrlimit(Resource::RLIMIT_AS, soft, hard).unwrap();
+        drop(limited);
         assert!(size < STACK, "{size}");
     }
     assert_served(ThreadingTcpServer::new(ANY_PORT, tell).stack_size(STACK));

@@ -364,7 +364,7 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().server_activate()
     }
 
-    /// Cleans up and closes the socket. Called once the requests are done (or given up), or `bind` has failed; not for a server
+    /// Cleans up and closes the socket. Called once the requests are done (or given up), or one of the hooks of `bind` has failed; not for a server
     /// that is dropped without having been closed, whose socket is closed by that. It is not to be called instead of
     /// [`close`](Self::close), which stops accepting first. If it panics, that of the wrapped server is called, perhaps once
     /// more; so it is with [`service_actions`](Self::service_actions), [`drain_requests`](Self::drain_requests) and

@@ -19,6 +19,7 @@ pub mod process;
 pub mod program;
 pub mod remote_command;
 pub mod rest;
+pub mod rlimit;
 pub mod serving;
 pub mod surroundings;
 pub mod talk;
