@@ -179,8 +179,8 @@ fn resolve_name(name: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// Both parts of `HOST:PORT`. An IPv6 address comes without its brackets, as getaddrinfo(3) takes it with the name of its
-/// interface.
+/// Both parts of `HOST:PORT`. An IPv6 address comes without its brackets, as getaddrinfo(3) takes it with the name of
+/// its interface.
 fn host_and_port(name: &str) -> io::Result<(&str, u16)> {
     if name.contains("://") {
         return Err(invalid_input(format!(

@@ -333,8 +333,8 @@ pub trait Configure: BaseServer {
         self
     }
 
-    /// Sets how long one write to a connection may take in all, or a reply may wait for a Unix datagram client that does
-    /// not read ([`Timeouts::write`](Timeouts#structfield.write)).
+    /// Sets how long one write to a connection may take in all, or a reply may wait for a Unix datagram client that
+    /// does not read ([`Timeouts::write`](Timeouts#structfield.write)).
     #[must_use]
     fn write_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         self.core().configure(|config| config.timeouts.write = timeout.into());
@@ -456,8 +456,8 @@ pub trait Configure: BaseServer {
     }
 
     /// Stops the server at any of these signals, numbered as in signal(7): `[signal::SIGINT, signal::SIGTERM]`. With
-    /// one that cannot be caught (SIGKILL, SIGSTOP), that a fault of the program raises (SIGSEGV, SIGILL, SIGFPE) or that
-    /// servers send their own threads (SIGURG) it does not bind.
+    /// one that cannot be caught (SIGKILL, SIGSTOP), that a fault of the program raises (SIGSEGV, SIGILL, SIGFPE) or
+    /// that servers send their own threads (SIGURG) it does not bind.
     ///
     /// The first signal drains: the requests in progress end before `serve_forever` returns. A second
     /// one stops at once. They are listened to from `bind` on, or if they are set later, from when serving
@@ -487,7 +487,8 @@ pub trait Configure: BaseServer {
     /// Signals are listened to as [`shutdown_on_signals`](Self::shutdown_on_signals) says. Forked children do what is
     /// the default for the signal, except that they leave SIGINT to the server.
     ///
-    /// A closure writes the type of its argument, as here: without it the compiler says that it is "not general enough".
+    /// A closure writes the type of its argument, as here: without it the compiler says that it is "not general
+    /// enough".
     ///
     /// ```
     /// use socketserver::prelude::*;

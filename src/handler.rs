@@ -152,10 +152,11 @@ mod never {
     }
 }
 
-/// Runs a clone of `handler` on `request` as a server does: setup, handle, finish, flush. For unit tests of handlers, with a
-/// request in memory; for another handler than the server's, in [`finish_request`](crate::BaseServer::finish_request); for
-/// a stream [around another](crate::Stream#a-stream-around-another); and for a connection that no server has accepted, one
-/// that the program has made itself or was started with (inetd, `Accept=yes` of a systemd unit):
+/// Runs a clone of `handler` on `request` as a server does: setup, handle, finish, flush. For unit tests of handlers,
+/// with a request in memory; for another handler than the server's, in
+/// [`finish_request`](crate::BaseServer::finish_request); for a stream
+/// [around another](crate::Stream#a-stream-around-another); and for a connection that no server has accepted, one that
+/// the program has made itself or was started with (inetd, `Accept=yes` of a systemd unit):
 ///
 /// ```
 /// # use std::io::Read;

@@ -51,8 +51,8 @@ impl<S: BaseServer> Hooks<S::Transport> for S {
         guarded("capacity", || BaseServer::capacity(self)).unwrap_or_else(|| BaseServer::core(self).capacity())
     }
 
-    /// And what signals ask for: both are done at each turn of the accept loop, and while it drains. Children are reaped
-    /// although a layer outside of their strategy panics.
+    /// And what signals ask for: both are done at each turn of the accept loop, and while it drains. Children are
+    /// reaped although a layer outside of their strategy panics.
     fn service_actions(&self) {
         BaseServer::core(self).run_signal_actions();
         guarded_through(

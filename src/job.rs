@@ -350,8 +350,8 @@ impl<T: Transport> Job<T> {
         self.server.close_request(active.request);
     }
 
-    /// It was accepted in time, but is not begun any more: its handler would find a connection that has ended. It has been
-    /// counted, so its end is told here, and not by its ticket.
+    /// It was accepted in time, but is not begun any more: its handler would find a connection that has ended. It has
+    /// been counted, so its end is told here, and not by its ticket.
     pub(crate) fn drop_late(self) {
         let (active, ticket) = self.parts();
         let (number, client_address) = (ticket.number(), active.client_address().clone());
@@ -387,8 +387,8 @@ impl<T: Transport> Job<T> {
         let _ = active.begin(self.server.core().timeouts());
     }
 
-    /// This process has nothing more to do with the connection: a child serves it. Gives away what is needed to count it
-    /// when the child has ended, and closes it here.
+    /// This process has nothing more to do with the connection: a child serves it. Gives away what is needed to count
+    /// it when the child has ended, and closes it here.
     pub(crate) fn leave_to_child(mut self, keep: impl FnOnce(Remote<T>)) {
         let (active, mut ticket) = *self.take_parts();
         ticket.leave_to_child();

@@ -112,9 +112,9 @@
 //! | [`max_per_address`](Configure::max_per_address) | requests of one IPv4 address or IPv6 /64 in progress | accepted, without a thread or process, [`max_waiting`](Configure::max_waiting) of them |
 //! | [`max_rate_per_address`](Configure::max_rate_per_address) | requests of such an address in a time | likewise |
 //!
-//! Of the first two rows the smallest decides. So `max_connections(Limit::reject(100))` rejects nobody where the strategy
-//! has room for no more than 100 and lets the others wait: [`Forking`] unless set (40 children), a [`ThreadPool`] of so few
-//! workers and places in its queue. There the strategy's own limit is what can reject.
+//! Of the first two rows the smallest decides. So `max_connections(Limit::reject(100))` rejects nobody where the
+//! strategy has room for no more than 100 and lets the others wait: [`Forking`] unless set (40 children), a
+//! [`ThreadPool`] of so few workers and places in its queue. There the strategy's own limit is what can reject.
 //!
 //! ```no_run
 //! use socketserver::prelude::*;
@@ -202,11 +202,11 @@
 //!
 //! Linux only: epoll(7), eventfd(2) and accept4(2) are used as they are.
 //!
-//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"` it
-//! ends the process: under [`Forking`] the request's, under [`PreFork`] a worker, with what it serves besides, which is
-//! replaced; both are reported in the parent ([`Cause::Exit`], SIGABRT). Under the other strategies it ends the program.
-//! The same goes, in every program, for an allocation that the system refuses (`ulimit -v`): Rust ends the process, with a
-//! line on standard error. A thread or a process that it refuses is waited for.
+//! A panic in a handler costs its request only where panics unwind. In a program that is built with `panic = "abort"`
+//! it ends the process: under [`Forking`] the request's, under [`PreFork`] a worker, with what it serves besides, which
+//! is replaced; both are reported in the parent ([`Cause::Exit`], SIGABRT). Under the other strategies it ends the
+//! program. The same goes, in every program, for an allocation that the system refuses (`ulimit -v`): Rust ends the
+//! process, with a line on standard error. A thread or a process that it refuses is waited for.
 
 // A library neither prints, nor exits, nor gives up; examples and tests may.
 #![warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::exit)]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 
-/// A mutex without poison. A panic of a handler or a hook costs its request and nothing else, so whoever locks next goes
-/// on: what is kept in one is whole at every point where a thread could panic.
+/// A mutex without poison. A panic of a handler or a hook costs its request and nothing else, so whoever locks next
+/// goes on: what is kept in one is whole at every point where a thread could panic.
 #[derive(Default)]
 pub(crate) struct Mutex<V>(std::sync::Mutex<V>);
 

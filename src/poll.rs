@@ -41,8 +41,8 @@ pub(crate) fn wait_for<const N: usize>(events: &[&EventFd; N], timeout: Duration
     }
 }
 
-/// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its queue
-/// (`POLLHUP`, poll(2)), nor where there is only what the network reports (`POLLERR`).
+/// Whether there is something to read or accept now. Not at a listener that was shut down, which has let go of its
+/// queue (`POLLHUP`, poll(2)), nor where there is only what the network reports (`POLLERR`).
 pub(crate) fn readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     match nix::poll::poll(&mut fds, PollTimeout::ZERO) {

@@ -39,8 +39,8 @@ pub struct Stats {
     pub refused: u64,
     /// Requests that a limit rejected; for which limit says [`rejected_by`](Self::rejected_by).
     pub rejected: u64,
-    /// Requests that wait for their address's turn now; in the workers of a [`PreFork`](crate::PreFork) server also those
-    /// that were accepted this moment.
+    /// Requests that wait for their address's turn now; in the workers of a [`PreFork`](crate::PreFork) server also
+    /// those that were accepted this moment.
     pub waiting: usize,
     /// Requests given to [`process_request`](crate::BaseServer::process_request).
     pub started: u64,

@@ -26,10 +26,10 @@ use crate::request::{Stream, StreamRequest};
 ///
 /// A client that vanishes without a word (no power, no link, a firewall that has forgotten it) looks like a silent one:
 /// `idle` or `read` ends its connection. So does `write`, but what the socket's buffer has room for counts as taken.
-/// Without a clock the connection stays, unless the kernel is told to ask whether the client is there (`SO_KEEPALIVE`) or
-/// to give up what is not acknowledged (`TCP_USER_TIMEOUT`, tcp(7)). Connections have these options from their listener:
-/// [`before_bind`](crate::Configure::before_bind) sets them for all. Reads and writes fail with `ETIMEDOUT` then, which is
-/// of the kind [`TimedOut`](io::ErrorKind::TimedOut), too, but no [`TimeoutError`].
+/// Without a clock the connection stays, unless the kernel is told to ask whether the client is there (`SO_KEEPALIVE`)
+/// or to give up what is not acknowledged (`TCP_USER_TIMEOUT`, tcp(7)). Connections have these options from their
+/// listener: [`before_bind`](crate::Configure::before_bind) sets them for all. Reads and writes fail with `ETIMEDOUT`
+/// then, which is of the kind [`TimedOut`](io::ErrorKind::TimedOut), too, but no [`TimeoutError`].
 ///
 /// They are set for all connections of a server ([`Configure::idle_timeout`](crate::Configure::idle_timeout)
 /// and the others), for a handler ([`Timeout`]), or by a handler itself
@@ -54,8 +54,8 @@ pub struct Timeouts {
     /// [`write_all`](io::Write::write_all) or [`flush`](io::Write::flush): each sends all that it has to.
     ///
     /// It is the one clock of datagrams, too: how long a [reply](crate::DatagramRequest::reply) waits for a Unix client
-    /// that does not read, to within a few tenths of a second. Those that are [held back](crate::Replies) wait together, and
-    /// what does not find room then is logged as lost.
+    /// that does not read, to within a few tenths of a second. Those that are [held back](crate::Replies) wait
+    /// together, and what does not find room then is logged as lost.
     pub write: Option<Duration>,
     /// How long the whole request may take, reads and writes included.
     pub request: Option<Duration>,

@@ -720,8 +720,8 @@ fn a_function_that_calls_for_itself_keeps_nobody_from_being_served() {
     assert_eq!(running.stop().unwrap().served, 1);
 }
 
-/// "Suspend" and "resume" in close order would else leave the server suspended, and one that asks the state and changes it
-/// would be mistaken.
+/// "Suspend" and "resume" in close order would else leave the server suspended, and one that asks the state and changes
+/// it would be mistaken.
 fn functions_of_two_signals_run_one_after_the_other() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let [first, second] = [(); 2].map(|()| {

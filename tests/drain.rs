@@ -630,8 +630,8 @@ impl BaseRequestHandler<TcpRequest> for HeldUpLines {
     }
 }
 
-/// A server that has been told to stop, and has told its requests, when the client, which has had an answer, had sent one
-/// byte more that nobody had read. `at_once`: whoever tells the server to stop tells its request.
+/// A server that has been told to stop, and has told its requests, when the client, which has had an answer, had sent
+/// one byte more that nobody had read. `at_once`: whoever tells the server to stop tells its request.
 #[track_caller]
 fn held_up_while_it_stops<S: BaseServer>(
     is_message: bool,
@@ -1182,7 +1182,8 @@ fn what_a_handler_has_forked_in_a_worker_ends_by_sigterm_and_the_worker_goes_on(
 
 /// What comes of it comes back and answers; the worker has waited for that by then.
 fn fork_and_come_back(request: &mut TcpRequest) -> HandlerResult {
-    // SAFETY: what comes of it ends with the request; a lock that another thread held would have it wait, and the test fail.
+    // SAFETY: what comes of it ends with the request; a lock that another thread held would have it wait, and the test
+    // fail.
     match unsafe { fork() }? {
         ForkResult::Child => request.write_all(b"copy")?,
         ForkResult::Parent { child } => drop(waitpid(child, None)?),

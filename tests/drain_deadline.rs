@@ -187,7 +187,8 @@ fn threads_that_accept_keep_the_deadline() {
     assert_eq!(counts(report), [3, 0, 0, 3, 0]);
 }
 
-/// The thread that has nothing to do any more when the server is told to stop waits for the other, and does nothing else.
+/// The thread that has nothing to do any more when the server is told to stop waits for the other, and does nothing
+/// else.
 fn one_of_threads_that_accept_keeps_the_deadline_when_another_has_nothing_to_do() {
     let (running, beginnings) = accepting(2);
     let [first, second] = [(); 2].map(|()| {
@@ -571,7 +572,8 @@ fn goes_on_beside_a_request_that_was_left_behind() {
     };
     let server = TcpServer::new(ANY_PORT, handler).drain_timeout(Duration::ZERO);
     serve_as_role(Aside(Arc::new(server)));
-    // To a server that still listened, the first would ask for the end of the process, and the second say that it is due.
+    // To a server that still listened, the first would ask for the end of the process, and the second say that it is
+    // due.
     for signal in [Signal::SIGTERM, Signal::SIGURG] {
         raise(signal).unwrap();
     }

@@ -364,7 +364,8 @@ impl<S: Read + Write + Send + 'static> Stream for Counting<S> {}
 
 fn one_read_and_one_write_a_message_in_ping_pong() {
     const ROUNDS: usize = 100;
-    // The largest fits into one of the kernel's buffers: of two, a reader may see the first before the second is written.
+    // The largest fits into one of the kernel's buffers: of two, a reader may see the first before the second is
+    // written.
     for size in [0, 16, 1024, 30_000] {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let echo = thread::spawn(move || {

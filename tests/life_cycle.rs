@@ -557,8 +557,8 @@ fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
     assert_ne!(deadlocks.load(Ordering::SeqCst), 0);
 }
 
-/// Collects what waiting for the server comes to in the hooks of its beginning, the last of which fails, and in that of its
-/// end.
+/// Collects what waiting for the server comes to in the hooks of its beginning, the last of which fails, and in that of
+/// its end.
 struct WaitsAsItBegins<S> {
     inner: S,
     waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
@@ -605,8 +605,8 @@ fn waiting_in_a_hook_of_binding_is_a_deadlock() {
     assert_eq!(*waited.lock().unwrap(), [Err(WaitError::Deadlock); 3]);
 }
 
-/// Collects what waiting for the server comes to in the hooks around a job, which it hands over if it is to, or else has a
-/// thread of its own drop.
+/// Collects what waiting for the server comes to in the hooks around a job, which it hands over if it is to, or else
+/// has a thread of its own drop.
 struct WaitsForItsEnd<S> {
     inner: S,
     hands_over: bool,

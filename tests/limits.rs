@@ -951,7 +951,8 @@ fn faster_than_the_rate_a_client_waits_for_its_turn() {
         };
         let running = running.unwrap();
         let clients: Vec<_> = (0..5).map(|_| connect(running.server_address())).collect();
-        // All of them before the first answer: which of them waits longest is not said, and who is silent holds a thread.
+        // All of them before the first answer: which of them waits longest is not said, and who is silent holds a
+        // thread.
         for mut client in &clients {
             client.write_all(b"hello\n").unwrap();
         }
@@ -1057,8 +1058,8 @@ fn one_that_waits_as_its_server_is_dropped_cannot_be_closed_any_more() {
     assert_eq!(told.iter().collect::<Vec<_>>(), [false; 2]);
 }
 
-/// Thinks about clients of 127.0.0.4 for longer than others wait. Counts those that are closed where waiting for the server
-/// would never end.
+/// Thinks about clients of 127.0.0.4 for longer than others wait. Counts those that are closed where waiting for the
+/// server would never end.
 struct Slow<S> {
     inner: S,
     thinks: Duration,

@@ -1,5 +1,5 @@
-//! Clients that send more than their handler reads: closing at once would reset the connection (RFC 2525, 2.17), and with
-//! it lose what is left of the answer.
+//! Clients that send more than their handler reads: closing at once would reset the connection (RFC 2525, 2.17), and
+//! with it lose what is left of the answer.
 
 mod support;
 

@@ -158,8 +158,8 @@ fn assert_cut_off(mut client: Client) {
     );
 }
 
-/// One client misbehaves and is ended, with `text` told once; others are served meanwhile and afterwards. `misbehave` can
-/// ask whether it was told.
+/// One client misbehaves and is ended, with `text` told once; others are served meanwhile and afterwards. `misbehave`
+/// can ask whether it was told.
 #[track_caller]
 fn assert_ends(
     identity: &Identity,

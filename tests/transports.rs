@@ -926,8 +926,8 @@ fn allow_reuse_address_lets_a_server_restart_at_once() {
     }
 }
 
-/// A connection that somebody keeps has the server's port; the system forgets those in TIME-WAIT once there are too many
-/// on the host.
+/// A connection that somebody keeps has the server's port; the system forgets those in TIME-WAIT once there are too
+/// many on the host.
 fn allow_reuse_address_can_be_switched_off() {
     let (keep, kept) = mpsc::channel();
     let handler = move |request: &mut TcpRequest| keep.send(request.get_ref().try_clone().unwrap()).unwrap();

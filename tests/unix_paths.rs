@@ -322,8 +322,8 @@ fn the_path_is_removed_when_the_draining_begins() {
     assert_eq!(running.join().unwrap().served, 1);
 }
 
-/// Between finding its own socket there and removing it, a server that has stopped to answer on it is replaced, and would
-/// remove the other's: it takes the lock under which that happens, and waits for it, but not for ever.
+/// Between finding its own socket there and removing it, a server that has stopped to answer on it is replaced, and
+/// would remove the other's: it takes the lock under which that happens, and waits for it, but not for ever.
 fn the_path_is_not_removed_while_another_server_looks_whose_it_is() {
     for datagrams in [false, true] {
         let place = temp_path("socket");

@@ -34,8 +34,8 @@ tests![
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
-/// How a system call begins in `/proc/PID/task/TID/syscall` (proc(5)), in all ways that a C library makes it: the number,
-/// and where that is no system call of its own, the first argument.
+/// How a system call begins in `/proc/PID/task/TID/syscall` (proc(5)), in all ways that a C library makes it: the
+/// number, and where that is no system call of its own, the first argument.
 fn beginnings(system_call: libc::c_long) -> Vec<String> {
     let mut beginnings = vec![format!("{system_call} ")];
     // So musl waits in epoll.

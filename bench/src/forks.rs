@@ -1,6 +1,6 @@
 //! The servers that fork, in a program of their own. A child has to map anew what it runs, 64 KiB of code at a time:
-//! among all that `bench` has in it, what a server by hand or one of ours runs would lie scattered, and more of it would be
-//! measured than what a program has that serves.
+//! among all that `bench` has in it, what a server by hand or one of ours runs would lie scattered, and more of it
+//! would be measured than what a program has that serves.
 //!
 //! `bench` runs it, with what it was given itself.
 

@@ -45,8 +45,8 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// Where descriptors are just short, each client that leaves ends an episode and each that comes begins one, hundreds
-    /// in a second: there is one warning in this time.
+    /// Where descriptors are just short, each client that leaves ends an episode and each that comes begins one,
+    /// hundreds in a second: there is one warning in this time.
     const QUIET: Duration = Duration::from_secs(10);
 
     /// Whether to warn of this episode now: once, and not soon after another.

@@ -191,7 +191,8 @@ impl<T: Transport> Acceptor<T> {
     }
 
     /// Gives a job to the outermost [`process_request`](crate::BaseServer::process_request), and pauses
-    /// if that could not start it for want of resources, unless it was served here and none runs whose end would make room.
+    /// if that could not start it for want of resources, unless it was served here and none runs whose end would make
+    /// room.
     ///
     /// # Errors
     ///
@@ -216,7 +217,8 @@ impl<T: Transport> Acceptor<T> {
         self.pause_for_place(self.backoffs.processing.next(&reason))
     }
 
-    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early. The interval is kept meanwhile.
+    /// Waits, at most `delay`: a wake-up, a place, or being told to stop, ends it early. The interval is kept
+    /// meanwhile.
     fn pause_for_place(&self, delay: Duration) -> io::Result<()> {
         let core = self.server.core();
         let wakeup = core.shared().wakeup()?;
@@ -338,8 +340,8 @@ impl<T: Transport> Acceptor<T> {
         Some(timeout.map_or(left, |timeout| timeout.min(left)))
     }
 
-    /// This acceptor is about to be busy. The others may have begun to wait before there was something to be done at its
-    /// time, which may have come meanwhile: one of them shall look at that instead.
+    /// This acceptor is about to be busy. The others may have begun to wait before there was something to be done at
+    /// its time, which may have come meanwhile: one of them shall look at that instead.
     fn leave_due_to_others(&self) {
         let core = self.server.core();
         if !(core.linger().is_empty() && core.waiting_room().is_empty())

@@ -67,8 +67,8 @@ fn remedy(error: &io::Error) -> Remedy {
     }
 }
 
-/// Of an error that was made by a transport or a `get_request` of the user's: about a connection, if its kind is that of
-/// one.
+/// Of an error that was made by a transport or a `get_request` of the user's: about a connection, if its kind is that
+/// of one.
 fn remedy_without_number(kind: io::ErrorKind) -> Remedy {
     match kind {
         io::ErrorKind::WouldBlock => Remedy::Wait,
@@ -80,9 +80,9 @@ fn remedy_without_number(kind: io::ErrorKind) -> Remedy {
     }
 }
 
-/// Whether it says what became of a datagram that was sent: each such report is told once, and there may be as many of them
-/// as were sent. But what forbids receiving (a security module) says so each time, with one of the same errors, and so
-/// may a `get_request` of one's own, where the socket has no reports.
+/// Whether it says what became of a datagram that was sent: each such report is told once, and there may be as many of
+/// them as were sent. But what forbids receiving (a security module) says so each time, with one of the same errors,
+/// and so may a `get_request` of one's own, where the socket has no reports.
 fn is_report<T: Transport>(error: &io::Error, socket: BorrowedFd<'_>) -> bool {
     T::SOCKET_TYPE == SocketType::Datagram
         && sys::may_be_of_an_earlier(error)
@@ -162,8 +162,8 @@ impl<T: Transport> Acceptor<T> {
         }))
     }
 
-    /// There was nothing to accept. If this thread has slept in the call, it was perhaps woken for something else, which
-    /// the next turn looks for.
+    /// There was nothing to accept. If this thread has slept in the call, it was perhaps woken for something else,
+    /// which the next turn looks for.
     fn back_with_nothing(&self, wakeup: &Wakeup) -> io::Result<()> {
         let core = self.server.core();
         let Some(transport) = core.transport() else {
@@ -179,8 +179,8 @@ impl<T: Transport> Acceptor<T> {
         Ok(())
     }
 
-    /// A socket that was shut down for reading, as others who have it may do, is always readable and has nothing: waiting
-    /// for it would keep the processor busy. (A TCP listener needs no look: accepting from it fails.)
+    /// A socket that was shut down for reading, as others who have it may do, is always readable and has nothing:
+    /// waiting for it would keep the processor busy. (A TCP listener needs no look: accepting from it fails.)
     ///
     /// # Errors
     ///

@@ -243,8 +243,8 @@ impl<T: Transport> Acceptor<T> {
     }
 }
 
-/// Whether it is no datagram: as an empty one from nobody looks the end of a wait for one, where a server that is told to
-/// stop at once has shut down the socket (`Sleepers::force`).
+/// Whether it is no datagram: as an empty one from nobody looks the end of a wait for one, where a server that is told
+/// to stop at once has shut down the socket (`Sleepers::force`).
 fn is_end_of_wait<T: Transport>(request: &T::Request, wakeup: &Wakeup) -> bool {
     T::SOCKET_TYPE == SocketType::Datagram && wakeup.is_forced() && *request.client_address() == Address::Unnamed
 }

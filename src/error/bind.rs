@@ -112,7 +112,8 @@ pub(crate) fn bind_error(address: &Address, source: impl Into<io::Error>) -> io:
     )
 }
 
-/// An error of `before_bind`, which may do anything: what the system's errors mean when binding, they do not mean there.
+/// An error of `before_bind`, which may do anything: what the system's errors mean when binding, they do not mean
+/// there.
 pub(crate) fn before_bind_error(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(_) => io::Error::new(error.kind(), error),

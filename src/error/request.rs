@@ -61,8 +61,8 @@ pub enum Cause {
 
 /// A request that failed, as [`handle_error`](crate::BaseServer::handle_error) gets it.
 ///
-/// Its text is one line, unless that of the error has several: `handle failed for 127.0.0.1:40312: Broken pipe (os error
-/// 32)`. By default it goes to the `log` crate, so
+/// Its text is one line, unless that of the error has several:
+/// `handle failed for 127.0.0.1:40312: Broken pipe (os error 32)`. By default it goes to the `log` crate, so
 /// whoever wants to see it installs a logger (`env_logger` or another), or overrides the hook:
 ///
 /// ```

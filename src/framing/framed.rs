@@ -138,13 +138,13 @@ impl<S, C> Framed<S, C> {
     /// Limits how long one message may take from its first byte to its last; `None`, the default: for ever. How long
     /// nothing comes between two messages does not matter.
     ///
-    /// It ends a peer that stops in the middle of a message, and one that sends a byte now and then to keep the timeout of
-    /// each read from running out. Past it, reading fails with a [`TimeoutError`] of the kind
+    /// It ends a peer that stops in the middle of a message, and one that sends a byte now and then to keep the timeout
+    /// of each read from running out. Past it, reading fails with a [`TimeoutError`] of the kind
     /// [`Message`](TimeoutKind::Message).
     ///
     /// For a request's messages ([`StreamRequest::framed`](crate::StreamRequest::framed),
-    /// [`RFile::framed`](crate::RFile::framed)) it ends a read that waits. Over other streams it is looked at between reads,
-    /// so a peer that falls silent is noticed only if the stream has a timeout, too, such as
+    /// [`RFile::framed`](crate::RFile::framed)) it ends a read that waits. Over other streams it is looked at between
+    /// reads, so a peer that falls silent is noticed only if the stream has a timeout, too, such as
     /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout).
     ///
     /// ```
@@ -196,11 +196,11 @@ impl<S: Read, C: Decoder> Framed<S, C> {
         self.advance(Buffer::take)
     }
 
-    /// The next message, lent as by [`next_ref`](Self::next_ref), if all of it has arrived with what was read before; `None`
-    /// if not. Reads nothing, so it never waits, and does not tell the end of the stream.
+    /// The next message, lent as by [`next_ref`](Self::next_ref), if all of it has arrived with what was read before;
+    /// `None` if not. Reads nothing, so it never waits, and does not tell the end of the stream.
     ///
-    /// A peer that sends the next request before it has the answer to the last (pipelining) gets the answers to what has
-    /// come together with one write:
+    /// A peer that sends the next request before it has the answer to the last (pipelining) gets the answers to what
+    /// has come together with one write:
     ///
     /// ```
     /// use socketserver::framing::LinesCodec;
@@ -353,8 +353,8 @@ impl<S: Write, C: Encoder> Framed<S, C> {
     /// go out in one write. [`next_buffered`](Self::next_buffered) says when it is time for one.
     ///
     /// What is fed and not flushed when the `Framed` is dropped is not sent. Only one that
-    /// [`request.framed`](crate::StreamRequest::framed), or [that of a half](crate::WFile::framed), made gives it to the
-    /// request, which sends it later.
+    /// [`request.framed`](crate::StreamRequest::framed), or [that of a half](crate::WFile::framed), made gives it to
+    /// the request, which sends it later.
     ///
     /// # Errors
     ///

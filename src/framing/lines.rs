@@ -43,8 +43,8 @@ impl LinesCodec {
 
     /// Lines that are sent with CRLF at their end, as most protocols of the Internet want it.
     ///
-    /// A line that comes may end with LF all the same. Where others that see the message look for CRLF only, what one of
-    /// them takes for text would be a command here ("SMTP smuggling"; RFC 5321, 2.3.8, forbids it): there, read with
+    /// A line that comes may end with LF all the same. Where others that see the message look for CRLF only, what one
+    /// of them takes for text would be a command here ("SMTP smuggling"; RFC 5321, 2.3.8, forbids it): there, read with
     /// [`DelimiterCodec::new("\r\n")`](super::DelimiterCodec::new).
     pub fn crlf() -> Self {
         LinesCodec {

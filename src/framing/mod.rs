@@ -44,9 +44,9 @@
 //!
 //! # Limits
 //!
-//! Every codec has a longest message, its `max_frame_length`: 8 MiB, and 8 KiB where a delimiter ends the message, unless
-//! you set another. (That of [`FixedLengthCodec`] is its length.) A longer message is an error before memory is taken for
-//! it.
+//! Every codec has a longest message, its `max_frame_length`: 8 MiB, and 8 KiB where a delimiter ends the message,
+//! unless you set another. (That of [`FixedLengthCodec`] is its length.) A longer message is an error before memory is
+//! taken for it.
 //!
 //! A peer can make a [`Framed`] hold that limit and 150 KiB at most, whatever it sends and however slowly, and 72 KiB
 //! between two messages. (With a limit above 16 MiB, it is up to twice the limit while the buffer grows.) More than 72

@@ -48,8 +48,8 @@ impl Activity {
         }
     }
 
-    /// The handler wrote. True if that has made the connection idle: another thread is in a read. What it writes `in_setup`
-    /// (a handshake) leaves the connection as new as it was.
+    /// The handler wrote. True if that has made the connection idle: another thread is in a read. What it writes
+    /// `in_setup` (a handshake) leaves the connection as new as it was.
     pub(crate) fn answered(&self, in_setup: bool) -> bool {
         // A greeting, or more of the same answer.
         if self.bits.load(Ordering::Relaxed) & ASKED == 0 {
@@ -91,9 +91,9 @@ impl Activity {
         self.bits.load(Ordering::SeqCst) == ANSWERED | READING
     }
 
-    /// The server drains: an idle connection, whose socket this is, gets an end of stream. Not one whose next message has
-    /// begun to arrive: the read that it is in, or begins, gets that, and at the next one it looks whether the server drains.
-    /// For signal handlers, too.
+    /// The server drains: an idle connection, whose socket this is, gets an end of stream. Not one whose next message
+    /// has begun to arrive: the read that it is in, or begins, gets that, and at the next one it looks whether the
+    /// server drains. For signal handlers, too.
     pub(crate) fn end_if_idle(&self, socket: RawFd) {
         let has_arrived =
             || recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|count| count > 0);
@@ -115,8 +115,8 @@ impl Activity {
         self.lock_client_address(in_child)?.as_deref().cloned()
     }
 
-    /// A thread of the parent's that looked at the connections may have locked it when this forked child was made, which
-    /// does not have that thread: it does without.
+    /// A thread of the parent's that looked at the connections may have locked it when this forked child was made,
+    /// which does not have that thread: it does without.
     fn lock_client_address(&self, in_child: bool) -> Option<MutexGuard<'_, Option<Box<Address>>>> {
         if in_child {
             self.client_address.try_lock()

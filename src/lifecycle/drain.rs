@@ -208,8 +208,8 @@ impl<T: Transport> Core<T> {
         let Some(transport) = self.transport() else {
             return false;
         };
-        // A socket that was shut down for reading is readable with nothing in its queue, too: what is there shows by being
-        // taken.
+        // A socket that was shut down for reading is readable with nothing in its queue, too: what is there shows by
+        // being taken.
         let is_there = || !self.is_shut_down() || transport.accept().is_ok();
         self.has_ahead() || (self.has_queued() && is_there())
     }
@@ -264,7 +264,8 @@ impl<T: Transport> Core<T> {
         !self.shared().is_forced() && !self.drain_time_left().is_zero()
     }
 
-    /// Says once in each second how far the drain is, and looks who is idle by now. Returns the time to the next of these.
+    /// Says once in each second how far the drain is, and looks who is idle by now. Returns the time to the next of
+    /// these.
     pub(crate) fn tell_progress(&self) -> Duration {
         let Ok(wakeup) = self.shared().wakeup() else {
             return Duration::MAX;

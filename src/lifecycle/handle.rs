@@ -61,8 +61,8 @@ impl ServerHandle {
     ///
     /// Where several servers accept from one [socket made elsewhere](crate::SocketServer::with_transport), a client
     /// that comes in the very moment in which one of them is suspended may wait until the next comes; and a worker of a
-    /// [`PreFork`](crate::PreFork) server may still accept one that comes in the moment after. The datagrams that a bare
-    /// server has received from such a socket with one call it serves all, because none of the others can.
+    /// [`PreFork`](crate::PreFork) server may still accept one that comes in the moment after. The datagrams that a
+    /// bare server has received from such a socket with one call it serves all, because none of the others can.
     pub fn suspend(&self) {
         self.shared.suspend();
     }
@@ -72,9 +72,9 @@ impl ServerHandle {
         self.shared.resume();
     }
 
-    /// Whether the server is told not to accept: [`suspend`](Self::suspend), and not [`resume`](Self::resume) since. In any
-    /// [`state`](Self::state), of which only [`Serving`](State::Serving) becomes [`Suspended`](State::Suspended): a server
-    /// that [`handle_request`](crate::BaseServer::handle_request) alone drives stays [`Bound`](State::Bound).
+    /// Whether the server is told not to accept: [`suspend`](Self::suspend), and not [`resume`](Self::resume) since. In
+    /// any [`state`](Self::state), of which only [`Serving`](State::Serving) becomes [`Suspended`](State::Suspended): a
+    /// server that [`handle_request`](crate::BaseServer::handle_request) alone drives stays [`Bound`](State::Bound).
     pub fn is_suspended(&self) -> bool {
         self.shared.is_suspended()
     }

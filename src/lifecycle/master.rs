@@ -166,8 +166,8 @@ impl Master {
         }
     }
 
-    /// Before another request: SIGTERM says that there is an order, or no master any more, but a handler may have left it
-    /// blocked or ignored, or the kernel may have forgotten to send it.
+    /// Before another request: SIGTERM says that there is an order, or no master any more, but a handler may have left
+    /// it blocked or ignored, or the kernel may have forgotten to send it.
     pub(crate) fn hear_order(&self, wakeup: &Wakeup) {
         if !wakeup.is_told_to_stop() && (self.has_order() || self.is_gone()) {
             self.obey(wakeup);
@@ -200,8 +200,8 @@ impl Master {
         Waiting(&self.duty.slot)
     }
 
-    /// Accepting does not work here, and nobody else was woken for the request that may be there: the master wakes those
-    /// of the others for whom it may. Until the guard is dropped, this worker is none of them.
+    /// Accepting does not work here, and nobody else was woken for the request that may be there: the master wakes
+    /// those of the others for whom it may. Until the guard is dropped, this worker is none of them.
     pub(crate) fn leave_request(&self) -> Pausing<'_> {
         self.duty.slot.begin_pausing();
         self.duty.board.leave_request();

@@ -45,8 +45,8 @@ pub(crate) struct Inner {
     pub(super) counts: Counts,
     /// The deadline is over: what ends now was not drained but forced.
     pub(super) forcing: bool,
-    /// Requests that had been made to end before that, and are told of with those that are then: by the deadline's timer,
-    /// because the thread that drains was serving them, or in workers that have ended since.
+    /// Requests that had been made to end before that, and are told of with those that are then: by the deadline's
+    /// timer, because the thread that drains was serving them, or in workers that have ended since.
     forced_before: u64,
     /// Acceptors that found no place and wait for one.
     pub(super) paused: usize,
@@ -133,7 +133,8 @@ impl Inner {
         }
     }
 
-    /// Whether the observers are to be told that the server is suspended, or is not; `None` if they know, or are being told.
+    /// Whether the observers are to be told that the server is suspended, or is not; `None` if they know, or are being
+    /// told.
     pub(super) fn begin_telling(&mut self, suspended: &AtomicBool) -> Option<bool> {
         let suspended = suspended.load(Ordering::SeqCst);
         if self.telling_suspension || suspended == self.told_suspended {
@@ -148,8 +149,8 @@ impl Inner {
     }
 
     /// In a forked worker: the others are none of its business. Their slots stay mapped: taking each out of the memory
-    /// of a process that may serve one request only would take longer than the fork. Nor are the requests that its master
-    /// serves itself, which would never end here, nor what has been counted by then.
+    /// of a process that may serve one request only would take longer than the fork. Nor are the requests that its
+    /// master serves itself, which would never end here, nor what has been counted by then.
     pub(crate) fn forget_masters(&mut self) {
         self.workers.drain(..).for_each(std::mem::forget);
         (self.counts, self.forced_before) = (Counts::default(), 0);
@@ -295,8 +296,8 @@ impl Registry {
         })
     }
 
-    /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream. Again, of those that
-    /// were about to read something, which has turned out to be no message.
+    /// Ends the reading of the connections that are idle: whoever reads there gets an end of stream. Again, of those
+    /// that were about to read something, which has turned out to be no message.
     pub(crate) fn shutdown_idle(&self) {
         self.for_each_socket(|socket, activity| activity.end_if_idle(socket));
     }

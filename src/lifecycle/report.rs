@@ -6,8 +6,8 @@ use std::time::Duration;
 
 /// What [`serve_forever`](crate::BaseServer::serve_forever) returns: exact counts of requests.
 ///
-/// A request is a connection or a datagram. Each one that was accepted is in `served`, in `failed` or, if it still runs,
-/// in `leaked`, unless `verify_request` refused it or a limit rejected it: [`Stats`](crate::Stats) count those.
+/// A request is a connection or a datagram. Each one that was accepted is in `served`, in `failed` or, if it still
+/// runs, in `leaked`, unless `verify_request` refused it or a limit rejected it: [`Stats`](crate::Stats) count those.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {

@@ -25,8 +25,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     /// Set in a worker of a prefork server.
     master: OnceLock<Arc<Master>>,
-    /// Set when the server is bound. The server has them as long as there is one: an observer that has a handle of it would
-    /// keep itself here.
+    /// Set when the server is bound. The server has them as long as there is one: an observer that has a handle of it
+    /// would keep itself here.
     observers: OnceLock<Vec<Weak<dyn Observer>>>,
     /// Never [`State::Suspended`]: that is `Serving` while `suspended` is set.
     state: AtomicU8,
@@ -79,8 +79,8 @@ impl Shared {
         self.master.get()
     }
 
-    /// Before another request, or the wait for one: ends a process that a handler has forked in a worker, and that has come
-    /// back from there, as a daemon does. Nobody would ever tell it to.
+    /// Before another request, or the wait for one: ends a process that a handler has forked in a worker, and that has
+    /// come back from there, as a daemon does. Nobody would ever tell it to.
     pub(crate) fn exit_if_copy_of_worker(&self) {
         if self.is_copy_of_worker() {
             sys::exit_now(0);
@@ -141,8 +141,8 @@ impl Shared {
             .set(config.observers.iter().map(Arc::downgrade).collect());
     }
 
-    /// Whether this is a copy of the memory of the process that counts the requests, and tells of them: in a forked child,
-    /// which serves one, or in what a handler has forked in a worker, whose count it shares.
+    /// Whether this is a copy of the memory of the process that counts the requests, and tells of them: in a forked
+    /// child, which serves one, or in what a handler has forked in a worker, whose count it shares.
     pub(crate) fn in_child(&self) -> bool {
         self.wakeup.as_ref().is_ok_and(|wakeup| wakeup.in_child()) || self.is_copy_of_worker()
     }
@@ -179,9 +179,9 @@ impl Shared {
         Handling { shared: self }
     }
 
-    /// The calling thread of a worker is about to receive a request: until the guard is dropped, when that is entered or
-    /// turned away, a drain waits for it, as for a request. Who drains another server joins its threads at the end; a
-    /// worker ends with its process. `None` in any other.
+    /// The calling thread of a worker is about to receive a request: until the guard is dropped, when that is entered
+    /// or turned away, a drain waits for it, as for a request. Who drains another server joins its threads at the end;
+    /// a worker ends with its process. `None` in any other.
     pub(crate) fn begin_receiving(&self) -> Option<Receiving<'_>> {
         self.master()?;
         self.registry.receiving.fetch_add(1, Ordering::SeqCst);

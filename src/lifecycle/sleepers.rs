@@ -153,9 +153,9 @@ impl Sleepers {
         }
     }
 
-    /// The last resort, after [`wake_up`](Self::wake_up), at which the kernel's queue is lost: ends the calls of threads
-    /// that have blocked the signal since. Not both ways: replies to datagrams may still leave. Where no thread is in the
-    /// call the queue stays, to tell what is lost by it. Async-signal-safe.
+    /// The last resort, after [`wake_up`](Self::wake_up), at which the kernel's queue is lost: ends the calls of
+    /// threads that have blocked the signal since. Not both ways: replies to datagrams may still leave. Where no thread
+    /// is in the call the queue stays, to tell what is lost by it. Async-signal-safe.
     pub(crate) fn force(&self) {
         if self.threads.iter().any(|place| place.load(Ordering::SeqCst) != 0) {
             let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);

@@ -154,8 +154,8 @@ impl Slot {
         &self.words[ENDS + row * WAYS + way as usize]
     }
 
-    /// The worker gets on: said after what else it says about that, so that a master that sees no progress has seen all.
-    /// Counted, because two threads at once must not leave it as the master has seen it.
+    /// The worker gets on: said after what else it says about that, so that a master that sees no progress has seen
+    /// all. Counted, because two threads at once must not leave it as the master has seen it.
     pub(crate) fn progress(&self) {
         self.add(Word::Progress);
     }
@@ -195,8 +195,8 @@ impl Slot {
         self.word(Word::Stage).fetch_max(stage as u64, Ordering::SeqCst) < stage as u64
     }
 
-    /// It has not waited for a request since it accepted its last, and will not. (Since Linux 5.7 one wake-up is for one
-    /// request.)
+    /// It has not waited for a request since it accepted its last, and will not. (Since Linux 5.7 one wake-up is for
+    /// one request.)
     pub(crate) fn nothing_is_lost(&self) {
         self.set(Word::NothingLost, 1);
     }

@@ -16,8 +16,9 @@ pub enum State {
     Bound,
     /// Accepting and serving.
     Serving,
-    /// Serving what was accepted, and not accepting: [`ServerHandle::suspend`]. Not of a server that does not serve yet, or
-    /// whose requests [`handle_request`](crate::BaseServer::handle_request) handles: [`ServerHandle::is_suspended`].
+    /// Serving what was accepted, and not accepting: [`ServerHandle::suspend`]. Not of a server that does not serve
+    /// yet, or whose requests [`handle_request`](crate::BaseServer::handle_request) handles:
+    /// [`ServerHandle::is_suspended`].
     Suspended,
     /// Told to stop: what had arrived is still served.
     Draining,

@@ -45,8 +45,9 @@ impl Shared {
         }
     }
 
-    /// Tells the observers what is so, if it is not what they were told last: another may have resumed what this thread has
-    /// been suspending. One thread tells at a time, and then what has changed meanwhile, so the last that they hear is true.
+    /// Tells the observers what is so, if it is not what they were told last: another may have resumed what this thread
+    /// has been suspending. One thread tells at a time, and then what has changed meanwhile, so the last that they hear
+    /// is true.
     fn observe_suspension(&self) {
         // Not locked while they are told: they may ask for the stats.
         let begin = || self.registry.lock().begin_telling(&self.suspended);
@@ -72,8 +73,8 @@ impl Shared {
         Some(board)
     }
 
-    /// The calling thread is about to look whether it may accept, and accepts then, which does not wait: until the guard
-    /// is dropped, whoever suspends waits for it. The system may put it off between looking and accepting.
+    /// The calling thread is about to look whether it may accept, and accepts then, which does not wait: until the
+    /// guard is dropped, whoever suspends waits for it. The system may put it off between looking and accepting.
     pub(crate) fn begin_accepting(&self) -> Accepting<'_> {
         let count = self.master().map_or(&self.accepting, |master| master.accepting());
         count.fetch_add(1, Ordering::SeqCst);

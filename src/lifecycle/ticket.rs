@@ -237,7 +237,8 @@ impl Ticket {
         self.begin();
     }
 
-    /// In a forked process, of a request that its parent had accepted before, and serves: here nothing is counted or told.
+    /// In a forked process, of a request that its parent had accepted before, and serves: here nothing is counted or
+    /// told.
     pub(crate) fn leave_to_parent(mut self) {
         self.stage = Stage::Free;
     }

@@ -98,8 +98,8 @@ impl<T: Transport> Linger<T> {
         }
     }
 
-    /// The server ends: closes all, from now on, too. A `patient` one waits until the clients have closed, as long as the
-    /// last one's time.
+    /// The server ends: closes all, from now on, too. A `patient` one waits until the clients have closed, as long as
+    /// the last one's time.
     pub(crate) fn finish(&self, server: &dyn Hooks<T>, patient: bool) {
         let mut left = Vec::from(self.queue.with(|queue| {
             self.ended.store(true, Ordering::Relaxed);

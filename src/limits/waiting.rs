@@ -49,8 +49,8 @@ impl<T: Transport> WaitingRoom<T> {
         }
         let (now, capacity) = (Instant::now(), server.capacity());
         let Waiting { active, ticket, .. } = self.queue.with(|queue| {
-            // Locked for the whole search: a request that ends during it would make room for the next that is looked at,
-            // however many of its address came before.
+            // Locked for the whole search: a request that ends during it would make room for the next that is looked
+            // at, however many of its address came before.
             let mut inner = server.core().shared().registry.lock();
             let index = queue
                 .iter_mut()

@@ -7,8 +7,8 @@ use crate::mutex::Mutex;
 ///
 /// What one server does, [`stats`](crate::BaseServer::stats) tells without it; this tells more kinds of
 /// failures apart and sums over servers. Not over processes: each worker of a [`PreFork`](crate::PreFork) server has a
-/// copy that counts for itself, and the master's counts only children and back-offs. What fails, panics or times out in a
-/// child of [`Forking`](crate::Forking) has failed.
+/// copy that counts for itself, and the master's counts only children and back-offs. What fails, panics or times out in
+/// a child of [`Forking`](crate::Forking) has failed.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -66,8 +66,8 @@ pub enum Event<'a> {
         /// Whose it is.
         client_address: &'a Address,
     },
-    /// It failed because a clock ran out: of [`Timeouts`](crate::Timeouts), or of a message. In a forked child, which has no
-    /// observers, nobody hears of it.
+    /// It failed because a clock ran out: of [`Timeouts`](crate::Timeouts), or of a message. In a forked child, which
+    /// has no observers, nobody hears of it.
     #[non_exhaustive]
     TimedOut {
         /// The request's number.
@@ -126,8 +126,8 @@ pub enum Event<'a> {
     /// The server was told to stop: new clients are refused, those that the kernel has queued still accepted, and the
     /// requests in progress waited for. Told when that begins, and then once a second.
     ///
-    /// A handler that waits for something else than its client, as long-polling ones do, is told of the drain by nothing
-    /// else: an observer that notifies the condition which it waits on
+    /// A handler that waits for something else than its client, as long-polling ones do, is told of the drain by
+    /// nothing else: an observer that notifies the condition which it waits on
     /// ([`Condvar::notify_all`](std::sync::Condvar::notify_all)) lets it look whether the server
     /// [is draining](crate::ServerContext::is_draining). But a server that serves one at a time begins when its handler
     /// has ended, a worker of a [`PreFork`](crate::PreFork) server, too. (Whether its client has left, a handler

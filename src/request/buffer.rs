@@ -117,7 +117,8 @@ impl WriteBuffer {
     }
 
     /// As [`write`](Self::write), header and body in one call of writev(2); what is not gathered may be
-    /// written short, as a vectored write may. It does not flush the sink: an error would have to say how much was taken.
+    /// written short, as a vectored write may. It does not flush the sink: an error would have to say how much was
+    /// taken.
     pub(crate) fn write_vectored(&mut self, sink: &mut impl Write, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let length = slices.iter().map(|slice| slice.len()).sum();
         if self.bytes.len() + length > self.size {
@@ -157,8 +158,8 @@ impl WriteBuffer {
         self.note(sink.flush())
     }
 
-    /// Sends what is gathered here. What an error leaves stays, so that whatever is written next goes behind it: the peer
-    /// would take it for a part of what was cut off.
+    /// Sends what is gathered here. What an error leaves stays, so that whatever is written next goes behind it: the
+    /// peer would take it for a part of what was cut off.
     fn send(&mut self, sink: &mut impl Write) -> io::Result<()> {
         let mut sent = 0;
         let outcome = loop {

@@ -45,8 +45,8 @@ impl ServerContext {
         }
     }
 
-    /// The handler wrote to its client, perhaps still in its setup. True if the connection has become idle by that and is
-    /// to end.
+    /// The handler wrote to its client, perhaps still in its setup. True if the connection has become idle by that and
+    /// is to end.
     pub(crate) fn answered(&self, in_setup: bool) -> bool {
         self.heartbeat();
         let answered = |activity: &Activity| activity.answered(in_setup);
@@ -131,8 +131,8 @@ impl ServerContext {
     ///
     /// Where the protocol can say that an answer is the last of its connection (HTTP: `Connection: close`), an answer
     /// that is made while this is true should: a client that knows makes its next request elsewhere, one that does not
-    /// may send it on a connection that is about to be closed. [To answer that, too](crate::deployment#restarting-without-systemd),
-    /// takes one call more.
+    /// may send it on a connection that is about to be closed.
+    /// [To answer that, too](crate::deployment#restarting-without-systemd), takes one call more.
     pub fn is_draining(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| shared.is_stopping())
     }
@@ -179,11 +179,11 @@ impl ServerContext {
 
     /// Says that the handler is done with what has come, although it has written nothing: when it reads again, a drain
     /// takes the connection for [idle](crate::StreamRequest). For messages that nobody answers (logs, a chat); without
-    /// it a drain waits for their client until [`drain_timeout`](crate::Config::drain_timeout). Called by the thread that
-    /// reads.
+    /// it a drain waits for their client until [`drain_timeout`](crate::Config::drain_timeout). Called by the thread
+    /// that reads.
     ///
-    /// Before the client has said anything it says that nothing is expected: a drain does not wait for the first message
-    /// of one who only listens, such as a subscriber, or who has made a handshake in
+    /// Before the client has said anything it says that nothing is expected: a drain does not wait for the first
+    /// message of one who only listens, such as a subscriber, or who has made a handshake in
     /// [`setup`](crate::BaseRequestHandler::setup) after which the server may speak first (WebSocket).
     ///
     /// ```

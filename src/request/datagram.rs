@@ -126,16 +126,16 @@ impl DatagramRequest {
     }
 
     /// Whose datagram it is. A Unix client that has bound neither a path nor an abstract name is
-    /// [`Unnamed`](Address::Unnamed) and cannot be answered; nor can one with a path of 108 bytes, which bind(2) takes and
-    /// the standard library does not.
+    /// [`Unnamed`](Address::Unnamed) and cannot be answered; nor can one with a path of 108 bytes, which bind(2) takes
+    /// and the standard library does not.
     pub fn client_address(&self) -> &Address {
         &self.client_address
     }
 
     /// Which of the host's addresses the client has sent the datagram to, for handlers that serve each in a way of its
-    /// own; [`reply`](Self::reply) answers from it. Of a datagram to a group, or to all, it is the address that is answered
-    /// from. `None` where the system does not say: of a group over IPv6, of a server bound to a group, of a Unix socket. A
-    /// server that is bound to a single address, be it a broadcast address, tells that one.
+    /// own; [`reply`](Self::reply) answers from it. Of a datagram to a group, or to all, it is the address that is
+    /// answered from. `None` where the system does not say: of a group over IPv6, of a server bound to a group, of a
+    /// Unix socket. A server that is bound to a single address, be it a broadcast address, tells that one.
     ///
     /// ```
     /// use socketserver::prelude::*;
@@ -146,8 +146,8 @@ impl DatagramRequest {
     /// });
     /// ```
     ///
-    /// A handler's own socket, for a conversation as in TFTP, is bound to it and connected to the [`ip`](Address::ip) of
-    /// the client, which is of the same family, also where IPv4 clients come to a server at `[::]`. (With link-local
+    /// A handler's own socket, for a conversation as in TFTP, is bound to it and connected to the [`ip`](Address::ip)
+    /// of the client, which is of the same family, also where IPv4 clients come to a server at `[::]`. (With link-local
     /// addresses both need the `scope_id` of the client's.)
     ///
     /// ```
@@ -177,7 +177,8 @@ impl DatagramRequest {
         self
     }
 
-    /// With the server's time for receivers without room, for hooks that reply before its time [begins](Request::begin).
+    /// With the server's time for receivers without room, for hooks that reply before its time
+    /// [begins](Request::begin).
     #[must_use]
     pub(crate) fn with_write_timeout(mut self, write_timeout: Option<Duration>) -> Self {
         self.write_timeout = write_timeout;
@@ -194,16 +195,17 @@ impl DatagramRequest {
     ///
     /// # Errors
     ///
-    /// * Those of sendto(2). Over UDP more than 65,507 bytes are too many (`EMSGSIZE`), over IPv6 more than 65,527. An IPv4
-    ///   server cannot send to an IPv6 address (`EAFNOSUPPORT`).
-    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the client is [`Unnamed`](Address::Unnamed); the address is not one
-    ///   of the Internet where the server's is, or the other way round; it is the name of a host, which nobody resolves here.
+    /// * Those of sendto(2). Over UDP more than 65,507 bytes are too many (`EMSGSIZE`), over IPv6 more than 65,527. An
+    ///   IPv4 server cannot send to an IPv6 address (`EAFNOSUPPORT`).
+    /// * [`InvalidInput`](io::ErrorKind::InvalidInput): the client is [`Unnamed`](Address::Unnamed); the address is not
+    ///   one of the Internet where the server's is, or the other way round; it is the name of a host, which nobody
+    ///   resolves here.
     /// * [`TimedOut`](io::ErrorKind::TimedOut): a Unix client does not read, and the server's
-    ///   [`write`](crate::Timeouts#structfield.write) time is over, or it is to stop at once. Until then it is waited for:
-    ///   without that time one such client keeps a bare server from all others, as in Python. A receiver's queue holds as
-    ///   many datagrams as the sysctl `net.unix.max_dgram_qlen` says, and one more; that of one that has connected itself
-    ///   to the server has no such end. What all of them leave unread takes the room of the server's socket (`SO_SNDBUF`):
-    ///   when that is full, no reply can be sent to anybody until one of them reads or closes.
+    ///   [`write`](crate::Timeouts#structfield.write) time is over, or it is to stop at once. Until then it is waited
+    ///   for: without that time one such client keeps a bare server from all others, as in Python. A receiver's queue
+    ///   holds as many datagrams as the sysctl `net.unix.max_dgram_qlen` says, and one more; that of one that has
+    ///   connected itself to the server has no such end. What all of them leave unread takes the room of the server's
+    ///   socket (`SO_SNDBUF`): when that is full, no reply can be sent to anybody until one of them reads or closes.
     ///
     /// What goes wrong with a reply that is held back is known when this has returned, and logged as a warning.
     pub fn reply(&self, packet: impl AsRef<[u8]>) -> io::Result<()> {
@@ -222,7 +224,8 @@ impl DatagramRequest {
     fn send(&self, packet: &[u8], to: &Address) -> io::Result<()> {
         let mut waits_since = None;
         loop {
-            // Asked before: a socket that holds replies back, whose time has begun sooner, is done by then with others'.
+            // Asked before: a socket that holds replies back, whose time has begun sooner, is done by then with
+            // others'.
             let over = self.write_over(waits_since);
             match self.socket.send_datagram(packet, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -241,10 +244,10 @@ impl DatagramRequest {
         Ok(())
     }
 
-    /// The server's socket, to send from when the handler has returned; what goes to the client comes from the address that
-    /// this has asked. Once the server has ended, sending fails (`ENOTSOCK`): a server that stops waits for handlers, not
-    /// for what they have left to others. Under [`Forking`](crate::Forking) a thread that is to answer ends with the process
-    /// of its handler.
+    /// The server's socket, to send from when the handler has returned; what goes to the client comes from the address
+    /// that this has asked. Once the server has ended, sending fails (`ENOTSOCK`): a server that stops waits for
+    /// handlers, not for what they have left to others. Under [`Forking`](crate::Forking) a thread that is to answer
+    /// ends with the process of its handler.
     ///
     /// ```
     /// use std::sync::Arc;

@@ -98,8 +98,8 @@ impl<S: Stream> StreamRequest<S> {
     }
 
     /// Gives the request its full time again, from now on: for a conversation that is many requests, each
-    /// with a deadline of its own. (The handshake's clock runs on.) Past the deadline writes fail, too: who tells the client
-    /// so (HTTP's status 408) calls this before.
+    /// with a deadline of its own. (The handshake's clock runs on.) Past the deadline writes fail, too: who tells the
+    /// client so (HTTP's status 408) calls this before.
     pub fn restart_deadline(&mut self) {
         self.clock.restart();
     }

@@ -8,13 +8,13 @@ use super::{Stream, StreamRequest};
 impl<S: Stream> StreamRequest<S> {
     /// Whether the client has closed the connection, or that is broken, or the server has ended it: by
     /// [`close_connection`](crate::ServerHandle::close_connection), at the drain deadline, or, an
-    /// [idle](crate::StreamRequest) one, in a drain. For a handler that computes for long or waits for something else (long
-    /// polling): one that reads or writes gets the end or an error anyway. It asks the system, waits for nothing, and reads
-    /// nothing: what the client sent before is still there.
+    /// [idle](crate::StreamRequest) one, in a drain. For a handler that computes for long or waits for something else
+    /// (long polling): one that reads or writes gets the end or an error anyway. It asks the system, waits for nothing,
+    /// and reads nothing: what the client sent before is still there.
     ///
-    /// A client that has only said that it sends nothing more (`SHUT_WR`, shutdown(2): `nc -N`, `curl -T`) and still waits
-    /// for its answer looks the same: not for protocols in which clients do so. One that has vanished without a word looks
-    /// as if it were there; see [`Timeouts`](crate::Timeouts). A stream without a
+    /// A client that has only said that it sends nothing more (`SHUT_WR`, shutdown(2): `nc -N`, `curl -T`) and still
+    /// waits for its answer looks the same: not for protocols in which clients do so. One that has vanished without a
+    /// word looks as if it were there; see [`Timeouts`](crate::Timeouts). A stream without a
     /// [descriptor](Stream::fileno) is never disconnected.
     ///
     /// ```

@@ -44,9 +44,9 @@ where
 }
 
 impl<S: Stream> RFile<'_, S> {
-    /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) reads them: what the request
-    /// has read ahead is used first, what the `Framed` has read ahead goes back to the request when it is dropped, and a
-    /// drain knows of a message that has begun to come, whatever another thread writes meanwhile.
+    /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) reads them: what the
+    /// request has read ahead is used first, what the `Framed` has read ahead goes back to the request when it is
+    /// dropped, and a drain knows of a message that has begun to come, whatever another thread writes meanwhile.
     ///
     /// ```
     /// use socketserver::prelude::*;
@@ -115,8 +115,8 @@ pub struct WFile<'a, S> {
 }
 
 impl<S> WFile<'_, S> {
-    /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) writes them: what was not sent
-    /// when the `Framed` is dropped goes to the request. [`RFile::framed`] has an example.
+    /// Messages instead of bytes, as [`StreamRequest::framed`](super::StreamRequest::framed) writes them: what was not
+    /// sent when the `Framed` is dropped goes to the request. [`RFile::framed`] has an example.
     pub fn framed<C>(self, codec: C) -> Framed<Self, C> {
         let lender = Lender {
             set_in_message: |_: &Self, _| {},

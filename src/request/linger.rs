@@ -42,8 +42,8 @@ pub(crate) fn read_away(socket: BorrowedFd<'_>) -> Unread {
     found
 }
 
-/// Reads away what arrives until the client has closed, is silent, or `deadline` has come. If there is nothing now, that
-/// was all: most clients send no more than they are asked for, and none of these is waited for.
+/// Reads away what arrives until the client has closed, is silent, or `deadline` has come. If there is nothing now,
+/// that was all: most clients send no more than they are asked for, and none of these is waited for.
 pub(super) fn linger(socket: BorrowedFd<'_>, deadline: Option<Instant>) {
     if read_away(socket) != Unread::Something {
         return;

@@ -71,8 +71,8 @@ pub trait Request: Send + 'static {
     /// (closing a TCP socket is a reset then), or another handle to the same connection may be open.
     fn shutdown(&mut self) {}
 
-    /// Reads away what the peer still sends, so that closing is no reset, and waits for that as long as it is willing to;
-    /// called after [`shutdown`](Self::shutdown), where the request has run.
+    /// Reads away what the peer still sends, so that closing is no reset, and waits for that as long as it is willing
+    /// to; called after [`shutdown`](Self::shutdown), where the request has run.
     fn linger(&mut self) {}
 
     /// The socket that belongs to this request alone, through which a drain can end it.

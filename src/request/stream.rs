@@ -104,8 +104,8 @@ use super::StreamRequest;
 /// # }
 /// ```
 ///
-/// Before that, read no further than the wrapped stream begins: what [`BufRead`](io::BufRead) has read ahead of it stays
-/// with the outer request, unless [`set_rbufsize(1)`](StreamRequest::set_rbufsize) has it read byte by byte.
+/// Before that, read no further than the wrapped stream begins: what [`BufRead`](io::BufRead) has read ahead of it
+/// stays with the outer request, unless [`set_rbufsize(1)`](StreamRequest::set_rbufsize) has it read byte by byte.
 ///
 /// The other handle to the socket (`try_clone`) is a second descriptor for each connection.
 ///
@@ -128,14 +128,15 @@ use super::StreamRequest;
 ///   has said nothing since, and answers it once. In `handle` a drain would take it for idle.
 /// * The wrapper's `read` reads the socket once; if that completes nothing, it fails with
 ///   [`Interrupted`](io::ErrorKind::Interrupted): the request looks at its clocks and calls again. Libraries read as
-///   often as it takes until a record is complete, and a client that sends a byte now and then could stay for ever. With
-///   rustls: what `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
-/// * The wrapper's `write` sends what an earlier one has left, then only takes what there is room for; its `flush` sends.
+///   often as it takes until a record is complete, and a client that sends a byte now and then could stay for ever.
+///   With rustls: what `connection.reader()` has, else `read_tls`, `process_new_packets`, `Interrupted`.
+/// * The wrapper's `write` sends what an earlier one has left, then only takes what there is room for; its `flush`
+///   sends.
 /// * A drain ends the reading of the socket without the client's last word (`close_notify`), which libraries report as
 ///   an error (`UnexpectedEof`): if the server [is draining](crate::ServerContext::is_draining), that is the end of the
 ///   stream.
-/// * The last word is said after [`run_handler`](crate::run_handler), and only if that succeeded: without it, the client
-///   knows that it has not heard all.
+/// * The last word is said after [`run_handler`](crate::run_handler), and only if that succeeded: without it, the
+///   client knows that it has not heard all.
 /// * A part of a record gives no bytes yet: the wrapper says that a
 ///   [message has begun](crate::ServerContext::message_begun), else a drain takes the connection for idle and cuts it.
 ///
@@ -143,9 +144,9 @@ use super::StreamRequest;
 ///
 /// In the middle of a conversation (STARTTLS) the same handler does it, called by hand once the
 /// [`Framed`](crate::framing::Framed) of the conversation so far is gone: `tls.setup(request)?; tls.handle(request)`.
-/// What that `Framed` has read ahead is the handshake's, so a command that somebody has slipped in behind STARTTLS is no
-/// TLS, and ends it. The handshake's clock, which runs from the beginning of the connection, may have run out by then,
-/// so it is taken away before:
+/// What that `Framed` has read ahead is the handshake's, so a command that somebody has slipped in behind STARTTLS is
+/// no TLS, and ends it. The handshake's clock, which runs from the beginning of the connection, may have run out by
+/// then, so it is taken away before:
 ///
 /// ```
 /// use socketserver::prelude::*;

@@ -28,15 +28,16 @@ use crate::timeouts::Timeouts;
 /// acknowledgement of the one before. Messages are read and written with [`framed`](Self::framed).
 ///
 /// [`BufRead::read_line`] and [`Read::read_to_end`] take whatever a client sends, until memory has run out. A limit is
-/// put before them, as in `(&mut *request).take(8192).read_line(&mut line)`; those of [`framed`](Self::framed) have one.
+/// put before them, as in `(&mut *request).take(8192).read_line(&mut line)`; those of [`framed`](Self::framed) have
+/// one.
 ///
 /// What the client has sent and its handler has not read is read away at the end: closed with something unread, a TCP
-/// connection would be reset (RFC 2525, 2.17), and what is left of a long answer lost; over a Unix socket the client would
-/// read `ECONNRESET` behind it. The sending side ends first, so the client has all of its answer. If it sends more than was
-/// read, the request lasts until it has closed or is silent for half a second, at most 30 seconds (nginx's
-/// `lingering_time`) and the [`request`](Timeouts#structfield.request) time; a server that serves one at a time serves
-/// nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref), but to [wrap](Self::wrap) it: somebody else
-/// may have another handle to it and be reading.
+/// connection would be reset (RFC 2525, 2.17), and what is left of a long answer lost; over a Unix socket the client
+/// would read `ECONNRESET` behind it. The sending side ends first, so the client has all of its answer. If it sends
+/// more than was read, the request lasts until it has closed or is silent for half a second, at most 30 seconds
+/// (nginx's `lingering_time`) and the [`request`](Timeouts#structfield.request) time; a server that serves one at a
+/// time serves nobody meanwhile. Not so if the handler had the [raw stream](Self::get_ref), but to [wrap](Self::wrap)
+/// it: somebody else may have another handle to it and be reading.
 ///
 /// For what has not arrived by then nobody waits. So a handler reads the request before it ends, also where the answer
 /// is always the same: a client that sends only now finds the connection closed, over a Unix socket at once (`EPIPE`),
@@ -47,23 +48,23 @@ use crate::timeouts::Timeouts;
 /// reads and writes fail with an error of the kind [`TimedOut`](io::ErrorKind::TimedOut).
 ///
 /// When the server is told to stop, a connection that is idle gets the end of the stream, as if its client had closed.
-/// It is idle if its handler has written something since it last got bytes, and waits in a read for more, of which nothing
-/// has arrived. A client that has not said anything yet, or is in the middle of a message, is waited for, also if the
-/// handler, busy till now, begins to read that message only then. The request knows of reads and writes only: the beginning
-/// of a message that a handler keeps in a buffer of its own, while it answers another, counts as answered unless it
-/// [says so](ServerContext::message_begun), and so does a message whose rest the client sends only when asked (HTTP's
-/// `100 Continue`, SMTP's `354`). What is written in [`setup`](crate::BaseRequestHandler::setup), as in a handshake,
-/// answers nothing. A handler that does not answer, or
-/// whose client need never say anything, says where a message [has ended](ServerContext::message_ended). One that passes on
-/// what it reads and writes as it comes [does so through the raw streams](#a-proxy): nothing is idle then, and a drain waits
-/// for it.
+/// It is idle if its handler has written something since it last got bytes, and waits in a read for more, of which
+/// nothing has arrived. A client that has not said anything yet, or is in the middle of a message, is waited for, also
+/// if the handler, busy till now, begins to read that message only then. The request knows of reads and writes only:
+/// the beginning of a message that a handler keeps in a buffer of its own, while it answers another, counts as answered
+/// unless it [says so](ServerContext::message_begun), and so does a message whose rest the client sends only when asked
+/// (HTTP's `100 Continue`, SMTP's `354`). What is written in [`setup`](crate::BaseRequestHandler::setup), as in a
+/// handshake, answers nothing. A handler that does not answer, or
+/// whose client need never say anything, says where a message [has ended](ServerContext::message_ended). One that
+/// passes on what it reads and writes as it comes [does so through the raw streams](#a-proxy): nothing is idle then,
+/// and a drain waits for it.
 ///
 /// # A proxy
 ///
-/// passes the end of each direction on and goes on with the other, and ends when nothing has come either way for a while.
-/// First it takes back the clocks that raw streams cannot keep to: a direction that is silent while the other is busy would
-/// fail with `EAGAIN`. That silence is also what bounds a drain that has run out of patience: it ends the client's stream,
-/// which the other side is told but need not answer.
+/// passes the end of each direction on and goes on with the other, and ends when nothing has come either way for a
+/// while. First it takes back the clocks that raw streams cannot keep to: a direction that is silent while the other is
+/// busy would fail with `EAGAIN`. That silence is also what bounds a drain that has run out of patience: it ends the
+/// client's stream, which the other side is told but need not answer.
 ///
 /// ```
 /// use std::io::{self, ErrorKind, Read, Write};
@@ -188,9 +189,9 @@ impl<S: Stream> StreamRequest<S> {
     /// [`run_handler`](crate::run_handler): it has the same client, server and clocks. Those of the request and of the
     /// handshake run from where they began. [`Stream`] has an example.
     ///
-    /// The raw stream counts as taken for it. When the wrapped request is dropped before the handler of this one ends, and
-    /// the raw stream was not taken again since, nobody has it any more: what the client has sent and nobody read is
-    /// [read away](StreamRequest) as ever.
+    /// The raw stream counts as taken for it. When the wrapped request is dropped before the handler of this one ends,
+    /// and the raw stream was not taken again since, nobody has it any more: what the client has sent and nobody read
+    /// is [read away](StreamRequest) as ever.
     ///
     /// # Errors
     ///
@@ -212,9 +213,9 @@ impl<S: Stream> StreamRequest<S> {
         &self.client_address
     }
 
-    /// Says whose connection it is, where that is not who has connected but whom a proxy speaks for. From now on it is the
-    /// address in errors, in the list of connections, and in what observers hear. The limits by address have been asked
-    /// before, about who has connected. (The parent of a forked child that does this does not hear of it.)
+    /// Says whose connection it is, where that is not who has connected but whom a proxy speaks for. From now on it is
+    /// the address in errors, in the list of connections, and in what observers hear. The limits by address have been
+    /// asked before, about who has connected. (The parent of a forked child that does this does not hear of it.)
     ///
     /// A handler around any other, behind a proxy that sends the PROXY protocol's header (haproxy's `send-proxy`):
     ///
@@ -286,9 +287,9 @@ impl<S: Stream> StreamRequest<S> {
     /// [`set_timeouts`](Self::set_timeouts) only: the request relies on the options to be as it set them.
     ///
     /// A command that has the connection as its input and output, as under inetd(8), knows nothing of clocks and takes
-    /// `EAGAIN` for an error, so they are taken back before. A drain waits for the handler, which waits for the command;
-    /// at its deadline the socket is shut down, and the command reads the end of the stream. ([`Forking`](crate::Forking)
-    /// ends the handler's process instead, and leaves the command.)
+    /// `EAGAIN` for an error, so they are taken back before. A drain waits for the handler, which waits for the
+    /// command; at its deadline the socket is shut down, and the command reads the end of the stream.
+    /// ([`Forking`](crate::Forking) ends the handler's process instead, and leaves the command.)
     ///
     /// ```
     /// use std::io::{Read, Write};
@@ -321,9 +322,9 @@ impl<S: Stream> StreamRequest<S> {
     }
 
     /// The raw stream, to change. Not to be replaced by one with another descriptor, nor the whole request: the server
-    /// knows its connections by their descriptors, and where this one was closed it would, to end the connection (at the
-    /// drain deadline, in [`close_connection`](crate::ServerHandle::close_connection)), shut down whatever has its number
-    /// by then. To read and write through something else, make
+    /// knows its connections by their descriptors, and where this one was closed it would, to end the connection (at
+    /// the drain deadline, in [`close_connection`](crate::ServerHandle::close_connection)), shut down whatever has its
+    /// number by then. To read and write through something else, make
     /// [a request of it](Stream#a-stream-around-another).
     pub fn get_mut(&mut self) -> &mut S {
         self.lent.store(true, Ordering::Relaxed);
@@ -347,8 +348,8 @@ impl<S: Stream> StreamRequest<S> {
         self.rbuf.set_size(bytes);
     }
 
-    /// Gathers writes until they would be more than `bytes` bytes together, `flush` is called, or the handler ends; one of
-    /// so many by itself is sent at once, behind them. 0, the default: each write is sent at once.
+    /// Gathers writes until they would be more than `bytes` bytes together, `flush` is called, or the handler ends; one
+    /// of so many by itself is sent at once, behind them. 0, the default: each write is sent at once.
     pub fn set_wbufsize(&mut self, bytes: usize) {
         self.wbuf.set_size(bytes);
     }
@@ -394,9 +395,9 @@ impl<S: Stream> StreamRequest<S> {
     /// `S: Sync`. Of a request that is owned, as in a unit test, [`BufRead::split`] is found first, where that trait is
     /// imported: `(&mut request).split()`.)
     ///
-    /// What one thread writes while the other waits in a read counts as the answer to what has come, whatever it is: a drain
-    /// takes the connection for idle then. Only [`RFile::framed`] knows that its message has come in part and waits for the
-    /// rest.
+    /// What one thread writes while the other waits in a read counts as the answer to what has come, whatever it is: a
+    /// drain takes the connection for idle then. Only [`RFile::framed`] knows that its message has come in part and
+    /// waits for the rest.
     ///
     /// ```
     /// use std::io::{BufRead, Write};

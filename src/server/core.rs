@@ -290,7 +290,8 @@ impl<T: Transport> Core<T> {
         if !wakeup.has_signals() {
             return;
         }
-        // Whoever has seen a signal and finds another thread at it is seen by that one's next look: a fence on either side.
+        // Whoever has seen a signal and finds another thread at it is seen by that one's next look: a fence on either
+        // side.
         fence(Ordering::SeqCst);
         let Some(running) = self.running_actions.try_lock() else {
             return;

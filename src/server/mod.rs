@@ -125,14 +125,15 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// A bound server is served in one process. A copy in another (fork(2)) has the same descriptors: each takes news
     /// that are for the other, and what stops one of them stops both, perhaps with an error.
     ///
-    /// * To serve in several processes there is [`PreFork`](crate::PreFork). By hand, fork first, then make a server in each
-    ///   process, over one socket ([`with_transport`](SocketServer::with_transport)) or with
+    /// * To serve in several processes there is [`PreFork`](crate::PreFork). By hand, fork first, then make a server in
+    ///   each process, over one socket ([`with_transport`](SocketServer::with_transport)) or with
     ///   [`allow_reuse_port`](crate::Configure::allow_reuse_port).
-    /// * The process that does not go on serving (the first one of a daemon) ends with `_exit(2)`: dropped there, a server
-    ///   takes its Unix path away and, in a program where another forks, ends listening for both, and a [`Running`] stops
-    ///   its server.
-    /// * So does one that a handler forks, before it returns from the handler: it would go on as such a copy, and accept. Only
-    ///   in a child of [`Forking`](crate::Forking) or a worker of [`PreFork`](crate::PreFork) it ends with the request.
+    /// * The process that does not go on serving (the first one of a daemon) ends with `_exit(2)`: dropped there, a
+    ///   server takes its Unix path away and, in a program where another forks, ends listening for both, and a
+    ///   [`Running`] stops its server.
+    /// * So does one that a handler forks, before it returns from the handler: it would go on as such a copy, and
+    ///   accept. Only in a child of [`Forking`](crate::Forking) or a worker of [`PreFork`](crate::PreFork) it ends with
+    ///   the request.
     ///
     /// # Errors
     ///
@@ -141,8 +142,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// ([`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable)), not permitted
     /// ([`PermissionDenied`](io::ErrorKind::PermissionDenied)). [`InvalidInput`](io::ErrorKind::InvalidInput) says that
     /// the address or an attribute makes no sense: a path that is too long, a limit or one of the
-    /// [`Timeouts`](crate::Timeouts) of zero, a signal that cannot be caught. [`NotConnected`](io::ErrorKind::NotConnected):
-    /// the server was [closed](Self::close); it is over.
+    /// [`Timeouts`](crate::Timeouts) of zero, a signal that cannot be caught.
+    /// [`NotConnected`](io::ErrorKind::NotConnected): the server was [closed](Self::close); it is over.
     fn bind(self) -> io::Result<Self> {
         self.core().check_not_closed()?;
         // Its hooks would wait for themselves.
@@ -190,8 +191,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     }
 
     /// Handles one request: waits for it at most [`timeout`](Config::timeout), then gives it to
-    /// `process_request`. What cannot be accepted by then, because descriptors have run out or `get_request` has nothing
-    /// all the same, is left to the next call. For programs with a loop of their own; bind first.
+    /// `process_request`. What cannot be accepted by then, because descriptors have run out or `get_request` has
+    /// nothing all the same, is left to the next call. For programs with a loop of their own; bind first.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -299,11 +300,12 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// The descriptor of the listening socket, from binding until the server is closed: to wait for
     /// requests in a loop of one's own before `handle_request`.
     ///
-    /// * Set a [`timeout`](Config::timeout) of zero. The descriptor can be readable although nothing is there (select(2),
-    ///   "Bugs"), and stays so while the server is suspended or at a limit: `handle_request` would wait then.
-    /// * Call `handle_request` now and then although it is not readable, as every half second below. It sees to what does
-    ///   not show there, too: that the server was told to stop, that a child has ended, that a request may run that has
-    ///   waited for its address's turn.
+    /// * Set a [`timeout`](Config::timeout) of zero. The descriptor can be readable although nothing is there
+    ///   (select(2), "Bugs"), and stays so while the server is suspended or at a limit: `handle_request` would wait
+    ///   then.
+    /// * Call `handle_request` now and then although it is not readable, as every half second below. It sees to what
+    ///   does not show there, too: that the server was told to stop, that a child has ended, that a request may run
+    ///   that has waited for its address's turn.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -364,11 +366,11 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
         self.inner().server_activate()
     }
 
-    /// Cleans up and closes the socket. Called once the requests are done (or given up), or one of the hooks of `bind` has failed; not for a server
-    /// that is dropped without having been closed, whose socket is closed by that. It is not to be called instead of
-    /// [`close`](Self::close), which stops accepting first. If it panics, that of the wrapped server is called, perhaps once
-    /// more; so it is with [`service_actions`](Self::service_actions), [`drain_requests`](Self::drain_requests) and
-    /// [`terminate_requests`](Self::terminate_requests).
+    /// Cleans up and closes the socket. Called once the requests are done (or given up), or one of the hooks of `bind`
+    /// has failed; not for a server that is dropped without having been closed, whose socket is closed by that. It is
+    /// not to be called instead of [`close`](Self::close), which stops accepting first. If it panics, that of the
+    /// wrapped server is called, perhaps once more; so it is with [`service_actions`](Self::service_actions),
+    /// [`drain_requests`](Self::drain_requests) and [`terminate_requests`](Self::terminate_requests).
     fn server_close(&self) {
         self.inner().server_close();
     }
@@ -422,9 +424,9 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// [`verify_request`](Self::verify_request): never wait here. By default a connection is sent the
     /// [`farewell`](Config::farewell).
     ///
-    /// After it the sending side is shut down, so the client reads the end of the stream. The connection is closed half a
-    /// second later, when that cannot cut off what was sent: sooner if more than 64 wait for it or descriptors have run
-    /// out, later if every thread that accepts is busy in a handler (a bare server, a pool).
+    /// After it the sending side is shut down, so the client reads the end of the stream. The connection is closed half
+    /// a second later, when that cannot cut off what was sent: sooner if more than 64 wait for it or descriptors have
+    /// run out, later if every thread that accepts is busy in a handler (a bare server, a pool).
     fn reject_request(&self, request: &mut RequestOf<Self>, limit: LimitKind) {
         self.inner().reject_request(request, limit);
     }
@@ -441,8 +443,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// programs pass to their handlers here is a field of the handler; another handler than the server's is run with
     /// [`run_handler`](crate::run_handler) on [`request_mut`](Active::request_mut), and keeps to the server's clocks.
     ///
-    /// A client is told here what went wrong with its request, which Python's `handle_error` has for that. The handler's
-    /// last flush has been by then:
+    /// A client is told here what went wrong with its request, which Python's `handle_error` has for that. The
+    /// handler's last flush has been by then:
     ///
     /// ```
     /// use std::io::{Read, Write};
@@ -500,8 +502,8 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
 
     /// Reports a request that failed, once. Called where it ran (in a forked child too), while its
     /// connection is open; it is closed already if its process was killed or [`process_request`](Self::process_request)
-    /// panicked. It does not get the request: what the client is told, [`finish_request`](Self::finish_request) tells it. By
-    /// default the error is logged: what the client explains, who has left or
+    /// panicked. It does not get the request: what the client is told, [`finish_request`](Self::finish_request) tells
+    /// it. By default the error is logged: what the client explains, who has left or
     /// used up its time ([`RequestError::timeout`]), at `info`, the rest at `error`.
     fn handle_error(&self, error: &RequestError) {
         self.inner().handle_error(error);
@@ -535,10 +537,10 @@ pub trait BaseServer: Send + Sync + Sized + 'static {
     /// How many requests may be in progress at once, and what happens beyond: a layer with a limit of its own
     /// adds it with [`Capacity::and`] to what its inner server says. Asked before a request is accepted, and
     /// again when it has been. At a limit it is asked again when a request has ended, and at each
-    /// [`poll_interval`](crate::Configure::poll_interval): one that rises by itself needs that. One that falls by itself, and
-    /// [waits](crate::OnLimit::Wait), holds from the next request on for each thread that accepts: those that wait for one
-    /// by then have a place for it already (up to four of [`Threading`](crate::Threading), all workers of a
-    /// [`ThreadPool`](crate::ThreadPool) that are free). If it panics, only
+    /// [`poll_interval`](crate::Configure::poll_interval): one that rises by itself needs that. One that falls by
+    /// itself, and [waits](crate::OnLimit::Wait), holds from the next request on for each thread that accepts: those
+    /// that wait for one by then have a place for it already (up to four of [`Threading`](crate::Threading), all
+    /// workers of a [`ThreadPool`](crate::ThreadPool) that are free). If it panics, only
     /// [`max_connections`](crate::Config::max_connections) is kept to.
     fn capacity(&self) -> Capacity {
         self.inner().capacity()

@@ -35,17 +35,17 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     }
 
     /// A server for a transport that is bound, and listening, already: a socket that was inherited (from systemd,
-    /// `sd_listen_fds(3)`, or kept over an exec(2) of the program itself) or made with options of its own. `server_bind`
-    /// and `server_activate` leave it as it is.
+    /// `sd_listen_fds(3)`, or kept over an exec(2) of the program itself) or made with options of its own.
+    /// `server_bind` and `server_activate` leave it as it is.
     ///
-    /// So does stopping: others may accept from the socket, so what it has queued is theirs, and it is only closed here.
-    /// But a client for which the kernel has woken this server is served by it, because it wakes nobody else: one that
-    /// comes in the moment in which a server is killed may wait until the next comes.
+    /// So does stopping: others may accept from the socket, so what it has queued is theirs, and it is only closed
+    /// here. But a client for which the kernel has woken this server is served by it, because it wakes nobody else: one
+    /// that comes in the moment in which a server is killed may wait until the next comes.
     ///
     /// From then on a listening socket is non-blocking and a datagram socket blocking, for all who have it, and has to
-    /// stay so. (A Unix datagram socket gets a `SO_SNDTIMEO` of 100 ms, too.) So a copy of the socket that a server has made
-    /// itself ([`socket`](BaseServer::socket)) is not for another server: the first lets its threads wait in accept(2),
-    /// which the threads of the other would then do, too, and not hear that they are to stop.
+    /// stay so. (A Unix datagram socket gets a `SO_SNDTIMEO` of 100 ms, too.) So a copy of the socket that a server has
+    /// made itself ([`socket`](BaseServer::socket)) is not for another server: the first lets its threads wait in
+    /// accept(2), which the threads of the other would then do, too, and not hear that they are to stop.
     ///
     /// [`Tcp`](crate::Tcp), [`Udp`](crate::Udp), [`UnixStreams`](crate::UnixStreams) and
     /// [`UnixDatagrams`](crate::UnixDatagrams) are made from the standard library's sockets with `try_from`.
@@ -65,8 +65,8 @@ impl<T: Transport, H: BaseRequestHandler<T::Request>> SocketServer<T, H> {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
-    /// The sockets of a systemd unit (`Accept=no`) are descriptors 3 and up, in the order of the unit. The crate `listenfd`
-    /// takes them (see the `service` example, and [`deployment`](crate::deployment)); by hand:
+    /// The sockets of a systemd unit (`Accept=no`) are descriptors 3 and up, in the order of the unit. The crate
+    /// `listenfd` takes them (see the `service` example, and [`deployment`](crate::deployment)); by hand:
     ///
     /// ```no_run
     /// use std::net::TcpListener;

@@ -96,8 +96,8 @@ impl Accepting {
     /// enough others when it has served a request, or accepting has ended. `leaving` is called before each
     /// request, with whether nobody else accepts.
     pub(super) fn run<T: Transport>(&self, acceptor: &mut Acceptor<T>, leaving: impl Fn(&Acceptor<T>, bool)) {
-        // Hooks do not panic, their panics are caught, but a logger does where it is called. Counted as one that accepts and
-        // gone, the thread would keep others from taking its place.
+        // Hooks do not panic, their panics are caught, but a logger does where it is called. Counted as one that
+        // accepts and gone, the thread would keep others from taking its place.
         const PANICKED: &str = "accepting panicked";
         let _here = Here::enter(self);
         loop {

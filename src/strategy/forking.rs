@@ -55,10 +55,10 @@ use crate::transport::Transport;
 ///
 /// It has copies of the sockets of other servers in the program, too. Their clients do not notice; but the address of a
 /// datagram server, of a Unix server with an abstract name, or of a TCP server without
-/// [`allow_reuse_address`](crate::Configure::allow_reuse_address), that has ended stays taken until the child has ended,
-/// too (and in a [group](crate::Configure::allow_reuse_port) of UDP sockets still gets its share of what is sent). And
-/// who connects to a socket made elsewhere ([`with_transport`](crate::SocketServer::with_transport)) whose server has
-/// ended waits in its queue so long, as for any other process that has it.
+/// [`allow_reuse_address`](crate::Configure::allow_reuse_address), that has ended stays taken until the child has
+/// ended, too (and in a [group](crate::Configure::allow_reuse_port) of UDP sockets still gets its share of what is
+/// sent). And who connects to a socket made elsewhere ([`with_transport`](crate::SocketServer::with_transport)) whose
+/// server has ended waits in its queue so long, as for any other process that has it.
 ///
 /// ```no_run
 /// use std::io::Write;

@@ -20,8 +20,8 @@ use crate::server::{BaseServer, Concurrency};
 /// that another accepts in the meantime. A thread that has had nothing to do for ten seconds ends.
 ///
 /// There is no limit to the number of threads but [`max_threads`](Self::max_threads). When the system has
-/// no room for another, the accept loop serves the request itself, and then, if others run whose end makes room, accepts
-/// more slowly until there is.
+/// no room for another, the accept loop serves the request itself, and then, if others run whose end makes room,
+/// accepts more slowly until there is.
 ///
 /// `daemon_threads` and `block_on_close` are one attribute here, for every strategy:
 /// [`drain_timeout`](crate::Configure::drain_timeout).

@@ -67,8 +67,8 @@ impl Words<1> {
     /// As [`shared`](Self::shared), or the system cannot do that: Linux before 4.14, a sandbox.
     pub(super) fn own() -> io::Result<Self> {
         let words = Self::map(MapFlags::MAP_PRIVATE)?;
-        // SAFETY: the mapping is this value's own, whole pages of it, and zero bytes, which a forked process finds there, are
-        // words as any.
+        // SAFETY: the mapping is this value's own, whole pages of it, and zero bytes, which a forked process finds
+        // there, are words as any.
         unsafe { madvise(words.words.cast(), Self::SIZE.get(), MmapAdvise::MADV_WIPEONFORK) }?;
         Ok(words)
     }

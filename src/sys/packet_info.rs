@@ -22,15 +22,15 @@ impl PacketInfo {
         }
     }
 
-    /// `ipi_spec_dst` is an address of this host even if the datagram was sent to a group, or to all; of no address at all
-    /// if it has none there.
+    /// `ipi_spec_dst` is an address of this host even if the datagram was sent to a group, or to all; of no address at
+    /// all if it has none there.
     fn of_v4(info: libc::in_pktinfo) -> Option<Self> {
         let ip = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
         (!ip.is_unspecified()).then_some(PacketInfo::V4(ip))
     }
 
-    /// `None` of a datagram that was sent to a group: nothing can be sent from there. And of one over IPv4, of which the
-    /// other message says more.
+    /// `None` of a datagram that was sent to a group: nothing can be sent from there. And of one over IPv4, of which
+    /// the other message says more.
     fn of_v6(info: libc::in6_pktinfo) -> Option<Self> {
         let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
         let interface = if ip.is_unicast_link_local() {

@@ -24,8 +24,9 @@ pub(crate) enum Fork {
 /// How many workers lie between the program's first process and this one, itself included.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// Tells a worker, and what is forked from it, from its master. What the program forks by itself is of the same generation:
-/// it may become a daemon. So is a child of `Forking`, which would have one more page copied to be told from its parent.
+/// Tells a worker, and what is forked from it, from its master. What the program forks by itself is of the same
+/// generation: it may become a daemon. So is a child of `Forking`, which would have one more page copied to be told
+/// from its parent.
 pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
@@ -59,8 +60,8 @@ pub(crate) fn fork() -> io::Result<Fork> {
     }
 }
 
-/// waitpid(2), without waiting: how a child of this process has ended, which is gone then; `None` while it runs. nix has
-/// no name for the end by a real-time signal, and would lose it.
+/// waitpid(2), without waiting: how a child of this process has ended, which is gone then; `None` while it runs. nix
+/// has no name for the end by a real-time signal, and would lose it.
 pub(crate) fn reap(child: Pid) -> nix::Result<Option<ExitStatus>> {
     let mut status = 0;
     // SAFETY: the pointer is to a value that lives through the call.

@@ -160,8 +160,8 @@ impl Receiver {
         #[expect(clippy::cast_possible_truncation, reason = "32 at the most")]
         let count = self.messages.len().min(most) as u32;
         // SAFETY: `count` headers are given, each of which points to a name of the size told, to no or so much room for
-        // control messages, and to one part, and that to a piece of the buffer of the size told, different ones each; all
-        // live as long as `self`.
+        // control messages, and to one part, and that to a piece of the buffer of the size told, different ones each;
+        // all live as long as `self`.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -181,8 +181,8 @@ impl Receiver {
         // The kernel counts a NUL behind the longest path of a Unix socket (unix(7), "Bugs"), for which the type has no
         // room, and nix does not look.
         let name_length = header.msg_namelen.min(A::size());
-        // SAFETY: the kernel has written that many bytes of an address, which is aligned as any may be, and no more than
-        // the type has; a sender without an address (length 0) is not looked at.
+        // SAFETY: the kernel has written that many bytes of an address, which is aligned as any may be, and no more
+        // than the type has; a sender without an address (length 0) is not looked at.
         let from = (name_length > 0)
             .then(|| unsafe { A::from_raw(header.msg_name.cast(), Some(name_length)) })
             .flatten();

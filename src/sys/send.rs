@@ -92,8 +92,8 @@ fn put_together(messages: &mut [libc::mmsghdr], parts: &mut [libc::iovec], contr
 
 /// Calls what sends, and again while that may have failed for what became of an earlier datagram.
 pub(crate) fn send_past_reports<N>(mut send: impl FnMut() -> io::Result<N>) -> io::Result<N> {
-    /// Each call takes one report. There is one at a time, but others who send through the socket may meanwhile have caused
-    /// another; so many in a row are none.
+    /// Each call takes one report. There is one at a time, but others who send through the socket may meanwhile have
+    /// caused another; so many in a row are none.
     const MOST: u32 = 16;
     for _ in 0..MOST {
         match send() {
@@ -104,9 +104,9 @@ pub(crate) fn send_past_reports<N>(mut send: impl FnMut() -> io::Result<N>) -> i
     send()
 }
 
-/// Whether sending or receiving may have failed for what became of a datagram that was sent earlier, to whomever: an ICMP
-/// message about it (udp(7), ip(7)), which a socket with `IP_RECVERR`, or a connected one, reports to whatever is called
-/// next, and once. A datagram that was to be sent was not, and can be.
+/// Whether sending or receiving may have failed for what became of a datagram that was sent earlier, to whomever: an
+/// ICMP message about it (udp(7), ip(7)), which a socket with `IP_RECVERR`, or a connected one, reports to whatever is
+/// called next, and once. A datagram that was to be sent was not, and can be.
 pub(crate) fn may_be_of_an_earlier(error: &io::Error) -> bool {
     matches!(
         errno(error),
@@ -172,8 +172,8 @@ impl Controls {
         header.cmsg_level = level;
         header.cmsg_type = kind;
         let place: *mut libc::cmsghdr = ptr::from_mut(&mut self.bytes).wrapping_byte_add(self.length).cast();
-        // SAFETY: there is room for the header and the value behind it, as was just seen; the bytes are aligned as headers
-        // are, and the space of each control message keeps that.
+        // SAFETY: there is room for the header and the value behind it, as was just seen; the bytes are aligned as
+        // headers are, and the space of each control message keeps that.
         unsafe { place.write(header) };
         // SAFETY: it is the place behind that header.
         let data = unsafe { libc::CMSG_DATA(place) };

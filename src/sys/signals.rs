@@ -63,7 +63,8 @@ pub(crate) fn signal_thread(process: Pid, thread: Pid, signal: Signal) {
     unsafe { libc::syscall(libc::SYS_tgkill, process.as_raw(), thread.as_raw(), signal as i32) };
 }
 
-/// signal-hook's own handler, the same one for all signals. A child has it from its parent: it writes to no page for it.
+/// signal-hook's own handler, the same one for all signals. A child has it from its parent: it writes to no page for
+/// it.
 static DISPATCHER: AtomicUsize = AtomicUsize::new(0);
 
 /// What is done at this signal; the default for a number that is none.
@@ -171,9 +172,9 @@ pub(crate) fn on_signal(signal: i32, wakeup: Arc<Wakeup>, reaction: Reaction) ->
     // This thread is not sent one before signal-hook knows what to do then: it would be lost.
     change_mask(libc::SIG_BLOCK, signal);
     let before = action_of(signal);
-    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2), select(2),
-    // getpid(2), shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without a lock that is
-    // waited for, an allocation or a panic, and errno is as the interrupted code left it.
+    // SAFETY: the handler is async-signal-safe (signal-safety(7)): the methods are atomics, write(2), poll(2),
+    // select(2), getpid(2), shutdown(2), ioctl(2), tgkill(2), clock_gettime(2), timer_settime(2) and _exit(2), without
+    // a lock that is waited for, an allocation or a panic, and errno is as the interrupted code left it.
     let registered = unsafe { signal_hook::low_level::register(signal, handler) };
     if registered.is_ok() {
         keep_handler(signal, &before);
@@ -191,8 +192,8 @@ static WORKER: AtomicPtr<(Arc<Wakeup>, Arc<Master>)> = AtomicPtr::new(ptr::null_
 /// A server that a handler has started in this worker listens to SIGTERM, too.
 static SERVER_LISTENS_TOO: AtomicBool = AtomicBool::new(false);
 
-/// In a worker: from now on SIGTERM is [`Master::obey`], and nothing else that the program had to do then, until a server
-/// that a handler starts listens to it.
+/// In a worker: from now on SIGTERM is [`Master::obey`], and nothing else that the program had to do then, until a
+/// server that a handler starts listens to it.
 ///
 /// Not through signal-hook: what other threads of the master were at in there when this process was forked
 /// would be waited for, for ever.
@@ -201,9 +202,9 @@ pub(crate) fn on_sigterm_in_worker(wakeup: Arc<Wakeup>, master: Arc<Master>) -> 
     // If this worker's master is one in a worker itself.
     SERVER_LISTENS_TOO.store(false, Ordering::SeqCst);
     let action = SigAction::new(SigHandler::SigAction(tell_worker), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler is async-signal-safe: all it does is atomics, getpid(2), getppid(2), _exit(2), signal(2), raise(3),
-    // the methods of `Wakeup` that `on_signal` calls, and signal-hook's handler, which is one; and errno is as the
-    // interrupted code left it.
+    // SAFETY: the handler is async-signal-safe: all it does is atomics, getpid(2), getppid(2), _exit(2), signal(2),
+    // raise(3), the methods of `Wakeup` that `on_signal` calls, and signal-hook's handler, which is one; and errno is
+    // as the interrupted code left it.
     unsafe { sigaction(Signal::SIGTERM, &action) }?;
     Ok(())
 }

@@ -23,7 +23,8 @@ fn bound_to_one_of(candidates: Vec<SocketAddr>, config: &Config, kind: SockType)
     for candidate in candidates {
         match try_bind(candidate, config, kind) {
             Ok(socket) => return Ok(socket),
-            // That `localhost` is also `::1`, which a machine without IPv6 has not, is no news if its 127.0.0.1 is taken.
+            // That `localhost` is also `::1`, which a machine without IPv6 has not, is no news if its 127.0.0.1 is
+            // taken.
             Err(error) if failure.is_some() && is_of_another_machine(&error) => {}
             Err(error) => failure = Some(bind_error(&candidate.into(), error)),
         }

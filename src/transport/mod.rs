@@ -94,8 +94,8 @@ pub enum SocketType {
 /// # }
 /// ```
 pub trait Transport: Sized + Send + Sync + 'static {
-    /// The listening socket: a non-blocking one, until [`let_wait`](Self::let_wait) is called. A blocking one does, too,
-    /// if [`accept`](Self::accept) asks the system each time not to wait (`MSG_DONTWAIT`, recv(2)).
+    /// The listening socket: a non-blocking one, until [`let_wait`](Self::let_wait) is called. A blocking one does,
+    /// too, if [`accept`](Self::accept) asks the system each time not to wait (`MSG_DONTWAIT`, recv(2)).
     type Socket: AsFd + Send + Sync;
 
     /// What is accepted: [`StreamRequest<S>`](crate::StreamRequest) or

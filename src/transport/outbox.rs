@@ -91,8 +91,8 @@ impl<S: DatagramSocket + AsFd, P: Peer> Outbox<S, P> {
         let _ = self.held.lock().send(&*self.socket, true, None);
     }
 
-    /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so, and
-    /// their time is not over; what they cannot take then is lost.
+    /// Sends what is held, and holds nothing any more. Receivers without room are waited for while `patient` says so,
+    /// and their time is not over; what they cannot take then is lost.
     pub(super) fn flush(&self, patient: &dyn Fn() -> bool) {
         let mut held = self.held.lock();
         self.holds.store(false, Ordering::Relaxed);
@@ -157,8 +157,8 @@ impl<P: Peer> Held<P> {
     }
 
     /// Sends all there is, and reports what cannot be sent. With `wait`, it gives up when a receiver has no room or a
-    /// signal came: `WouldBlock` or `Interrupted`, to be called again. Without, or when the time of all receivers is over,
-    /// such a receiver's are reported, too.
+    /// signal came: `WouldBlock` or `Interrupted`, to be called again. Without, or when the time of all receivers is
+    /// over, such a receiver's are reported, too.
     ///
     /// Whoever sends to an address `again` learns what has become of that before: the error of the last that failed.
     fn send(&mut self, socket: &impl AsFd, wait: bool, again: Option<&P>) -> io::Result<()> {
@@ -216,8 +216,9 @@ impl<P: Peer> Held<P> {
             .sort_unstable_by_key(|&number| (replies[number].message, number));
     }
 
-    /// The message that a reply can be a further segment of: that of the last one before it to the same address, if it comes
-    /// from the same. A segment that is shorter than the first is the last of its message (udp(7)), and an empty one is none.
+    /// The message that a reply can be a further segment of: that of the last one before it to the same address, if it
+    /// comes from the same. A segment that is shorter than the first is the last of its message (udp(7)), and an empty
+    /// one is none.
     ///
     /// So few replies and bytes are held that they are not too many for one message.
     fn message_for(&self, number: usize) -> Option<usize> {

@@ -54,8 +54,8 @@ pub(super) fn listen(socket: &impl AsFd, config: &Config) -> io::Result<()> {
     Ok(sys::listen(socket.as_fd(), connections)?)
 }
 
-/// Whether a socket made elsewhere can be accepted from: the standard library takes any descriptor for a listener, and a
-/// server would wait on a wrong one for ever.
+/// Whether a socket made elsewhere can be accepted from: the standard library takes any descriptor for a listener, and
+/// a server would wait on a wrong one for ever.
 pub(super) fn check_listens(socket: &impl AsFd) -> io::Result<()> {
     if !getsockopt(socket, sockopt::AcceptConn)? {
         return Err(invalid_input(

@@ -93,8 +93,8 @@ impl TryFrom<TcpListener> for Tcp {
 
     /// # Errors
     ///
-    /// It does not listen, or is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be
-    /// made non-blocking.
+    /// It does not listen, or is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could
+    /// not be made non-blocking.
     fn try_from(listener: TcpListener) -> io::Result<Self> {
         socket::check_family(&listener, socket::INET)?;
         socket::check_listens(&listener)?;

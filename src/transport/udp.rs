@@ -19,28 +19,29 @@ use crate::sys;
 /// # On a host with several addresses
 ///
 /// A server that is bound to all of them (`0.0.0.0`, `::`) answers each client from the address that this has asked
-/// (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)): with [`reply`](DatagramRequest::reply), and with whatever else goes to
-/// the client through the request or the socket that it [has](DatagramRequest::get_ref). From another, which the system
-/// might prefer on the way there, a client that has connected its socket would not get it, nor would one behind a firewall.
-/// [`local_ip`](DatagramRequest::local_ip) says which address that was. What was sent to a group or to all is answered from
-/// an address of the host.
+/// (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)): with [`reply`](DatagramRequest::reply), and with whatever else goes
+/// to the client through the request or the socket that it [has](DatagramRequest::get_ref). From another, which the
+/// system might prefer on the way there, a client that has connected its socket would not get it, nor would one behind
+/// a firewall. [`local_ip`](DatagramRequest::local_ip) says which address that was. What was sent to a group or to all
+/// is answered from an address of the host.
 ///
-/// Over IPv6 a client is answered also from an address that the host has by a route alone (`ip -6 route add local`), or has
-/// lost since the request came: once it is bound, the socket has `IP_FREEBIND` (ip(7)), which needs no privilege. Over
-/// IPv4 routes are enough without it; but from an address that the host has no more nothing can be sent: the reply fails
-/// (`ENETUNREACH`).
+/// Over IPv6 a client is answered also from an address that the host has by a route alone (`ip -6 route add local`), or
+/// has lost since the request came: once it is bound, the socket has `IP_FREEBIND` (ip(7)), which needs no privilege.
+/// Over IPv4 routes are enough without it; but from an address that the host has no more nothing can be sent: the reply
+/// fails (`ENETUNREACH`).
 ///
-/// A server at `[::]` has IPv4 clients, too, unless the system or [`only_v6`](crate::Config::only_v6) says otherwise. For a
-/// server at `0.0.0.0` and another at `[::]` with the same port, the latter needs `only_v6(true)`.
+/// A server at `[::]` has IPv4 clients, too, unless the system or [`only_v6`](crate::Config::only_v6) says otherwise.
+/// For a server at `0.0.0.0` and another at `[::]` with the same port, the latter needs `only_v6(true)`.
 ///
 /// # What the network reports
 ///
-/// Whether a reply arrives nobody says. What comes back (ICMP: nobody has the port, no such host, too long for the path)
-/// the system keeps from a socket that is not connected, unless it has `IP_RECVERR` or `IPV6_RECVERR` (ip(7), ipv6(7)),
-/// which [`before_bind`](crate::Configure::before_bind) may set. Then it is an error of whatever is called next: receiving
-/// goes on, and a reply that fails for that is sent again, so one client's report costs no other anything. The reports
-/// themselves wait in the socket's error queue, which has to be read (`MSG_ERRQUEUE`, recvmsg(2)): until then a server
-/// that waits in epoll(7), such as one with processes or a `poll_interval`, is woken for them all the time.
+/// Whether a reply arrives nobody says. What comes back (ICMP: nobody has the port, no such host, too long for the
+/// path) the system keeps from a socket that is not connected, unless it has `IP_RECVERR` or `IPV6_RECVERR` (ip(7),
+/// ipv6(7)), which [`before_bind`](crate::Configure::before_bind) may set. Then it is an error of whatever is called
+/// next: receiving goes on, and a reply that fails for that is sent again, so one client's report costs no other
+/// anything. The reports themselves wait in the socket's error queue, which has to be read (`MSG_ERRQUEUE`,
+/// recvmsg(2)): until then a server that waits in epoll(7), such as one with processes or a `poll_interval`, is woken
+/// for them all the time.
 #[derive(Debug)]
 pub struct Udp {
     datagrams: Datagrams<UdpSocket, SocketAddr>,
@@ -55,7 +56,8 @@ impl Udp {
         })
     }
 
-    /// Has the system say what address a datagram was sent to, where that can be any of the host's. False if it does not.
+    /// Has the system say what address a datagram was sent to, where that can be any of the host's. False if it does
+    /// not.
     fn tells_what_was_asked(&self) -> bool {
         let ask = |address: SocketAddr| {
             if address.is_ipv6() {
@@ -76,8 +78,8 @@ impl Udp {
             .is_ok()
     }
 
-    /// Where receiving asks the routes which addresses are the host's, sending over IPv6 asks the interfaces, unless it is
-    /// let. So is binding by this, but that is over.
+    /// Where receiving asks the routes which addresses are the host's, sending over IPv6 asks the interfaces, unless it
+    /// is let. So is binding by this, but that is over.
     fn let_send_from_where_routes_lead(&self) {
         if let Err(error) = setsockopt(self.socket(), sockopt::IpFreebind, &true) {
             log::debug!("replies leave from addresses of interfaces only: {error}");

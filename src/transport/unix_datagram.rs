@@ -128,8 +128,8 @@ impl TryFrom<UnixDatagram> for UnixDatagrams {
 
     /// # Errors
     ///
-    /// It is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking, or to
-    /// wait for a short time only.
+    /// It is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be made blocking,
+    /// or to wait for a short time only.
     fn try_from(socket: UnixDatagram) -> io::Result<Self> {
         socket::check_family(&socket, socket::UNIX)?;
         socket::check_receives_datagrams(&socket)?;

@@ -227,8 +227,8 @@ impl SocketFile {
         let file = fs::symlink_metadata(address)?;
         Ok(SocketFile {
             address: address.to_owned(),
-            // The working directory may change before the server ends. One that is not below the root (chroot(2), a file
-            // system that was unmounted) has no path from there, and until it changes the one asked for is right.
+            // The working directory may change before the server ends. One that is not below the root (chroot(2), a
+            // file system that was unmounted) has no path from there, and until it changes the one asked for is right.
             path: std::path::absolute(address).unwrap_or_else(|_| address.to_owned()),
             device: file.dev(),
             inode: file.ino(),
@@ -250,14 +250,15 @@ impl SocketFile {
     }
 
     /// Removes the path of a socket that refuses, so that a server that starts may be replacing it right now. Not to be
-    /// called in a forked child, but in the process that serves, which need not be the one that has bound it (daemon(3)).
+    /// called in a forked child, but in the process that serves, which need not be the one that has bound it
+    /// (daemon(3)).
     pub(super) fn remove(&self) {
         let _lock = self.found().ok().flatten().map(DirectoryLock::of);
         self.remove_if_ours();
     }
 
-    /// Where the file is found: by its whole path, or, if this process may not go there from the root, by the one that was
-    /// asked for. `None` if it is not there any more, or somebody else has put another file there.
+    /// Where the file is found: by its whole path, or, if this process may not go there from the root, by the one that
+    /// was asked for. `None` if it is not there any more, or somebody else has put another file there.
     ///
     /// # Errors
     ///

@@ -112,8 +112,8 @@ impl TryFrom<UnixListener> for UnixStreams {
 
     /// # Errors
     ///
-    /// It does not listen, or is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could not be
-    /// made non-blocking.
+    /// It does not listen, or is of another type or family ([`InvalidInput`](io::ErrorKind::InvalidInput)); it could
+    /// not be made non-blocking.
     fn try_from(listener: UnixListener) -> io::Result<Self> {
         socket::check_family(&listener, socket::UNIX)?;
         socket::check_listens(&listener)?;

@@ -1,4 +1,5 @@
-//! Attempts that a busy machine may spoil: it puts off a thread or a process until some time is over, but not each time.
+//! Attempts that a busy machine may spoil: it puts off a thread or a process until some time is over, but not each
+//! time.
 
 /// What the first attempt gives that is in time.
 #[track_caller]

@@ -494,8 +494,8 @@ pub fn logged() -> Vec<String> {
 const CANNOT_REFUSE: &str =
     "DEBUG new requests cannot be refused before the queued are accepted: Operation not permitted";
 
-/// Whether a TCP server can refuse new clients before it accepts those that are queued. If not, the test that asks is to
-/// return at once.
+/// Whether a TCP server can refuse new clients before it accepts those that are queued. If not, the test that asks is
+/// to return at once.
 pub fn can_refuse_clients() -> bool {
     TcpServer::new("127.0.0.1:0", Lines).spawn().unwrap().stop().unwrap();
     let lines = LOGGER.lines.lock().unwrap_or_else(PoisonError::into_inner);

@@ -51,8 +51,8 @@ fn keep_descriptors_from_children() -> io::Result<()> {
     Ok(())
 }
 
-/// Sees to it that this process, and what it starts, may have so many descriptors. The error is what is wrong, and what to
-/// do.
+/// Sees to it that this process, and what it starts, may have so many descriptors. The error is what is wrong, and what
+/// to do.
 pub fn allow_descriptors(number: rlim_t) -> Result<(), String> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|errno| errno.to_string())?;
     if soft >= number {
@@ -62,7 +62,8 @@ pub fn allow_descriptors(number: rlim_t) -> Result<(), String> {
         .map_err(|_| format!("{number} descriptors are wanted, {hard} allowed: ulimit -n {number}"))
 }
 
-/// Sees to it that so many threads fit into a process beside those that it has. The error is what is wrong, and what to do.
+/// Sees to it that so many threads fit into a process beside those that it has. The error is what is wrong, and what to
+/// do.
 pub fn try_threads(number: usize) -> Result<(), String> {
     let end = Mutex::new(());
     thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! Servers that are programs of their own: those that fork, and those in other languages, where they are installed: Python's
-//! socketserver and Go's net package.
+//! Servers that are programs of their own: those that fork, and those in other languages, where they are installed:
+//! Python's socketserver and Go's net package.
 
 use std::env;
 use std::fs;

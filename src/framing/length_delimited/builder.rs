@@ -9,9 +9,9 @@ const LONGEST_OFFSET: usize = 64 * 1024;
 
 /// Makes a [`LengthDelimitedCodec`] for any layout of the header.
 ///
-/// The names are tokio-util's; what the length counts follows the length field, as in netty, whatever `num_skip` is. (In
-/// tokio-util it follows the skipped bytes: a `length_adjustment` that makes up for its `num_skip` has no place here.) A
-/// frame is
+/// The names are tokio-util's; what the length counts follows the length field, as in netty, whatever `num_skip` is.
+/// (In tokio-util it follows the skipped bytes: a `length_adjustment` that makes up for its `num_skip` has no place
+/// here.) A frame is
 ///
 /// ```text
 /// | bytes before | length field         | what the length counts, and length_adjustment more |

@@ -43,8 +43,8 @@ pub(crate) struct Wakeup {
     place: EventFd,
     turn: EventFd,
     ended: EventFd,
-    /// Of a worker of a prefork server: readable once its master's process has ended, whatever a handler has made of the
-    /// signal that says so.
+    /// Of a worker of a prefork server: readable once its master's process has ended, whatever a handler has made of
+    /// the signal that says so.
     masters_end: OnceLock<OwnedFd>,
     /// When the server was told to stop.
     stopped: Stamp,

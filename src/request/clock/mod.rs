@@ -143,9 +143,9 @@ impl Limit {
         })
     }
 
-    /// A wait that has begun `then` was interrupted. The process may have been stopped (SIGSTOP, a frozen container) for
-    /// longer than the peer has time, who may have kept to it: once, a tick is left to find what has come meanwhile, and of
-    /// what takes several calls all the time that was left then. Not for what has to be over.
+    /// A wait that has begun `then` was interrupted. The process may have been stopped (SIGSTOP, a frozen container)
+    /// for longer than the peer has time, who may have kept to it: once, a tick is left to find what has come
+    /// meanwhile, and of what takes several calls all the time that was left then. Not for what has to be over.
     fn allow_for_a_stop(&mut self, then: Instant, now: Instant) {
         let allowed = match self.reason.kind() {
             TimeoutKind::Idle | TimeoutKind::Read => TICK,

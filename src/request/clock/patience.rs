@@ -37,8 +37,9 @@ impl Patience {
         Ok(())
     }
 
-    /// Calls `operation`, which no clock limits, until no signal interrupts it. A handler can have set the options of the
-    /// raw socket itself; when they run out, the system says EAGAIN, which reads as "would block" although it did block.
+    /// Calls `operation`, which no clock limits, until no signal interrupts it. A handler can have set the options of
+    /// the raw socket itself; when they run out, the system says EAGAIN, which reads as "would block" although it did
+    /// block.
     pub(super) fn attempt_without_limit<S>(
         &mut self,
         stream: &mut S,

@@ -69,8 +69,8 @@ impl Writing {
         self.patience.prepare(limit, now, set_option)
     }
 
-    /// The set-up is done, which is all the handshake of a write. Then the option is set to what the other clocks say, for
-    /// whoever uses the raw socket.
+    /// The set-up is done, which is all the handshake of a write. Then the option is set to what the other clocks say,
+    /// for whoever uses the raw socket.
     pub(crate) fn end_handshake(&mut self, clock: &Clock, set_option: impl FnOnce(Option<Duration>) -> io::Result<()>) {
         if clock.timeouts().handshake.is_some() {
             // Should it fail, the request's next write tries again and says so.

@@ -68,9 +68,9 @@ use workers::Workers;
 /// A worker with threads waits for a request as long as it can take another, whatever it serves meanwhile. Workers that
 /// are on their way out, and serve their last requests, do not count.
 ///
-/// A worker that is replaced, or is one too many, drains as a server that stops: connections that have answered a message
-/// and wait for the next end, and the rest is cut at the [`drain_timeout`](crate::Config::drain_timeout): if that is zero,
-/// the last request of a worker with threads at once. Only one that serves one at a time and has had its
+/// A worker that is replaced, or is one too many, drains as a server that stops: connections that have answered a
+/// message and wait for the next end, and the rest is cut at the [`drain_timeout`](crate::Config::drain_timeout): if
+/// that is zero, the last request of a worker with threads at once. Only one that serves one at a time and has had its
 /// [`max_requests`](Self::max_requests) is not hurried: it leaves when its last connection has ended.
 ///
 /// # A process for each request
@@ -101,8 +101,8 @@ use workers::Workers;
 /// | those of [`shutdown_on_signals`](crate::Configure::shutdown_on_signals) | the first drains, the second stops at once; give SIGTERM, and SIGINT or, as other servers of this kind have it, `on_signal(signal::SIGINT, SignalAction::Stop)` |
 /// | those of [`on_signal`](crate::Configure::on_signal) | what it says, in the master; for one of the first two rows, beside it |
 ///
-/// A worker hears SIGTERM only: it accepts no more, drains, and is replaced. That a worker has ended the master hears by
-/// SIGCHLD, as [`Forking`](crate::Forking) does of its children.
+/// A worker hears SIGTERM only: it accepts no more, drains, and is replaced. That a worker has ended the master hears
+/// by SIGCHLD, as [`Forking`](crate::Forking) does of its children.
 ///
 /// # The end
 ///
@@ -112,7 +112,8 @@ use workers::Workers;
 /// were killed: what these had in progress counts as failed, and goes to `handle_error` in the master as
 /// [`Cause::Exit`](crate::Cause::Exit); whose it was is known of Internet clients, if a worker serves one request
 /// at a time, and else [`Unnamed`](crate::Address::Unnamed). If the master itself is killed, the workers drain and
-/// end; one that is busy, and whose handler has left SIGTERM ignored or blocked, learns of it when that request has ended.
+/// end; one that is busy, and whose handler has left SIGTERM ignored or blocked, learns of it when that request has
+/// ended.
 ///
 /// If workers end before they have ever waited for a request, 5 in a row, and none is there that serves,
 /// `serve_forever` fails and says why the last one did. Those that descriptors, memory or room for threads were missing
@@ -208,8 +209,8 @@ use workers::Workers;
 /// [`Forking`](crate::Forking). Of the sockets of other servers in the program a worker has copies, as a
 /// [child](crate::Forking#threads) there.
 ///
-/// A worker that is stopped (SIGSTOP) or frozen while it waits for a request does not count as one that hangs. The others
-/// serve on, but the client for whom the kernel had woken it in that moment waits until another comes.
+/// A worker that is stopped (SIGSTOP) or frozen while it waits for a request does not count as one that hangs. The
+/// others serve on, but the client for whom the kernel had woken it in that moment waits until another comes.
 pub struct PreFork<S: BaseServer> {
     inner: S,
     numbers: Numbers,
@@ -322,8 +323,8 @@ impl<S: BaseServer> PreFork<S> {
 
     /// Runs `init` in each worker before it accepts: the place to connect to a database, or to drop
     /// privileges. If it fails or panics, the worker does not start. A handler that changes its user or group later has
-    /// Linux forget to tell the worker if the master is killed (`PR_SET_PDEATHSIG`), which learns of it when it has ended
-    /// its request then.
+    /// Linux forget to tell the worker if the master is killed (`PR_SET_PDEATHSIG`), which learns of it when it has
+    /// ended its request then.
     ///
     /// ```
     /// use socketserver::prelude::*;

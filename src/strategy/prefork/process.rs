@@ -119,8 +119,8 @@ const PANICKED: &str = "panicked";
 /// The status of a worker that has ended for want of something (sysexits(3), `EX_TEMPFAIL`).
 pub(super) const TEMPORARY_FAILURE: i32 = 75;
 
-/// Whether something was missing that may be there again: descriptors, memory, room for threads, watches of epoll. By its
-/// kind where whoever told it has put it into words.
+/// Whether something was missing that may be there again: descriptors, memory, room for threads, watches of epoll. By
+/// its kind where whoever told it has put it into words.
 fn has_run_out(error: &io::Error) -> bool {
     use io::ErrorKind::{OutOfMemory, StorageFull, WouldBlock};
     matches!(error.kind(), OutOfMemory | StorageFull | WouldBlock)

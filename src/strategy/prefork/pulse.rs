@@ -58,7 +58,8 @@ mod tests {
         let mut pulse = Pulse::new(begin);
         let at = |hours| begin + Duration::from_hours(hours);
         assert_eq!(pulse.busy_since(begin, 1, true), None);
-        // It may be put off in the middle of `Slot::end_waiting`: it does not wait any more, and has not said that it gets on.
+        // It may be put off in the middle of `Slot::end_waiting`: it does not wait any more, and has not said that it
+        // gets on.
         assert_eq!(pulse.busy_since(at(1), 1, false), Some(at(1)));
         assert_eq!(pulse.busy_since(at(2), 1, false), Some(at(1)));
         assert_eq!(pulse.busy_since(at(3), 2, false), Some(at(3)));

@@ -111,8 +111,8 @@ impl<T: Transport> Workers<T> {
         self.wake(Worker::is_serving);
     }
 
-    /// As [`wake_serving`](Self::wake_serving), but for those that cannot accept: woken, they would try again at once, and
-    /// tell.
+    /// As [`wake_serving`](Self::wake_serving), but for those that cannot accept: woken, they would try again at once,
+    /// and tell.
     pub(super) fn wake_able(&self) {
         self.wake(|worker| worker.is_serving() && !worker.slot.is_pausing());
     }
@@ -204,9 +204,9 @@ impl<T: Transport> Workers<T> {
 
     /// Kills the workers that hang. Returns when to look again, if any may.
     pub(super) fn kill_hanging(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
-        // A master that looks later than it meant to was stopped or frozen, perhaps, and the workers with it: that time does
-        // not count. It looks often enough to notice, but no sooner than it can wait (poll_timeout), or it would always
-        // be late.
+        // A master that looks later than it meant to was stopped or frozen, perhaps, and the workers with it: that time
+        // does not count. It looks often enough to notice, but no sooner than it can wait (poll_timeout), or it would
+        // always be late.
         let step = (timeout / 4).max(Duration::from_millis(1));
         let looked = self.looked_for_hanging.replace(now).unwrap_or(now);
         let late = now.saturating_duration_since(looked).saturating_sub(step);
