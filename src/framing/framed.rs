@@ -299,9 +299,11 @@ impl<S: Read, C: Decoder> Framed<S, C> {
             self.io.limit_message(Some((now, timeout)));
             now
         });
-        // A request looks itself, before it waits, and allows for a time in which the process was stopped.
-        let over = TimeoutError::since(begun, TimeoutKind::Message, timeout).filter(|_| !self.io.is_lent());
-        over.map_or(Ok(()), |over| Err(over.into()))
+        if self.io.is_lent() {
+            // A request looks itself, before it waits, and allows for a time in which the process was stopped.
+            return Ok(());
+        }
+        TimeoutError::since(begun, TimeoutKind::Message, timeout).map_or(Ok(()), |over| Err(over.into()))
     }
 
     /// The stream has ended.

@@ -45,7 +45,7 @@ impl Operation {
     }
 
     /// What comes behind has the time, too, by which a limit that had this `end` was put off.
-    fn put_off(&mut self, end: Instant, limit: Limit) {
+    fn extend(&mut self, end: Instant, limit: Limit) {
         if limit.put_off && !self.put_off {
             self.began += limit.end.saturating_duration_since(end);
             self.put_off = true;
@@ -129,7 +129,7 @@ where
         let patience = &mut self.writing.patience;
         let outcome = patience.attempt(&mut limit, now, self.stream, &self.set_option, operation);
         if let Some(operation) = &mut self.operation {
-            operation.put_off(end, limit);
+            operation.extend(end, limit);
         }
         outcome
     }
@@ -143,7 +143,7 @@ where
         if now > end + LATE {
             // The last call was stopped in its middle, and has said what was taken until then.
             limit.allow_for_a_stop(before, now);
-            operation.put_off(end, limit);
+            operation.extend(end, limit);
         }
         Some(limit)
     }
