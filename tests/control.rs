@@ -20,7 +20,7 @@ use socketserver::{Handled, Running, State, WaitError};
 use support::attempts::until_in_time;
 use support::gate::Gate;
 use support::interrupt::ignore;
-use support::process::{Ended, Process, assert_never_wake_up, pid, role, serve_as_role};
+use support::process::{Ended, Process, assert_never_wake_up, assert_stops, pid, role, serve_as_role};
 use support::talk::{self, ECHO_LINES, Handler, TELL_PROCESS, assert_echoes, assert_waits, finish, told_process};
 use support::{
     CEILING, EchoLine, children_of, connect, connect_to, exchange_line, kill_by_number, logged, process_state,
@@ -958,12 +958,7 @@ fn actions_set_after_binding_hold_from_serving_on_under_every_strategy() {
         server.signal(Signal::SIGUSR1);
         assert_eq!(server.line(), "the function set last\n", "{strategy}");
         server.signal(Signal::SIGTERM);
-        let ended = server.end();
-        assert_eq!(ended.status.code(), Some(0), "{strategy}: {ended:?}");
-        assert!(
-            ended.output.starts_with("stopped: served=1 failed=0 "),
-            "{strategy}: {ended:?}"
-        );
+        assert_stops(server, "served=1 failed=0");
     }
 }
 

@@ -9,7 +9,6 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicIsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,12 @@ use nix::sys::signal::Signal;
 use socketserver::prelude::*;
 use socketserver::{Acceptor, WaitError};
 use support::process::{
-    Process, STRATEGIES, assert_rest_after, echo, echo_with_few_tasks, role, role_with_few_tasks, serve_as_role, stop,
+    Process, STRATEGIES, assert_rest_after, assert_stops, echo, echo_with_few_tasks, role, role_with_few_tasks,
+    serve_as_role, stop,
 };
 use support::rlimit::without_room_for;
 use support::talk::{ECHO_LINES, assert_echoes, finish};
+use support::waited::Waited;
 use support::{CEILING, connect_to, exchange_line, read_to_end, wait_until, wait_until_accepted};
 
 tests![
@@ -287,12 +288,7 @@ fn a_limit_of_no_descriptors_at_all_loses_nobody_at_a_drain() {
         for client in &clients {
             assert_eq!(read_to_end(client), b"hello\n", "{strategy}");
         }
-        let ended = server.end();
-        assert_eq!(ended.status.code(), Some(0), "{strategy}: {ended:?}");
-        assert!(
-            ended.output.starts_with("stopped: served=20 failed=0 "),
-            "{strategy}: {ended:?}"
-        );
+        assert_stops(server, "served=20 failed=0");
     }
 }
 
@@ -566,7 +562,7 @@ fn without_processes_a_forking_server_keeps_its_poll_interval() {
 /// Two threads accept, and service actions wait for the server: collects what that comes to.
 struct TwoWait<S> {
     inner: S,
-    waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
+    waited: Waited,
 }
 
 impl<S: BaseServer> BaseServer for TwoWait<S> {
@@ -580,8 +576,7 @@ impl<S: BaseServer> BaseServer for TwoWait<S> {
     }
 
     fn service_actions(&self) {
-        let waited = self.shutdown_handle().wait_timeout(Duration::ZERO);
-        self.waited.lock().unwrap().push(waited);
+        self.waited.wait_for(self);
     }
 
     fn serve(&self, acceptor: Acceptor<S::Transport>) -> io::Result<()> {
@@ -600,10 +595,10 @@ impl<S: BaseServer> BaseServer for TwoWait<S> {
 
 fn waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock() {
     const STACK: usize = 512 << 20;
-    let waited = Arc::default();
+    let waited = Waited::default();
     let server = TwoWait {
         inner: ThreadingTcpServer::new("127.0.0.1:0", ECHO_LINES).stack_size(STACK),
-        waited: Arc::clone(&waited),
+        waited: waited.clone(),
     };
     let running = server.poll_interval(Duration::from_millis(1)).spawn().unwrap();
     let limited = without_room_for(STACK);
@@ -616,6 +611,6 @@ fn waiting_in_a_hook_that_runs_in_a_pause_is_a_deadlock() {
     drop(stays);
     drop(limited);
     running.stop().unwrap();
-    let waited: Vec<_> = std::mem::take(&mut *waited.lock().unwrap());
+    let waited = waited.take();
     assert_eq!(waited, vec![Err(WaitError::Deadlock); waited.len()]);
 }

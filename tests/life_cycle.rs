@@ -19,6 +19,7 @@ use socketserver::{Acceptor, Handled, Running, State, WaitError};
 use support::gate::Gate;
 use support::interrupt::OnSignal;
 use support::rest::without_rest;
+use support::waited::Waited;
 use support::{
     CEILING, EchoLine, Holdings, address_of_ones_own, connect, exchange_line, inet, logged, read_to_end, sockets,
     threads, udp_client, unread, wait_until, wait_until_accepted, wait_until_draining,
@@ -561,14 +562,7 @@ fn waiting_in_a_hook_of_the_loop_is_a_deadlock() {
 /// its end.
 struct WaitsAsItBegins<S> {
     inner: S,
-    waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
-}
-
-impl<S: BaseServer> WaitsAsItBegins<S> {
-    fn wait(&self) {
-        let waited = self.shutdown_handle().wait_timeout(Duration::ZERO);
-        self.waited.lock().unwrap().push(waited);
-    }
+    waited: Waited,
 }
 
 impl<S: BaseServer> BaseServer for WaitsAsItBegins<S> {
@@ -580,29 +574,29 @@ impl<S: BaseServer> BaseServer for WaitsAsItBegins<S> {
     }
 
     fn server_bind(&self) -> io::Result<()> {
-        self.wait();
+        self.waited.wait_for(self);
         self.inner.server_bind()
     }
 
     fn server_activate(&self) -> io::Result<()> {
-        self.wait();
+        self.waited.wait_for(self);
         Err(io::ErrorKind::Other.into())
     }
 
     fn server_close(&self) {
-        self.wait();
+        self.waited.wait_for(self);
         self.inner.server_close();
     }
 }
 
 fn waiting_in_a_hook_of_binding_is_a_deadlock() {
-    let waited = Arc::default();
+    let waited = Waited::default();
     let server = WaitsAsItBegins {
         inner: TcpServer::new("127.0.0.1:0", EchoLine),
-        waited: Arc::clone(&waited),
+        waited: waited.clone(),
     };
     assert!(server.bind().is_err());
-    assert_eq!(*waited.lock().unwrap(), [Err(WaitError::Deadlock); 3]);
+    assert_eq!(waited.take(), [Err(WaitError::Deadlock); 3]);
 }
 
 /// Collects what waiting for the server comes to in the hooks around a job, which it hands over if it is to, or else
@@ -610,14 +604,7 @@ fn waiting_in_a_hook_of_binding_is_a_deadlock() {
 struct WaitsForItsEnd<S> {
     inner: S,
     hands_over: bool,
-    waited: Arc<Mutex<Vec<Result<(), WaitError>>>>,
-}
-
-impl<S: BaseServer> WaitsForItsEnd<S> {
-    fn wait(&self) {
-        let waited = self.shutdown_handle().wait_timeout(Duration::ZERO);
-        self.waited.lock().unwrap().push(waited);
-    }
+    waited: Waited,
 }
 
 impl<S: BaseServer> BaseServer for WaitsForItsEnd<S> {
@@ -629,7 +616,7 @@ impl<S: BaseServer> BaseServer for WaitsForItsEnd<S> {
     }
 
     fn process_request(&self, job: Job<S::Transport>) {
-        self.wait();
+        self.waited.wait_for(self);
         if self.hands_over {
             self.inner.process_request(job);
         } else {
@@ -638,23 +625,23 @@ impl<S: BaseServer> BaseServer for WaitsForItsEnd<S> {
     }
 
     fn close_request(&self, request: RequestOf<Self>) {
-        self.wait();
+        self.waited.wait_for(self);
         self.inner.close_request(request);
     }
 }
 
 #[track_caller]
 fn assert_waits_nowhere(inner: impl BaseServer, hands_over: bool) {
-    let waited = Arc::default();
+    let waited = Waited::default();
     let server = WaitsForItsEnd {
         inner,
         hands_over,
-        waited: Arc::clone(&waited),
+        waited: waited.clone(),
     };
     let running = server.spawn().unwrap();
     assert_eq!(read_to_end(connect(running.server_address())), b"");
     running.stop().unwrap();
-    assert_eq!(*waited.lock().unwrap(), [Err(WaitError::Deadlock); 2]);
+    assert_eq!(waited.take(), [Err(WaitError::Deadlock); 2]);
 }
 
 fn waiting_in_process_request_is_a_deadlock_whoever_accepts() {

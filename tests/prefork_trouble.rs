@@ -27,7 +27,7 @@ use support::attempts::until_in_time;
 use support::clients;
 use support::commanded::{Client, Commanded, killed_by, request, serve, stop};
 use support::interrupt::ignore_sigterm;
-use support::process::{Process, as_ordinary_user, echo_with_few_tasks, pid, role, serve_as_role};
+use support::process::{Process, as_ordinary_user, assert_stops, echo_with_few_tasks, pid, role, serve_as_role};
 use support::{
     CEILING, EchoLine, children, children_of, connect, connect_to, exchange_line, kill_by_number, logged,
     process_state, read_to_end, sockets_of, temp_path, wait_until, wait_until_accepted,
@@ -1299,9 +1299,7 @@ fn a_logger_may_look_at_the_server_whose_lines_it_writes() {
     let process = Process::start(&mut role("two_workers_of_a_program_whose_logger_looks_at_the_server"));
     assert_eq!(exchange_line(connect(&process.address().into()), "hello\n"), "hello\n");
     process.signal(Signal::SIGTERM);
-    let ended = process.end();
-    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(ended.output.starts_with("stopped: served=1 failed=0 "), "{ended:?}");
+    assert_stops(process, "served=1 failed=0");
 }
 
 static ASKING: Asking = Asking(OnceLock::new());

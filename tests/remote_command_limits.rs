@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 use support::attempts::until_in_time;
 use support::is_listening;
-use support::process::{Process, STRATEGIES, stop};
+use support::process::{Process, STRATEGIES, assert_stops, stop};
 use support::remote_command::{ask, ask_until, read_answer, serve, wait_until_gone};
 use support::{connect_to, read_to_end, wait_until};
 
@@ -250,12 +250,7 @@ fn sigterm_waits_for_the_command_that_runs() {
         drop(end);
         assert_eq!(read_answer(&mut client), "to the end\n", "{strategy}");
         assert_eq!(read_to_end(client), b"", "{strategy}");
-        let ended = server.end();
-        assert_eq!(ended.status.code(), Some(0), "{strategy}: {ended:?}");
-        assert!(
-            ended.output.starts_with("stopped: served=1 failed=0 "),
-            "{strategy}: {ended:?}"
-        );
+        assert_stops(server, "served=1 failed=0");
     }
 }
 

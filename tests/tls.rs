@@ -26,7 +26,7 @@ use socketserver::{State, Tcp};
 use support::attempts::until_in_time;
 use support::interrupt::{Interrupts, wait_until_asleep};
 use support::journal::{Journaled, journal};
-use support::process::{Process, assert_ends_well_unread, example_path};
+use support::process::{Process, assert_ends_well_unread, assert_stops, example_path};
 use support::program::Program;
 use support::{CEILING, Lines, connect, exchange_line, read_to_end, temp_path, unread, wait_until};
 use tls::{Tls, TlsStream};
@@ -618,10 +618,8 @@ fn the_example_serves_until_a_signal_stops_it() {
         let error = (Identity::new().connect(&process.address().into()).flush()).unwrap_err();
         assert!(error.to_string().starts_with("invalid peer certificate"), "{error}");
         process.signal(signal);
-        let ended = process.end();
-        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-        assert!(ended.output.starts_with("stopped: served=0 failed=1 "), "{ended:?}");
-        assert!(ended.errors.contains("setup failed for"), "{ended:?}");
+        let errors = assert_stops(process, "served=0 failed=1");
+        assert!(errors.contains("setup failed for"), "{errors}");
     }
 }
 

@@ -24,6 +24,7 @@ pub mod serving;
 pub mod surroundings;
 pub mod talk;
 pub mod unix;
+pub mod waited;
 pub mod wrapped;
 
 use std::collections::BTreeMap;

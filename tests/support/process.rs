@@ -348,6 +348,12 @@ impl Server {
 #[track_caller]
 pub fn stop(server: Process, counts: &str) -> String {
     server.signal(Signal::SIGTERM);
+    assert_stops(server, counts)
+}
+
+/// As [`stop`], of a server that was told to stop.
+#[track_caller]
+pub fn assert_stops(server: Process, counts: &str) -> String {
     let ended = server.end();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.output.starts_with(&format!("stopped: {counts} ")), "{ended:?}");
